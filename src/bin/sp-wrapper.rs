@@ -1,0 +1,3 @@
+//! The wrapper of one machine run.
+
+fn main() {}

@@ -1,0 +1,159 @@
+//! Every bound and time-out, with its reason. Units stand last in the names.
+//! Must not know: who uses them.
+
+// -- heartbeats and a machine run's windows (product.md "Heartbeats", fine-print.md 1-10)
+
+/// A wrapper's beat. Three may be lost before the deadline.
+pub const HEARTBEAT_INTERVAL_MS: u64 = 5_000;
+/// Default of `heartbeat_timeout`: this long without start or beat is a lost wrapper (253).
+pub const HEARTBEAT_TIMEOUT_MS: u64 = 15_000;
+/// Default of `start_timeout`: from launch to the wrapper's connect (254).
+pub const START_TIMEOUT_MS: u64 = 30_000;
+/// From the wrapper's connect to its `start`.
+pub const CONNECT_TO_START_MS: u64 = 15_000;
+/// From handing a dispatch to the executor to its word that the wrapper was launched (255).
+pub const DISPATCH_TIMEOUT_MS: u64 = 60_000;
+/// A kill that has not been answered by an end after this is ended by the daemon (143).
+pub const KILL_GIVE_UP_MS: u64 = 30_000;
+/// A pending kill is sent again this often.
+pub const KILL_REPEAT_MS: u64 = 1_000;
+/// The daemon waits this long past a job's `timeout` for the wrapper's own 124.
+pub const TIMEOUT_SECOND_LINE_MS: u64 = 30_000;
+/// Kill and timeout deadlines move with output that still drains, at most this much (fine-print.md 5).
+pub const DRAIN_EXTENSION_MS: u64 = 600_000;
+/// A gap between two turns of the engine longer than this is a stall: deadlines move by it (fine-print.md 3).
+pub const STALL_MS: u64 = 2_000;
+/// From SIGTERM to SIGKILL of the command's process group.
+pub const TERM_TO_KILL_MS: u64 = 5_000;
+/// How long the wrapper waits for a pipe that others hold, after the command's own end.
+pub const PIPE_DRAIN_MS: u64 = 2_000;
+
+// -- schedule
+
+/// A passed-over due time no older than this is started late; older ones are recorded missed (fine-print.md 13).
+pub const START_DEADLINE_S: i64 = 60;
+/// More misses of one job in a row than this become one record.
+pub const MISSED_RECORDS: usize = 100;
+/// How often the last look at the wall clock is stored when nothing else is: a crash makes at most this
+/// much of the past be looked at again, and verdicts already stored win.
+pub const LAST_LOOK_STORE_S: i64 = 10;
+
+// -- frames
+
+/// Largest frame a wrapper may send: a Python wrapper flushes its whole buffer in one frame on a kill,
+/// escaped up to 12 bytes a character (fine-print.md 22).
+pub const WRAPPER_FRAME_BYTES: usize = 32 << 20;
+/// Largest frame the daemon sends to a wrapper (a job with its environment).
+pub const DAEMON_FRAME_BYTES: usize = 4 << 20;
+/// Command output in one frame of our wrapper, before JSON escapes.
+pub const OUTPUT_CHUNK_BYTES: usize = 128 << 10;
+/// Unacked output frames of one session (feature `window`).
+pub const WINDOW_FRAMES: usize = 64;
+/// Unacked output bytes of one session (feature `window`).
+pub const WINDOW_BYTES: usize = 4 << 20;
+/// tungstenite's read buffer is resident and zeroed for each connection: keep it small (measured.md).
+pub const SOCKET_READ_BUFFER_BYTES: usize = 4 << 10;
+/// Most that waits in one socket's write buffer before the connection counts as stuck.
+pub const SOCKET_WRITE_BUFFER_BYTES: usize = 8 << 20;
+
+// -- the machines port
+
+/// Connections at a time; above, they are refused politely. Two descriptors each.
+pub const MACHINE_CONNECTIONS: usize = 16_000;
+/// Descriptors kept for everything that is no wrapper connection.
+pub const RESERVED_DESCRIPTORS: usize = 512;
+/// Threads that do handshakes.
+pub const HANDSHAKE_THREADS: usize = 4;
+/// A socket that has not finished its handshake by then is dropped.
+pub const HANDSHAKE_MS: u64 = 10_000;
+/// Sockets that wait for a handshake thread.
+pub const HANDSHAKE_QUEUE: usize = 4_096;
+/// A connection that never sent a valid frame is dropped after this.
+pub const FIRST_FRAME_MS: u64 = 30_000;
+/// A connection that sends nothing at all for this long is dropped (a half-open TCP connection).
+pub const SILENT_CONNECTION_MS: u64 = 600_000;
+/// Frames that wait for a slow wrapper; a connection whose outbox is full is dropped and resumes by seq.
+pub const OUTBOX_FRAMES: usize = 1_024;
+/// Stack of a connection thread (64 KiB overflow in debug builds with TLS).
+pub const CONNECTION_STACK_BYTES: usize = 128 << 10;
+/// Stack of every other thread.
+pub const STACK_BYTES: usize = 1 << 20;
+/// The kernel's queue of connections not yet accepted (std's default is 128).
+pub const LISTEN_BACKLOG: i32 = 4_096;
+
+// -- queues of the daemon
+
+/// Control events that wait for the engine: beats, connects, kills, completions, ticks, API calls.
+pub const CONTROL_QUEUE: usize = 65_536;
+/// Output events that wait for the engine.
+pub const BULK_QUEUE: usize = 8_192;
+/// Output of all wrappers held in memory between socket and disk.
+pub const OUTPUT_BUDGET_BYTES: usize = 128 << 20;
+/// Writes that wait for the storage thread.
+pub const STORAGE_QUEUE: usize = 65_536;
+/// Entries that wait for the job log thread.
+pub const JOB_LOG_QUEUE: usize = 65_536;
+/// Requests that wait for the executor.
+pub const EXECUTOR_QUEUE: usize = 65_536;
+/// An engine turn longer than this is logged with its event.
+pub const SLOW_TURN_MS: u64 = 100;
+/// The board is published at most this often.
+pub const BOARD_INTERVAL_MS: u64 = 10;
+/// From SIGTERM to the daemon's exit.
+pub const SHUTDOWN_MS: u64 = 2_000;
+
+// -- storage
+
+/// Default of `output_limit`: bytes kept of one machine run's output (half head, half tail).
+pub const OUTPUT_LIMIT_BYTES: u64 = 100 << 20;
+/// Default of `history_days`.
+pub const HISTORY_DAYS: u32 = 30;
+/// Disk space held back for facts when the disk is full (fine-print.md 16).
+pub const DISK_RESERVE_BYTES: u64 = 16 << 20;
+/// A full disk is tried again this often.
+pub const DISK_RETRY_MS: u64 = 1_000;
+/// Rows that retention removes in one step, between commits.
+pub const RETENTION_STEP_ROWS: usize = 500;
+/// Runs that have ended stay in the engine's memory this long for late frames; older ones are loaded on demand.
+pub const ENDED_RUN_KEPT_MS: u64 = 600_000;
+
+// -- the API port
+
+/// HTTP connections at a time.
+pub const API_CONNECTIONS: usize = 1_024;
+/// Request head.
+pub const HTTP_HEAD_BYTES: usize = 16 << 10;
+/// Request body.
+pub const HTTP_BODY_BYTES: usize = 1 << 20;
+/// A request's head and body must have arrived by then.
+pub const HTTP_REQUEST_MS: u64 = 10_000;
+/// Keep-alive without a request.
+pub const HTTP_IDLE_MS: u64 = 60_000;
+/// The engine's answer to an API call.
+pub const API_ANSWER_MS: u64 = 10_000;
+/// `ret` in `/status`: the last part of an output.
+pub const STATUS_RET_BYTES: usize = 64 << 10;
+
+// -- configuration
+
+/// How often the job files are looked at where the kernel does not tell of changes.
+pub const CONFIG_POLL_MS: u64 = 1_000;
+/// Largest job file that is read.
+pub const CONFIG_FILE_BYTES: u64 = 64 << 20;
+
+// -- the wrapper
+
+/// Pause between attempts to reach the daemon.
+pub const RECONNECT_MS: u64 = 2_000;
+/// How long a wrapper goes on trying after its command's end, and before its permission.
+pub const WRAPPER_PATIENCE_MS: u64 = 3_600_000;
+/// Output in the wrapper's memory before it goes to the spool file.
+pub const SPOOL_MEMORY_BYTES: usize = 1 << 20;
+/// Default of `SP_SPOOL_LIMIT`: the spool on disk keeps head and tail of this much.
+pub const SPOOL_DISK_BYTES: u64 = 1 << 30;
+/// Default of `SP_OUTPUT_INTERVAL_MS`: output is gathered this long at most before it is sent.
+pub const OUTPUT_INTERVAL_MS: u64 = 1_000;
+/// Unacked frames without any ack for this long: the connection is made anew.
+pub const ACK_TIMEOUT_MS: u64 = 20_000;
+/// Spool files of dead wrappers older than this are removed.
+pub const SPOOL_LEFTOVER_MS: u64 = 86_400_000;

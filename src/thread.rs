@@ -1,0 +1,47 @@
+//! Named threads, and the handle that stops and joins one on drop.
+//! Must not know: what the threads do.
+
+use std::io;
+use std::thread::JoinHandle;
+
+/// Starts a named thread with a stack of `stack_bytes`. The name (15 bytes of it) shows in `ps -T` and in panics.
+#[allow(clippy::disallowed_methods)] // the one home of spawn
+pub fn spawn<T: Send + 'static>(
+    name: &str,
+    stack_bytes: usize,
+    body: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<JoinHandle<T>> {
+    std::thread::Builder::new()
+        .name(name.to_string())
+        .stack_size(stack_bytes)
+        .spawn(body)
+}
+
+/// A running thread that is told to stop and joined when this is dropped. `stop` must make the thread's loop end.
+pub struct Actor {
+    stop: Option<Box<dyn FnOnce() + Send>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Actor {
+    /// Couples a thread with what makes it end (dropping its sender, waking it).
+    pub fn new(thread: JoinHandle<()>, stop: impl FnOnce() + Send + 'static) -> Actor {
+        Actor {
+            stop: Some(Box::new(stop)),
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for Actor {
+    fn drop(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            stop();
+        }
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            log::error!("a thread panicked; its message stands above");
+        }
+    }
+}
