@@ -8,6 +8,8 @@ pub mod thread;
 pub mod wake;
 
 #[cfg(feature = "daemon")]
+pub mod config;
+#[cfg(feature = "daemon")]
 pub mod schedule;
 
 pub mod wrapper;

@@ -1,0 +1,231 @@
+//! The configuration directory as the rest of the daemon sees it: valid jobs, settings, maintenance, problems.
+//! `file.rs` has the shapes on disk, `validate.rs` makes [`Job`]s of them, `load.rs` reads a directory and keeps
+//! what was last good, `watch.rs` is the thread that notices changes.
+//! Must not know: the engine, runs, sockets.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::limits;
+use crate::schedule::Schedule;
+
+/// Everything that the files of one directory say, after validation. Immutable; a reload makes a new one and
+/// shares the jobs that did not change.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    pub jobs: BTreeMap<String, Arc<Job>>,
+    pub settings: Arc<Settings>,
+    pub maintenance: Maintenance,
+    /// What is wrong with the files, errors and warnings; shown in the log, the API and the UI until mended.
+    pub problems: Vec<Problem>,
+    /// Counts reloads that changed something.
+    pub serial: u64,
+}
+
+/// A valid job.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Job {
+    pub name: String,
+    /// The file's name without `.yaml`.
+    pub group: String,
+    pub enabled: bool,
+    pub description: String,
+    pub schedule: Schedule,
+    /// What a run needs; a run keeps the one that was in force when it fired.
+    pub spec: Arc<JobSpec>,
+    /// Every key of the job as its file has it, for the API's `config`: JSON values only (dates as text, no NaN).
+    pub raw: Arc<serde_json::Map<String, serde_json::Value>>,
+}
+
+/// What a run needs to know of its job, as stored with the run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct JobSpec {
+    pub group: String,
+    pub command: String,
+    pub targets: Targets,
+    /// Salt's name for the kind of target: glob, list, pcre, grain, compound, ...
+    pub target_type: String,
+    pub cwd: Option<String>,
+    pub user: Option<String>,
+    /// Values as the command gets them.
+    pub env: BTreeMap<String, String>,
+    /// Seconds; 0: none.
+    pub timeout_s: u64,
+    /// 0: all.
+    pub number_of_targets: usize,
+    /// 0: all at once.
+    pub batch_size: usize,
+    pub allow_overlap: bool,
+    pub lockfile: Option<String>,
+    pub use_wrapper: bool,
+    /// None: the setting `default_wrapper_path`.
+    pub wrapper_path: Option<String>,
+    pub wrapper_loglevel: Option<String>,
+    pub wrapper_logdir: Option<String>,
+    pub saltpeter_server_host: Option<String>,
+    /// Bytes kept of one machine run's output; 0: no limit.
+    pub output_limit_bytes: u64,
+    pub heartbeat_timeout_ms: u64,
+    pub start_timeout_ms: u64,
+    /// How old a passed-over due time may be to be started late; None with `catch_up: none`.
+    pub start_deadline_s: Option<i64>,
+    pub delivery: Delivery,
+}
+
+/// The job's `targets`: one text, or a list of ids.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Targets {
+    Text(String),
+    List(Vec<String>),
+}
+
+impl Default for Targets {
+    fn default() -> Targets {
+        Targets::Text(String::new())
+    }
+}
+
+/// `wrapper_delivery`: how command and environment reach the wrapper (fine-print.md 23).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Delivery {
+    /// Over the socket if the wrapper is ours and the link is private, else in the environment.
+    #[default]
+    Auto,
+    Env,
+    Socket,
+}
+
+/// `saltpeter_maintenance`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Maintenance {
+    /// No run starts, running ones go on.
+    pub global: bool,
+    /// Left out of every run.
+    pub machines: BTreeSet<String>,
+}
+
+/// `executor`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ExecutorKind {
+    #[default]
+    Salt,
+    Local,
+}
+
+/// `saltpeter_config`, with every default filled in.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    pub logdir: PathBuf,
+    pub debug: bool,
+    pub api_ws: bool,
+    pub api_ws_port: u16,
+    pub api_ws_bind_addr: IpAddr,
+    pub machines_ws_port: u16,
+    pub machines_ws_bind_addr: IpAddr,
+    /// None: the host's name.
+    pub default_saltpeter_server_host: Option<String>,
+    /// None: not set (salt: /usr/local/bin/sp_wrapper.py; local: fine-print.md 28).
+    pub default_wrapper_path: Option<String>,
+    pub default_wrapper_loglevel: String,
+    pub default_wrapper_logdir: String,
+    pub elasticsearch: String,
+    pub elasticsearch_index: String,
+    pub opensearch: String,
+    pub opensearch_index: String,
+    pub executor: ExecutorKind,
+    /// None: the host's name.
+    pub local_machines: Option<Vec<String>>,
+    pub state_dir: PathBuf,
+    pub output_limit_bytes: u64,
+    pub heartbeat_timeout_ms: u64,
+    pub start_timeout_ms: u64,
+    pub delivery: Delivery,
+    pub history_days: u32,
+    pub salt_python: Option<String>,
+    pub api_tokens: Vec<ApiToken>,
+    /// Acting over TCP needs no token on loopback (fine-print.md 32a).
+    pub api_open: bool,
+    /// Names beyond loopback that a request's `Host` may bear.
+    pub api_hosts: Vec<String>,
+    /// Every key as the files have it, secrets replaced by `***`, for the API's `config`.
+    pub raw: Arc<serde_json::Map<String, serde_json::Value>>,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            logdir: "/var/log/saltpeter".into(),
+            debug: false,
+            api_ws: true,
+            api_ws_port: 8888,
+            api_ws_bind_addr: [127, 0, 0, 1].into(),
+            machines_ws_port: 8889,
+            machines_ws_bind_addr: [0, 0, 0, 0].into(),
+            default_saltpeter_server_host: None,
+            default_wrapper_path: None,
+            default_wrapper_loglevel: "normal".into(),
+            default_wrapper_logdir: "/var/log/sp_wrapper".into(),
+            elasticsearch: String::new(),
+            elasticsearch_index: "saltpeter".into(),
+            opensearch: String::new(),
+            opensearch_index: "saltpeter".into(),
+            executor: ExecutorKind::Salt,
+            local_machines: None,
+            state_dir: "/var/lib/saltpeter".into(),
+            output_limit_bytes: limits::OUTPUT_LIMIT_BYTES,
+            heartbeat_timeout_ms: limits::HEARTBEAT_TIMEOUT_MS,
+            start_timeout_ms: limits::START_TIMEOUT_MS,
+            delivery: Delivery::Auto,
+            history_days: limits::HISTORY_DAYS,
+            salt_python: None,
+            api_tokens: Vec::new(),
+            api_open: false,
+            api_hosts: Vec::new(),
+            raw: Arc::default(),
+        }
+    }
+}
+
+/// An entry of `api_tokens`: the token itself is never configured, only its SHA-256.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiToken {
+    pub name: String,
+    pub role: Role,
+    pub sha256: [u8; 32],
+}
+
+/// What a token's bearer may do; each role includes those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Role {
+    Read,
+    Operate,
+    Admin,
+}
+
+/// Something wrong in a job file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// File name within the directory; empty: the directory itself, or the daemon's own trouble.
+    pub file: String,
+    /// 1-based; None where the parser cannot tell.
+    pub line: Option<usize>,
+    /// Job or section, and field: `backup.min`; empty: the whole file.
+    pub field: String,
+    pub reason: String,
+    pub severity: Severity,
+}
+
+/// How bad a [`Problem`] is: an error keeps something from being in force, a warning does not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    Warning,
+    Error,
+}
