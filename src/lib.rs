@@ -8,7 +8,11 @@ pub mod thread;
 pub mod wake;
 
 #[cfg(feature = "daemon")]
+pub mod budget;
+#[cfg(feature = "daemon")]
 pub mod config;
+#[cfg(feature = "daemon")]
+pub mod engine;
 #[cfg(feature = "daemon")]
 pub mod schedule;
 

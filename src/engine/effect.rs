@@ -1,0 +1,163 @@
+//! Everything that the engine wants done.
+//! Must not know: who does it.
+
+use std::sync::Arc;
+
+use crate::clock::Wall;
+use crate::config::JobSpec;
+use crate::engine::event::{ConnectionId, RequestId};
+use crate::engine::record::{
+    JobRecord, MachineRecord, MachineRunId, OutputRow, RunId, RunRecord, VerdictRecord,
+};
+use crate::protocol::DaemonFrame;
+
+/// Names a write whose commit the engine waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Ticket(pub u64);
+
+/// What is to be done, in this order.
+#[derive(Debug)]
+pub enum Effect {
+    /// Commit, then release the acks, then answer the ticket. Writes are committed in order; several share a commit.
+    Store(Write),
+    /// A frame that waits for nothing.
+    Send {
+        connection: ConnectionId,
+        frame: DaemonFrame,
+    },
+    /// The connection's socket belongs to this session now: from here on it stamps that session's heartbeats by
+    /// itself (architecture.md, "Control never waits behind output").
+    Bind {
+        connection: ConnectionId,
+        instance: String,
+        machine: String,
+    },
+    /// Send what waits, then close.
+    Close { connection: ConnectionId },
+    /// Read the socket dry, then answer [`super::event::Event::Dry`].
+    Probe { connection: ConnectionId },
+    /// Which machines match, and which of them are up? Answered by [`super::event::Event::Resolved`].
+    Resolve {
+        run: RunId,
+        instance: String,
+        spec: Arc<JobSpec>,
+    },
+    /// Start wrappers. Answered per machine run.
+    Dispatch(Dispatch),
+    /// A line or block for a job's log file.
+    JobLog(JobLogEntry),
+    /// A line for the daemon's log.
+    Say { level: log::Level, text: String },
+    /// The answer to an API call.
+    Answer { request: RequestId, answer: Answer },
+    /// Find a run that the engine no longer holds. Answered by [`super::event::Event::RunLoaded`].
+    LoadRun { instance: String },
+    /// Remove history from before this moment, in small steps; unfinished runs stay.
+    Retain { before: Wall },
+}
+
+/// One unit of a commit: all of it or nothing.
+#[derive(Debug, Default)]
+pub struct Write {
+    pub facts: Vec<Fact>,
+    pub output: Vec<OutputRow>,
+    /// Tail rows that are no longer needed: (machine run, day, rows below this one).
+    pub trim: Vec<(MachineRunId, i64, u64)>,
+    /// Frames that may leave once it is committed.
+    pub acks: Vec<(ConnectionId, DaemonFrame)>,
+    pub ticket: Option<Ticket>,
+    /// This write means something only if all earlier output of that machine run is stored: while that output
+    /// waits for room on the disk, so does this.
+    pub after_output_of: Option<MachineRunId>,
+}
+
+/// A fact for `state.db`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Fact {
+    /// A run fires: refused whole if its (job, due time) has started already, or its name is taken.
+    Start(Box<RunRecord>),
+    Run(Box<RunRecord>),
+    Machine(Box<MachineRecord>),
+    /// Kept only if that due time has none yet.
+    Verdict(VerdictRecord),
+    Job(JobRecord),
+    LastLook(Wall),
+}
+
+/// Wrappers to be started for a run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Dispatch {
+    pub run: RunId,
+    pub job: String,
+    pub instance: String,
+    /// Goes into the URL that the wrapper is given.
+    pub token: String,
+    pub spec: Arc<JobSpec>,
+    pub machines: Vec<(MachineRunId, String)>,
+    /// Command and environment travel in the dispatch.
+    pub env_delivery: bool,
+}
+
+/// Lines of a job's log file, exactly as fine-print.md has them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct JobLogEntry {
+    pub job: String,
+    pub instance: String,
+    pub at: Wall,
+    pub what: JobLogLine,
+}
+
+/// Which line or block.
+#[derive(Clone, Debug, PartialEq)]
+pub enum JobLogLine {
+    Starting,
+    StartingOn {
+        machine: String,
+    },
+    /// Exit code and output. The output is read from storage: this follows its commit.
+    Result {
+        machine: String,
+        retcode: i32,
+        machine_run: MachineRunId,
+        day: i64,
+        limit_bytes: u64,
+    },
+    /// The same block for a machine without stored output (maintenance).
+    ShortResult {
+        machine: String,
+        retcode: i32,
+        text: String,
+    },
+    /// A later outcome replaced the one given (fine-print.md 4).
+    Revised {
+        machine: String,
+        from: i32,
+        retcode: i32,
+        machine_run: MachineRunId,
+        day: i64,
+        limit_bytes: u64,
+    },
+    Finished,
+    Overlap,
+    Maintenance,
+    NoTargets,
+    /// Any other note: the executor's error, a missed due time.
+    Note {
+        text: String,
+    },
+}
+
+/// The answer to an [`super::event::Ask`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It runs.
+    Started { instance: String },
+    /// The kill is stored and on its way.
+    KillSent { machines: usize },
+    /// No such job (404).
+    UnknownJob,
+    /// It runs already, or nothing runs, or maintenance (409).
+    Conflict(String),
+    /// The daemon cannot now: shutting down, storage (503).
+    Unavailable(String),
+}

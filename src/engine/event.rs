@@ -1,0 +1,136 @@
+//! Everything that can happen to the engine.
+//! Must not know: who reports it.
+
+use std::sync::Arc;
+
+use crate::budget::Chunk;
+use crate::clock::Mono;
+use crate::config::Config;
+use crate::engine::effect::Ticket;
+use crate::engine::record::{MachineRunId, RunId, StoredRun};
+use crate::protocol::{SessionKey, WrapperFrame};
+
+/// One accepted wrapper socket; never reused while the daemon lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnectionId(pub u64);
+
+/// One API call that waits for an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestId(pub u64);
+
+/// The other end of a wrapper connection.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Peer {
+    /// `token` of the URL that it asked for.
+    pub token: Option<String>,
+    /// Its address, for messages.
+    pub address: String,
+    /// Loopback or verified TLS: a command may travel here (fine-print.md 23a).
+    pub is_private: bool,
+}
+
+/// What happened.
+#[derive(Debug)]
+pub enum Event {
+    /// Once a second, aligned to the wall clock's second.
+    Tick,
+    /// Heartbeats of bound connections since the last tick, each with the moment its frame was read.
+    Beats(Vec<(ConnectionId, Mono)>),
+    /// Answer to [`super::effect::Effect::Probe`]: that connection had nothing left to read at `at`, and everything
+    /// that it had read is forwarded.
+    Dry { connection: ConnectionId, at: Mono },
+    /// Any frame but output; heartbeats only while their connection is not bound to that session.
+    /// `outputs_before`: how many [`Event::Output`] this connection has forwarded before this frame.
+    Frame {
+        connection: ConnectionId,
+        peer: Arc<Peer>,
+        frame: Box<WrapperFrame>,
+        read_at: Mono,
+        outputs_before: u64,
+    },
+    /// An output frame, on the bulk lane.
+    Output {
+        connection: ConnectionId,
+        peer: Arc<Peer>,
+        frame: Box<OutputFrame>,
+        read_at: Mono,
+    },
+    /// The byte budget was spent: output frames of this connection were dropped, and there is room again.
+    OutputDropped { connection: ConnectionId },
+    /// The socket is gone; everything that was read from it is forwarded.
+    Closed { connection: ConnectionId },
+    /// A write with a ticket was committed, or refused.
+    Stored { ticket: Ticket, outcome: StoreOutcome },
+    /// Answer to [`super::effect::Effect::LoadRun`]; None: no such run.
+    RunLoaded {
+        instance: String,
+        run: Option<Box<StoredRun>>,
+    },
+    /// Storage cannot write (disk full), or can again.
+    StorageTrouble { reason: Option<String> },
+    /// Machines that the executor found up or down so far; `finished`: no more will come.
+    Resolved {
+        run: RunId,
+        up: Vec<String>,
+        down: Vec<String>,
+        finished: bool,
+        error: Option<String>,
+    },
+    /// The executor started the wrapper.
+    Launched { machine_run: MachineRunId },
+    /// The executor could not start it: the machine run ends with `retcode` and `text`.
+    LaunchFailed {
+        machine_run: MachineRunId,
+        retcode: i32,
+        text: String,
+    },
+    /// New configuration.
+    Config(Arc<Config>),
+    /// Somebody asks for something; answered by [`super::effect::Effect::Answer`].
+    Request {
+        request: RequestId,
+        ask: Ask,
+        who: String,
+    },
+    /// The machines port listens: from now on wrappers can reach the daemon.
+    Listening,
+    /// SIGTERM: nothing new starts.
+    Shutdown,
+}
+
+/// An output frame, decoded.
+#[derive(Debug)]
+pub struct OutputFrame {
+    pub key: SessionKey,
+    /// None: the wrapper numbers nothing; taken as the next.
+    pub seq: Option<u64>,
+    pub data: Chunk,
+    /// The bytes are UTF-8 for certain.
+    pub is_text: bool,
+}
+
+/// What somebody may ask.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ask {
+    Run {
+        job: String,
+    },
+    /// `instance` None: all running ones of the job. `machine` None: all machines.
+    Kill {
+        job: String,
+        machine: Option<String>,
+        instance: Option<String>,
+    },
+}
+
+/// What became of a write that carried a ticket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreOutcome {
+    Committed,
+    /// A start for this (job, due time) is stored already: nothing was written.
+    AlreadyStarted,
+    /// The instance name is taken: nothing was written.
+    NameTaken,
+    /// Nothing was written; why.
+    Failed(String),
+}

@@ -1,0 +1,206 @@
+//! What storage keeps of runs: the shapes that pass between engine and storage in both directions.
+//! Must not know: how they are kept.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Wall;
+use crate::config::JobSpec;
+
+/// A run, numbered by the engine; never reused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct RunId(pub u64);
+
+/// A machine run, numbered by the engine; never reused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct MachineRunId(pub u64);
+
+/// How far a run has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RunStage {
+    /// The executor finds out which machines are up. After a restart: ask again.
+    #[default]
+    Pinging,
+    /// Its machine runs are known.
+    Running,
+    Ended,
+}
+
+/// A run as stored. Written whole whenever it changes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RunRecord {
+    pub id: RunId,
+    /// `<job>_<unix seconds it fired>`, `_2`... on a collision; unique for ever.
+    pub instance: String,
+    pub job: String,
+    /// The due time it fired for; None: somebody asked for it.
+    pub due: Option<Wall>,
+    /// Who asked, and from where; None: it was due.
+    pub asked_by: Option<String>,
+    /// The daemon's clock when it fired. Also decides the day file of its output.
+    pub started: Wall,
+    pub ended: Option<Wall>,
+    pub stage: RunStage,
+    /// Set when it has ended.
+    pub success: Option<bool>,
+    /// When a kill of the whole run was asked for.
+    pub kill_asked: Option<Wall>,
+    /// Why no machine run came of it ("No targets matched", the executor's error).
+    pub note: Option<String>,
+    /// The secret that wrappers of this run carry in their URL.
+    pub token: String,
+    /// The job as it was when the run fired.
+    pub spec: Arc<JobSpec>,
+}
+
+/// How far a machine run has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MachineStage {
+    /// Its batch has not come yet.
+    #[default]
+    Waiting,
+    /// Handed to the executor (stored before it is). Where delivery is `env` it is never handed over again.
+    Dispatched,
+    /// The executor says that the wrapper was launched.
+    Launched,
+    /// A wrapper has connected; with delivery `job` it has the permission to start.
+    Permitted,
+    /// The wrapper said `start`.
+    Started,
+    Ended,
+}
+
+/// A machine run as stored. Written whole whenever it changes; beats and output do not change it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MachineRecord {
+    pub id: MachineRunId,
+    pub run: RunId,
+    pub machine: String,
+    /// Order in which machines are started (batches).
+    pub position: u32,
+    pub stage: MachineStage,
+    /// Command and environment travel in the dispatch: starting needs no permission, and is never repeated.
+    pub env_delivery: bool,
+    /// The wrapper that holds the permission (feature `job`), or that connected first.
+    pub wrapper_id: Option<String>,
+    /// The wrapper offered features: it is ours.
+    pub ours: bool,
+    pub wrapper_version: Option<String>,
+    pub pid: Option<i64>,
+    /// By the daemon's clock: the dispatch, and the wrapper's `start`.
+    pub dispatched: Option<Wall>,
+    pub started: Option<Wall>,
+    pub ended: Option<Wall>,
+    pub retcode: Option<i32>,
+    /// The daemon gave the outcome by itself; a wrapper may still tell the true one (fine-print.md 4).
+    pub presumed: bool,
+    /// The outcome that a later one replaced.
+    pub revised_from: Option<i32>,
+    pub kill_asked: Option<Wall>,
+    /// Last heartbeat (or start, or connect) as known at the last write.
+    pub last_heartbeat: Option<Wall>,
+    /// The wrapper's own stamps of `start` and `complete`, as it wrote them.
+    pub wrapper_started: Option<String>,
+    pub wrapper_ended: Option<String>,
+    /// Bytes of output left out between head and tail (`output_limit`); set when it ends.
+    pub left_out_bytes: u64,
+}
+
+/// Where a machine run's output stands; read from the output rows themselves, never stored twice.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OutputPosition {
+    /// Next seq expected from the wrapper: one past the highest covered.
+    pub next_seq: u64,
+    /// Next number of a row.
+    pub next_row: u64,
+    /// Bytes and UTF-16 code units of the whole stream so far, what was left out included.
+    pub bytes: u64,
+    pub utf16: u64,
+    /// Up to the last 4 bytes, to go on decoding.
+    pub last_bytes: Vec<u8>,
+    /// Lowest row of the tail that is still stored, if a tail has begun.
+    pub tail_from_row: Option<u64>,
+}
+
+/// One row of output. Rows are only appended; tail rows are removed from the front (`output_limit`).
+#[derive(Debug)]
+pub struct OutputRow {
+    pub machine_run: MachineRunId,
+    /// Day file: days since the epoch of the run's start.
+    pub day: i64,
+    pub row: u64,
+    /// Highest seq that the stream covers up to and including this row; None: none yet (a line of the daemon's
+    /// own before any output).
+    pub seq: Option<u64>,
+    /// Offsets of its first byte and UTF-16 unit in the whole stream.
+    pub byte_offset: u64,
+    pub utf16_offset: u64,
+    pub data: crate::budget::Chunk,
+}
+
+/// What became of a due time. Every due time gets exactly one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Verdict {
+    /// It started this run.
+    Started { instance: String },
+    /// Still running, and overlap is not allowed.
+    Overlap,
+    /// Global maintenance.
+    Maintenance,
+    /// Passed over: a stall, a restart, a full disk; with the reason.
+    Missed { reason: String },
+}
+
+/// A verdict on one due time of a job, or, for long stretches of misses, on all from `due` to `until`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VerdictRecord {
+    pub job: String,
+    pub due: Wall,
+    /// With `count` > 1: the last of the stretch.
+    pub until: Wall,
+    pub count: u64,
+    pub verdict: Verdict,
+}
+
+/// What outlives runs of a job.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct JobRecord {
+    pub job: String,
+    /// Due times count from here: first seen, enabled again, or out of maintenance. None: not active now.
+    pub active_since: Option<Wall>,
+    pub last_run: Option<Wall>,
+    pub last_instance: Option<String>,
+    pub last_ended: Option<Wall>,
+    pub last_success: Option<Wall>,
+    /// Outcome of the last run that ended; true while one runs.
+    pub result_ok: Option<bool>,
+    pub last_failed_count: u64,
+    pub last_total_count: u64,
+    /// Due times passed over since the last start.
+    pub missed: u64,
+    /// The last due time found it still running.
+    pub overlap: bool,
+}
+
+/// A run with everything that the engine needs to take it up again.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StoredRun {
+    pub run: RunRecord,
+    pub machines: Vec<(MachineRecord, OutputPosition)>,
+}
+
+/// What a daemon finds in storage when it starts.
+#[derive(Clone, Debug, Default)]
+pub struct Recovered {
+    /// When the schedule was last evaluated; None: never.
+    pub last_look: Option<Wall>,
+    /// First numbers not used yet.
+    pub next_run: u64,
+    pub next_machine_run: u64,
+    pub jobs: Vec<JobRecord>,
+    /// Runs that have not ended, and the last ended run of each job.
+    pub runs: Vec<StoredRun>,
+}
