@@ -16,4 +16,15 @@ pub mod engine;
 #[cfg(feature = "daemon")]
 pub mod schedule;
 
+#[cfg(feature = "daemon")]
+pub mod api;
+#[cfg(feature = "daemon")]
+pub mod daemon;
+#[cfg(feature = "daemon")]
+pub mod executor;
+#[cfg(feature = "daemon")]
+pub mod machines;
+#[cfg(feature = "daemon")]
+pub mod net;
+
 pub mod wrapper;

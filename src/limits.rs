@@ -60,14 +60,29 @@ pub const SOCKET_WRITE_BUFFER_BYTES: usize = 8 << 20;
 
 /// Connections at a time; above, they are refused politely. Two descriptors each.
 pub const MACHINE_CONNECTIONS: usize = 16_000;
-/// Descriptors kept for everything that is no wrapper connection.
+/// Descriptors kept for everything that is no wrapper connection: one in a hundred of what the process may have, at
+/// most this many.
 pub const RESERVED_DESCRIPTORS: usize = 512;
+/// Memory mappings kept for everything that is no connection thread (each of those takes four).
+pub const RESERVED_MAPPINGS: usize = 2_000;
 /// Threads that do handshakes.
 pub const HANDSHAKE_THREADS: usize = 4;
 /// A socket that has not finished its handshake by then is dropped.
 pub const HANDSHAKE_MS: u64 = 10_000;
 /// Sockets that wait for a handshake thread.
 pub const HANDSHAKE_QUEUE: usize = 4_096;
+/// Sockets above the cap that are told so at a time; more than that are dropped without a word.
+pub const REFUSED_AT_A_TIME: usize = 32;
+/// Out of descriptors, accepting is tried again this often.
+pub const ACCEPT_RETRY_MS: u64 = 100;
+/// Frames read from one socket before its outbox gets its turn.
+pub const READ_PORTION_FRAMES: usize = 32;
+/// A closing connection's peer has this long to take the last words.
+pub const CLOSE_LINGER_MS: u64 = 2_000;
+/// An output frame waits this long for room in the bulk lane before it is dropped (the wrapper sends it again).
+pub const BULK_WAIT_MS: u64 = 50;
+/// After dropped output, the budget is looked at this often; output is asked for again when a quarter is free.
+pub const BUDGET_RETRY_MS: u64 = 20;
 /// A connection that never sent a valid frame is dropped after this.
 pub const FIRST_FRAME_MS: u64 = 30_000;
 /// A connection that sends nothing at all for this long is dropped (a half-open TCP connection).
@@ -95,6 +110,18 @@ pub const STORAGE_QUEUE: usize = 65_536;
 pub const JOB_LOG_QUEUE: usize = 65_536;
 /// Requests that wait for the executor.
 pub const EXECUTOR_QUEUE: usize = 65_536;
+/// Output events that the engine takes before it looks at control again.
+pub const BULK_PORTION: usize = 64;
+/// Control events in a row before output gets a turn too.
+pub const CONTROL_PORTION: usize = 1_024;
+/// What a full queue handed back is offered again this often.
+pub const PENDING_RETRY_MS: u64 = 5;
+/// Wrappers that the local executor has launched and that have not yet returned, at a time: two descriptors each.
+pub const LOCAL_LAUNCHES: usize = 32;
+/// A wrapper that has not returned after this no longer counts for [`LOCAL_LAUNCHES`].
+pub const LOCAL_LAUNCH_SLOW_MS: u64 = 2_000;
+/// What is kept of a failed wrapper's standard error.
+pub const LAUNCH_STDERR_BYTES: usize = 4 << 10;
 /// An engine turn longer than this is logged with its event.
 pub const SLOW_TURN_MS: u64 = 100;
 /// The board is published at most this often.
@@ -131,6 +158,8 @@ pub const HTTP_REQUEST_MS: u64 = 10_000;
 pub const HTTP_IDLE_MS: u64 = 60_000;
 /// The engine's answer to an API call.
 pub const API_ANSWER_MS: u64 = 10_000;
+/// Outputs' ends that API threads keep, so that polling `/status` does not read the disk.
+pub const STATUS_CACHE_BYTES: usize = 32 << 20;
 /// `ret` in `/status`: the last part of an output.
 pub const STATUS_RET_BYTES: usize = 64 << 10;
 
