@@ -14,6 +14,10 @@ pub mod config;
 #[cfg(feature = "daemon")]
 pub mod engine;
 #[cfg(feature = "daemon")]
+pub mod logfile;
+#[cfg(feature = "daemon")]
 pub mod schedule;
+#[cfg(feature = "daemon")]
+pub mod storage;
 
 pub mod wrapper;
