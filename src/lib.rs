@@ -14,7 +14,11 @@ pub mod config;
 #[cfg(feature = "daemon")]
 pub mod engine;
 #[cfg(feature = "daemon")]
+pub mod logfile;
+#[cfg(feature = "daemon")]
 pub mod schedule;
+#[cfg(feature = "daemon")]
+pub mod storage;
 
 #[cfg(feature = "daemon")]
 pub mod api;

@@ -106,6 +106,8 @@ pub const BULK_QUEUE: usize = 8_192;
 pub const OUTPUT_BUDGET_BYTES: usize = 128 << 20;
 /// Writes that wait for the storage thread.
 pub const STORAGE_QUEUE: usize = 65_536;
+/// From here on the storage queue takes only writes that carry facts (fine-print.md 15).
+pub const STORAGE_QUEUE_FOR_OUTPUT: usize = 49_152;
 /// Entries that wait for the job log thread.
 pub const JOB_LOG_QUEUE: usize = 65_536;
 /// Requests that wait for the executor.
