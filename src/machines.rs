@@ -154,6 +154,7 @@ fn admit(
         budget: budget.clone(),
         budget_bytes,
         bound: None,
+        last_beat: None,
         outputs: 0,
         has_dropped: false,
         is_probed: false,
@@ -188,6 +189,8 @@ struct Session {
     budget_bytes: usize,
     /// Instance and machine whose beats are only stamped.
     bound: Option<(String, String)>,
+    /// The latest beat stamped for it, collected or not.
+    last_beat: Option<Mono>,
     /// Output events forwarded.
     outputs: u64,
     /// Output frames were dropped, and the engine has not been told.
@@ -282,6 +285,7 @@ impl Handler for Session {
         self.last_heard = read_at;
         match frame.body {
             WrapperBody::Heartbeat if self.is_bound_to(&frame.key) => {
+                self.last_beat = Some(read_at);
                 self.line.beat_ms.store(read_at.0.max(1), Ordering::Release);
                 Reaction::Go
             }
@@ -304,7 +308,11 @@ impl Handler for Session {
         match word {
             Word::Frame(frame) => Reaction::Send(protocol::encode_daemon_frame(&frame, clock::wall())),
             Word::Bind { instance, machine } => {
-                self.bound = Some((instance, machine));
+                let bound = Some((instance, machine));
+                if self.bound != bound {
+                    self.bound = bound;
+                    self.last_beat = None;
+                }
                 Reaction::Go
             }
             Word::Probe => {
@@ -321,6 +329,7 @@ impl Handler for Session {
             self.forward(Event::Dry {
                 connection: self.id,
                 at,
+                last_beat: self.last_beat,
             });
         }
     }
@@ -358,7 +367,15 @@ impl Drop for Session {
     /// Also where the thread panics or could not be started: the engine must not count on a connection that is gone.
     fn drop(&mut self) {
         self.connections.leave(self.id);
-        self.forward(Event::Closed { connection: self.id });
+        // from here on nobody collects it
+        let beat_ms = self.line.beat_ms.swap(0, Ordering::AcqRel);
+        if beat_ms != 0 {
+            self.forward(Event::Beats(vec![(self.id, Mono(beat_ms))]));
+        }
+        self.forward(Event::Closed {
+            connection: self.id,
+            outputs_before: self.outputs,
+        });
     }
 }
 
