@@ -157,3 +157,18 @@ pub const OUTPUT_INTERVAL_MS: u64 = 1_000;
 pub const ACK_TIMEOUT_MS: u64 = 20_000;
 /// Spool files of dead wrappers older than this are removed.
 pub const SPOOL_LEFTOVER_MS: u64 = 86_400_000;
+
+// -- the engine's own
+
+/// A connection thread that has not answered a probe by then counts as gone.
+pub const PROBE_ANSWER_MS: u64 = 30_000;
+/// The executor's answer to which machines are up; after it the run ends with what is known.
+pub const RESOLVE_TIMEOUT_MS: u64 = 120_000;
+/// Instances that are being looked for in storage at a time, and frames held for each meanwhile.
+pub const LOADING_INSTANCES: usize = 1_024;
+/// Frames held for an instance that is being looked for.
+pub const LOADING_FRAMES: usize = 256;
+/// Passed-over due times of one job that are counted one by one; a longer stretch is recorded with this count.
+pub const MISSED_COUNTED: u64 = 10_000;
+/// How often history is thinned out.
+pub const RETENTION_INTERVAL_MS: u64 = 3_600_000;
