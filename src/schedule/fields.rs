@@ -69,6 +69,9 @@ pub(super) struct Parsed {
     pub warnings: Vec<String>,
 }
 
+/// One item of a list: a doubt, if any, or why it is none.
+type ItemResult = Result<Option<String>, String>;
+
 /// A set of field values, kept relative to the field's smallest one. 130 years are the widest field.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Set([u64; 3]);
@@ -106,26 +109,25 @@ pub(super) fn parse(rule: &Rule, text: &str) -> Result<Parsed, Vec<String>> {
             quoted(text)
         )]);
     }
-    let lower = text.to_ascii_lowercase();
     let mut parsed = Parsed::default();
     let mut reasons = Vec::new();
-    for item in lower.split(',') {
+    for written in text.split(',') {
+        let item = written.to_ascii_lowercase();
         parsed.starred |= item.starts_with('*');
-        if let Err(reason) = parse_item(rule, item, &mut parsed) {
-            let reason = if item.is_empty() {
-                format!("{} {reason}", quoted(text))
-            } else {
-                format!("{} {reason}", quoted(item))
-            };
-            if !reasons.contains(&reason) {
-                reasons.push(reason);
+        match parse_item(rule, &item, &mut parsed) {
+            Ok(None) => {}
+            Ok(Some(warning)) => parsed.warnings.push(format!("{} {warning}", quoted(written))),
+            Err(reason) => {
+                let object = if item.is_empty() { text } else { written };
+                reasons.push(format!("{} {reason}", quoted(object)));
             }
         }
     }
     if !reasons.is_empty() {
+        reasons.dedup();
         return Err(reasons);
     }
-    if lower.contains(',') && lower.split(',').any(|item| item == "*" || item == "?") {
+    if text.contains(',') && text.split(',').any(|item| item == "*" || item == "?") {
         parsed.warnings.push(format!(
             "{} is the same as '*': the other items change nothing",
             quoted(text)
@@ -147,22 +149,22 @@ impl Rule {
     }
 }
 
-/// Adds one item of the list. The error continues a sentence that starts with the quoted item.
-fn parse_item(rule: &Rule, item: &str, parsed: &mut Parsed) -> Result<(), String> {
+/// Adds one item of the list, in lower case. Error and warning continue a sentence that starts with the item.
+fn parse_item(rule: &Rule, item: &str, parsed: &mut Parsed) -> ItemResult {
     match (rule.kind, item.as_bytes()) {
         (_, b"") => Err("has an empty item: remove the extra comma".into()),
         (_, b"*") => {
             insert_all(rule, rule.min..=rule.max, 1, parsed);
-            Ok(())
+            Ok(None)
         }
         (Kind::Plain, b"?") => Err("stands for any day, in dom and dow only: write '*'".into()),
         (_, b"?") => {
             insert_all(rule, rule.min..=rule.max, 1, parsed);
-            Ok(())
+            Ok(None)
         }
         (Kind::DayOfMonth, b"l") => {
             parsed.special |= 1;
-            Ok(())
+            Ok(None)
         }
         (Kind::DayOfMonth, [b'z', ..]) => parse_before_last(item, parsed),
         (Kind::DayOfWeek, [b'l', ..]) => parse_last_weekday(item, parsed),
@@ -171,7 +173,7 @@ fn parse_item(rule: &Rule, item: &str, parsed: &mut Parsed) -> Result<(), String
 }
 
 /// `Zn` and `Zn-m`: days counted back from the last of the month.
-fn parse_before_last(item: &str, parsed: &mut Parsed) -> Result<(), String> {
+fn parse_before_last(item: &str, parsed: &mut Parsed) -> ItemResult {
     match special_range(&item[1..]) {
         Some((first, None)) => parsed.special |= 1 << first,
         Some((first, Some(last))) if first < last => {
@@ -185,11 +187,11 @@ fn parse_before_last(item: &str, parsed: &mut Parsed) -> Result<(), String> {
             );
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 /// `Ln` and `Ln-m`: the last such weekdays of the month.
-fn parse_last_weekday(item: &str, parsed: &mut Parsed) -> Result<(), String> {
+fn parse_last_weekday(item: &str, parsed: &mut Parsed) -> ItemResult {
     let Some((first, last)) = special_range(&item[1..]) else {
         return Err(
             "is no last weekday: write L and 0-7 (0 and 7 are Sunday), such as L5 for the last Friday; \
@@ -198,15 +200,10 @@ fn parse_last_weekday(item: &str, parsed: &mut Parsed) -> Result<(), String> {
         );
     };
     let last = last.unwrap_or(first);
-    if first > last {
-        parsed
-            .warnings
-            .push(format!("{} runs backwards and never matches", quoted(item)));
-    }
     for day in first..=last {
         parsed.special |= 1 << (day % 7);
     }
-    Ok(())
+    Ok((first > last).then(|| "runs backwards and never matches".into()))
 }
 
 /// `n` or `n-m`, each 0 to 7.
@@ -219,7 +216,7 @@ fn special_range(text: &str) -> Option<(u32, Option<u32>)> {
 }
 
 /// `N`, `N-M`, `N/S`, `N-M/S`, `*/S`.
-fn parse_stepped(rule: &Rule, item: &str, parsed: &mut Parsed) -> Result<(), String> {
+fn parse_stepped(rule: &Rule, item: &str, parsed: &mut Parsed) -> ItemResult {
     let (base, step) = match item.split_once('/') {
         None => (item, None),
         Some((base, step)) => (base, Some(parse_step(rule, step)?)),
@@ -227,7 +224,7 @@ fn parse_stepped(rule: &Rule, item: &str, parsed: &mut Parsed) -> Result<(), Str
     let (first, last) = if base == "*" {
         (rule.min, rule.max)
     } else if let Some((first, last)) = base.split_once('-') {
-        parse_range(rule, item, first, last, parsed)?
+        parse_range(rule, first, last)?
     } else {
         let first = parse_value(rule, base)?;
         (first, if step.is_some() { rule.max } else { first })
@@ -245,7 +242,9 @@ fn parse_stepped(rule: &Rule, item: &str, parsed: &mut Parsed) -> Result<(), Str
         ));
     }
     insert_all(rule, first..=last, step.unwrap_or(1), parsed);
-    Ok(())
+    let from_sunday_to_sunday = (first, last) == (0, 7) && !base.ends_with('7');
+    Ok(from_sunday_to_sunday
+        .then(|| "runs from Sunday to the next Sunday, the whole week: write 0 for Sunday alone".into()))
 }
 
 fn parse_step(rule: &Rule, text: &str) -> Result<u32, String> {
@@ -256,21 +255,10 @@ fn parse_step(rule: &Rule, text: &str) -> Result<u32, String> {
     }
 }
 
-fn parse_range(
-    rule: &Rule,
-    item: &str,
-    first: &str,
-    last: &str,
-    parsed: &mut Parsed,
-) -> Result<(u32, u32), String> {
+/// The ends of a range. In dow it may end on Sunday, however that is written.
+fn parse_range(rule: &Rule, first: &str, last: &str) -> Result<(u32, u32), String> {
     let (first, mut last) = (parse_value(rule, first)?, parse_value(rule, last)?);
     if rule.kind == Kind::DayOfWeek && last == 0 {
-        if first == 0 {
-            parsed.warnings.push(format!(
-                "{} runs from Sunday to the next Sunday, the whole week: write 0 for Sunday alone",
-                quoted(item)
-            ));
-        }
         last = 7;
     }
     if first > last {

@@ -88,6 +88,7 @@ impl Walls {
         None
     }
 
+    #[cfg(test)]
     pub fn set(&self) -> &WallSet {
         &self.set
     }
