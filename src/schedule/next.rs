@@ -2,9 +2,9 @@
 //! Must not know: zones (a wall reading here is a count of seconds from 1970-01-01T00:00:00 on that wall),
 //! the fields' grammar, the time it is.
 //!
-//! The `cron` crate walks the calendar. It is given nothing but explicit lists, since its own grammar means other
-//! things (its dow 1 is Sunday), and only `DateTime<Utc>`, since it may step back in a zone's repeated hour. What
-//! it lacks, days counted from the end of the month, is filtered here.
+//! The `cron` crate walks the calendar. It is given nothing but explicit lists (and `*` for a full one), since its
+//! own grammar means other things: its dow 1 is Sunday. It sees only `DateTime<Utc>`, since it may step back in a
+//! zone's repeated hour. What it lacks, days counted from the end of the month, is filtered here.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
