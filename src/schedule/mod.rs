@@ -27,7 +27,10 @@ pub struct Schedule {
 
 impl Schedule {
     pub fn parse(fields: &Fields, zone: Tz) -> Result<Schedule, Vec<FieldError>> {
-        Ok(Schedule { fields: fields.clone(), zone })
+        Ok(Schedule {
+            fields: fields.clone(),
+            zone,
+        })
     }
 
     pub fn next_after(&self, after: chrono::DateTime<chrono::Utc>) -> Option<chrono::DateTime<chrono::Utc>> {
