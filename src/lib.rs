@@ -8,7 +8,11 @@ pub mod thread;
 pub mod wake;
 
 #[cfg(feature = "daemon")]
+pub mod cli;
+#[cfg(feature = "daemon")]
 pub mod config;
+#[cfg(feature = "daemon")]
+pub mod logging;
 #[cfg(feature = "daemon")]
 pub mod schedule;
 
