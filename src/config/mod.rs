@@ -21,6 +21,9 @@ mod settings;
 mod validate;
 mod value;
 pub mod watch;
+
+#[cfg(test)]
+mod tests;
 mod yaml11;
 
 pub use load::Loader;
