@@ -140,6 +140,18 @@ pub const STATUS_RET_BYTES: usize = 64 << 10;
 pub const CONFIG_POLL_MS: u64 = 1_000;
 /// Largest job file that is read.
 pub const CONFIG_FILE_BYTES: u64 = 64 << 20;
+/// Values in one job file, counting what aliases repeat: 10,000 jobs have 200,000.
+pub const CONFIG_NODES: usize = 4_000_000;
+/// Up to so many files, each is looked at every `CONFIG_POLL_MS` even where the kernel tells of changes.
+pub const CONFIG_SWEEP_FILES: usize = 256;
+/// More files than that are all looked at this often; links always every `CONFIG_POLL_MS`.
+pub const CONFIG_FULL_SWEEP_MS: u64 = 30_000;
+/// Job files are read when nothing was written for this long: a half-written file is no news.
+pub const CONFIG_QUIET_MS: u64 = 100;
+/// A file that is still being written is read after this all the same.
+pub const CONFIG_PATIENCE_MS: u64 = 1_000;
+/// A file changed this shortly before it was read may change again without a newer time stamp: it is read again.
+pub const CONFIG_UNSETTLED_MS: i64 = 100;
 
 // -- the wrapper
 
