@@ -220,7 +220,7 @@ impl Session {
     }
 
     /// Output goes on only within the byte budget; what is dropped stays unacked, so the wrapper still has it.
-    fn forward_output(&mut self, key: SessionKey, body: protocol::OutputBody, read_at: Mono) -> Reaction {
+    fn forward_output(&mut self, key: SessionKey, body: protocol::OutputBody) -> Reaction {
         if self.has_dropped && !self.tell_of_dropped() {
             return Reaction::Go;
         }
@@ -237,7 +237,6 @@ impl Session {
                 data,
                 is_text: body.is_text,
             }),
-            read_at,
         };
         let wait = std::time::Duration::from_millis(limits::BULK_WAIT_MS);
         match self.lanes.bulk.send_timeout(event, wait) {
@@ -285,11 +284,16 @@ impl Handler for Session {
         self.last_heard = read_at;
         match frame.body {
             WrapperBody::Heartbeat if self.is_bound_to(&frame.key) => {
+                log::debug!(
+                    "WebSocket: Heartbeat from {}:{}",
+                    frame.key.instance,
+                    frame.key.machine
+                );
                 self.last_beat = Some(read_at);
                 self.line.beat_ms.store(read_at.0.max(1), Ordering::Release);
                 Reaction::Go
             }
-            WrapperBody::Output(body) => self.forward_output(frame.key, body, read_at),
+            WrapperBody::Output(body) => self.forward_output(frame.key, body),
             _ => self.forward(Event::Frame {
                 connection: self.id,
                 peer: self.peer.clone(),
