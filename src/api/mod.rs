@@ -21,24 +21,31 @@ pub use server::{Api, Listeners, start};
 
 use std::sync::Arc;
 
+use parking_lot::Mutex;
+
 use crate::storage::Reader;
+
+/// One reader for all API threads: it holds several descriptors, and connections are many. Locked for one short read
+/// at a time, never while something is sent.
+pub type Library = Arc<Mutex<Reader>>;
 
 /// What every API thread works with.
 pub struct Shared {
     pub feed: Arc<Feed>,
     pub asks: Arc<Asks>,
-    pub reader: Reader,
+    pub library: Library,
     outputs: outputs::Outputs,
 }
 
 impl Shared {
     /// Puts it together.
     pub fn new(feed: Arc<Feed>, asks: Arc<Asks>, reader: Reader) -> Shared {
-        let outputs = outputs::Outputs::new(reader.clone());
+        let library = Arc::new(Mutex::new(reader));
+        let outputs = outputs::Outputs::new(library.clone());
         Shared {
             feed,
             asks,
-            reader,
+            library,
             outputs,
         }
     }

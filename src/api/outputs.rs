@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::Library;
 use crate::clock::{self, Mono};
 use crate::engine::board::MachineBoard;
 use crate::engine::record::MachineRunId;
 use crate::limits;
-use crate::storage::Reader;
 
 /// An end that may not be all yet (its commit is under way) is read again for this long.
 const SETTLE_MS: u64 = 10_000;
@@ -24,7 +24,7 @@ pub struct Tail {
 
 /// Reads and keeps ends of outputs.
 pub struct Outputs {
-    reader: Reader,
+    library: Library,
     kept: Mutex<Kept>,
 }
 
@@ -43,9 +43,9 @@ struct Entry {
 
 impl Outputs {
     /// Reads from there.
-    pub fn new(reader: Reader) -> Outputs {
+    pub fn new(library: Library) -> Outputs {
         Outputs {
-            reader,
+            library,
             kept: Mutex::default(),
         }
     }
@@ -67,7 +67,8 @@ impl Outputs {
             first_seen = entry.first_seen;
         }
         let read = self
-            .reader
+            .library
+            .lock()
             .output_tail(id, day, limit_bytes, limits::STATUS_RET_BYTES);
         let (bytes, is_truncated) = match read {
             Ok(read) => read,

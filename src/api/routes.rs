@@ -15,6 +15,9 @@ use crate::engine::event::Ask;
 use crate::engine::record::{MachineRunId, RunRecord};
 use crate::machines::percent_decode;
 
+/// Output is read in pieces of this size.
+const OUTPUT_PIECE_BYTES: usize = 256 << 10;
+
 /// Answers a request, whatever it is.
 pub fn respond(shared: &Arc<Shared>, request: &Request, via: Via, own_uid: u32) -> Response {
     let settings = shared.feed.board().config.settings.clone();
@@ -146,7 +149,7 @@ fn output(shared: &Arc<Shared>, instance: &str, machine: &str) -> Response {
         Ok(None) => return error(404, "there is no such run, or that machine is not in it"),
         Err(problem) => return error(500, &problem),
     };
-    let length = match shared.reader.output_len(id, day, limit_bytes) {
+    let length = match shared.library.lock().output_len(id, day, limit_bytes) {
         Ok(length) => length,
         Err(problem) => return error(500, &problem),
     };
@@ -155,11 +158,18 @@ fn output(shared: &Arc<Shared>, instance: &str, machine: &str) -> Response {
         status: 200,
         content_type: "text/plain; charset=utf-8",
         headers: Vec::new(),
-        body: Body::Stream(Box::new(move |mut into| {
-            shared
-                .reader
-                .read_output(id, day, limit_bytes, 0..length, &mut into)
-                .map(|_| ())
+        body: Body::Stream(Box::new(move |into| {
+            let mut piece = Vec::new();
+            for from in (0..length).step_by(OUTPUT_PIECE_BYTES) {
+                let range = from..length.min(from + OUTPUT_PIECE_BYTES as u64);
+                piece.clear();
+                let library = shared.library.lock();
+                library.read_output(id, day, limit_bytes, range, &mut piece)?;
+                // a slow peer must not hold the others up
+                drop(library);
+                into.write_all(&piece)?;
+            }
+            Ok(())
         })),
     }
 }
@@ -172,7 +182,7 @@ fn find(shared: &Shared, instance: &str, machine: &str) -> Result<Option<(Machin
         let found = run.machines.iter().find(|entry| entry.record.machine == machine);
         return Ok(found.map(|entry| place(&run.run, entry.record.id)));
     }
-    let Some(stored) = shared.reader.run(instance)? else {
+    let Some(stored) = shared.library.lock().run(instance)? else {
         return Ok(None);
     };
     let found = stored
