@@ -218,8 +218,9 @@ pub const CONFIG_UNSETTLED_MS: i64 = 100;
 pub const RECONNECT_MS: u64 = 2_000;
 /// How long a wrapper goes on trying after its command's end, and before its permission.
 pub const WRAPPER_PATIENCE_MS: u64 = 3_600_000;
-/// Output in the wrapper's memory before it goes to the spool file.
-pub const SPOOL_MEMORY_BYTES: usize = 1 << 20;
+/// Output that waits in the wrapper's memory before it goes to disk. What is in flight (at most `WINDOW_BYTES`)
+/// is held beside it; as large again, so that a daemon in mid-commit does not send output to disk.
+pub const SPOOL_MEMORY_BYTES: usize = 4 << 20;
 /// Default of `SP_SPOOL_LIMIT`: the spool on disk keeps head and tail of this much.
 pub const SPOOL_DISK_BYTES: u64 = 1 << 30;
 /// Default of `SP_OUTPUT_INTERVAL_MS`: output is gathered this long at most before it is sent.
@@ -228,6 +229,37 @@ pub const OUTPUT_INTERVAL_MS: u64 = 1_000;
 pub const ACK_TIMEOUT_MS: u64 = 20_000;
 /// Spool files of dead wrappers older than this are removed.
 pub const SPOOL_LEFTOVER_MS: u64 = 86_400_000;
+/// Largest spool file: the spool on disk is a row of such files, so that what was sent frees its space.
+pub const SPOOL_SEGMENT_BYTES: u64 = 16 << 20;
+/// What a spool file holds at least, however small the limit.
+pub const SPOOL_SEGMENT_LEAST_BYTES: u64 = 64 << 10;
+/// Output that comes after silence is gathered this long: a burst is one frame, and still feels immediate.
+pub const OUTPUT_GATHER_MS: u64 = 20;
+/// A stretch of valid UTF-8 this long between bytes that are not travels as text again.
+pub const TEXT_STRETCH_BYTES: usize = 4 << 10;
+/// The command's output pipe, where the kernel allows it.
+pub const OUTPUT_PIPE_BYTES: usize = 1 << 20;
+/// How long the guardian goes on killing what does not die (a process held by the kernel).
+pub const END_ALL_MS: u64 = 2_000;
+/// Past the guardian's own bounds its answer is not waited for.
+pub const GUARDIAN_ANSWER_MS: u64 = 1_000;
+/// Sent data that the daemon's host has not confirmed for this long: the connection is dead. Shorter than the
+/// heartbeat timeout less a reconnect, longer than three lost packets.
+pub const LINK_DEAD_MS: u32 = 8_000;
+/// From the first address tried to the end of the handshake, per address.
+pub const LINK_CONNECT_MS: u64 = 5_000;
+/// What the kernel holds of one wrapper's frames: a beat waits behind no more than this on a slow line.
+pub const LINK_SEND_BUFFER_BYTES: usize = 256 << 10;
+/// Events that wait for the wrapper's owner loop.
+pub const WRAPPER_QUEUE: usize = 256;
+/// A wrapper told to stop a second time leaves after this what it could not deliver.
+pub const STOP_PATIENCE_MS: u64 = 5_000;
+/// From the last acknowledgement to the wrapper's exit: the closing frame's time.
+pub const LINK_CLOSE_MS: u64 = 500;
+/// Stack of the wrapper's threads: name services run on one of them.
+pub const WRAPPER_STACK_BYTES: usize = 512 << 10;
+/// Kept of a reason in the wrapper's log.
+pub const LOG_LINE_BYTES: usize = 4 << 10;
 
 // -- the engine's own
 
