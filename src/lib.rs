@@ -4,6 +4,7 @@ pub mod clock;
 pub mod limits;
 pub mod process;
 pub mod protocol;
+pub mod safe_name;
 pub mod thread;
 pub mod wake;
 

@@ -153,7 +153,9 @@ fn make_private_directory(path: &Path) -> Result<(), String> {
     }
     let found = fs::metadata(path).map_err(|error| format!("cannot look at state_dir '{shown}': {error}"))?;
     if !found.is_dir() {
-        return Err(format!("state_dir '{shown}' is not a directory; set another state_dir"));
+        return Err(format!(
+            "state_dir '{shown}' is not a directory; set another state_dir"
+        ));
     }
     make_existing_private(path, &found)
 }

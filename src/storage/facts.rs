@@ -190,7 +190,9 @@ fn start(connection: &Connection, run: &RunRecord) -> rusqlite::Result<()> {
 fn insert_run(connection: &Connection, run: &RunRecord) -> rusqlite::Result<()> {
     let spec = spec_row(connection, &run.spec)?;
     connection
-        .prepare_cached("INSERT INTO runs VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)")?
+        .prepare_cached(
+            "INSERT INTO runs VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
+        )?
         .execute(params![
             run.id.0 as i64,
             run.instance,
@@ -232,8 +234,8 @@ fn update_run(connection: &Connection, run: &RunRecord) -> rusqlite::Result<()> 
 
 /// The row of a job as it was: the same text is kept once, however many runs had it.
 fn spec_row(connection: &Connection, spec: &JobSpec) -> rusqlite::Result<i64> {
-    let text =
-        serde_json::to_string(spec).map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
+    let text = serde_json::to_string(spec)
+        .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
     let digest = Sha256::digest(text.as_bytes());
     let digest: &[u8] = digest.as_ref();
     let known = connection

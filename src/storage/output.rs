@@ -133,7 +133,11 @@ pub(super) fn trim(
 ) -> rusqlite::Result<()> {
     connection
         .prepare_cached("DELETE FROM output WHERE machine_run = ?1 AND byte_offset >= ?2 AND row < ?3")?
-        .execute(params![machine_run.0 as i64, (limit_bytes / 2) as i64, below as i64])?;
+        .execute(params![
+            machine_run.0 as i64,
+            (limit_bytes / 2) as i64,
+            below as i64
+        ])?;
     Ok(())
 }
 

@@ -135,7 +135,9 @@ fn with_positions(days: &mut DayFiles, run: RunRecord, machines: Vec<MachineReco
             .unwrap_or_else(|error| lost_output(&run, &OutputError::Sqlite(day, error))),
         Err(error) => lost_output(&run, &error),
     };
-    let positions = positions.into_iter().chain(std::iter::repeat_with(OutputPosition::default));
+    let positions = positions
+        .into_iter()
+        .chain(std::iter::repeat_with(OutputPosition::default));
     StoredRun {
         machines: machines.into_iter().zip(positions).collect(),
         run,
@@ -143,7 +145,11 @@ fn with_positions(days: &mut DayFiles, run: RunRecord, machines: Vec<MachineReco
 }
 
 fn lost_output(run: &RunRecord, error: &OutputError) -> Vec<OutputPosition> {
-    log::error!("cannot read the output of run '{}' ({})", run.instance, error.describe());
+    log::error!(
+        "cannot read the output of run '{}' ({})",
+        run.instance,
+        error.describe()
+    );
     Vec::new()
 }
 
@@ -153,7 +159,9 @@ fn highest_machine_run(days: &mut DayFiles, state_dir: &Path) -> Result<u64, Str
     let mut highest = 0;
     for day in known {
         let found = match days.existing(day) {
-            Ok(Some(file)) => output::highest_machine_run(file).map_err(|error| OutputError::Sqlite(day, error)),
+            Ok(Some(file)) => {
+                output::highest_machine_run(file).map_err(|error| OutputError::Sqlite(day, error))
+            }
             Ok(None) => Ok(None),
             Err(error) => Err(error),
         };
@@ -175,12 +183,7 @@ fn highest_machine_run(days: &mut DayFiles, state_dir: &Path) -> Result<u64, Str
 }
 
 /// A damaged day file is kept for people under another name; its outputs are not shown any more.
-fn set_aside(
-    days: &mut DayFiles,
-    state_dir: &Path,
-    day: i64,
-    error: &rusqlite::Error,
-) -> Result<(), String> {
+fn set_aside(days: &mut DayFiles, state_dir: &Path, day: i64, error: &rusqlite::Error) -> Result<(), String> {
     days.close(day);
     let path = output::path_of_day(state_dir, day);
     for suffix in ["", "-wal", "-shm"] {
@@ -191,7 +194,12 @@ fn set_aside(
         match std::fs::rename(&from, &to) {
             Ok(()) => {}
             Err(missing) if missing.kind() == std::io::ErrorKind::NotFound => {}
-            Err(failed) => return Err(format!("cannot rename the damaged '{}': {failed}", path.display())),
+            Err(failed) => {
+                return Err(format!(
+                    "cannot rename the damaged '{}': {failed}",
+                    path.display()
+                ));
+            }
         }
     }
     log::error!(

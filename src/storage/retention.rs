@@ -75,8 +75,19 @@ impl Retention {
                  ) FROM runs WHERE (started, id) > (?1, ?2) AND started < ?3 ORDER BY started, id LIMIT ?4",
             )?
             .query_map(
-                params![self.cursor.0, self.cursor.1, self.before.0, limits::RETENTION_STEP_ROWS as i64],
-                |row| Ok((row.get(0)?, row.get(1)?, row.get::<_, Option<bool>>(2)?.unwrap_or(false))),
+                params![
+                    self.cursor.0,
+                    self.cursor.1,
+                    self.before.0,
+                    limits::RETENTION_STEP_ROWS as i64
+                ],
+                |row| {
+                    Ok((
+                        row.get(0)?,
+                        row.get(1)?,
+                        row.get::<_, Option<bool>>(2)?.unwrap_or(false),
+                    ))
+                },
             )?
             .collect::<rusqlite::Result<_>>()?;
         let mut rows_left = limits::RETENTION_STEP_ROWS;
@@ -91,7 +102,9 @@ impl Retention {
                 if rows_left == 0 {
                     return Ok(false);
                 }
-                connection.prepare_cached("DELETE FROM runs WHERE id = ?1")?.execute([id])?;
+                connection
+                    .prepare_cached("DELETE FROM runs WHERE id = ?1")?
+                    .execute([id])?;
                 rows_left -= 1;
             }
             self.cursor = (*started, *id);
@@ -105,7 +118,10 @@ impl Retention {
 
 /// Makes the numbers of removed rows stay used.
 fn keep_numbers(connection: &Connection) -> rusqlite::Result<()> {
-    for (key, table) in [(facts::NEXT_RUN, "runs"), (facts::NEXT_MACHINE_RUN, "machine_runs")] {
+    for (key, table) in [
+        (facts::NEXT_RUN, "runs"),
+        (facts::NEXT_MACHINE_RUN, "machine_runs"),
+    ] {
         let highest: Option<i64> = connection
             .prepare_cached(&format!("SELECT max(id) FROM {table}"))?
             .query_row([], |row| row.get(0))?;
@@ -152,7 +168,9 @@ fn remove_day_file(
     }
     let needed = days_of_unfinished(connection).map_err(|error| error.to_string())?;
     let known = output::days(state_dir).map_err(|error| error.to_string())?;
-    let old = known.range(..recover::day_of(before)).find(|day| !needed.contains(day));
+    let old = known
+        .range(..recover::day_of(before))
+        .find(|day| !needed.contains(day));
     let Some(day) = old else {
         return Ok(true);
     };

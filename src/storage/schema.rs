@@ -194,7 +194,9 @@ fn migrate(connection: &Connection, migrations: &[&str]) -> rusqlite::Result<()>
         |row| row.get(0),
     )?;
     let version: i64 = match has_table {
-        true => connection.query_row("SELECT coalesce(max(version), 0) FROM migrations", [], |row| row.get(0))?,
+        true => connection.query_row("SELECT coalesce(max(version), 0) FROM migrations", [], |row| {
+            row.get(0)
+        })?,
         false => 0,
     };
     if version > known {

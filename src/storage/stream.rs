@@ -99,7 +99,9 @@ impl<'r> OutputStream<'r> {
         let wanted = (end - at).min(limits::OUTPUT_READ_BYTES as u64);
         let read = self
             .reader
-            .with_day(self.day, |file| read_from(file, self.machine_run, at, wanted as usize))
+            .with_day(self.day, |file| {
+                read_from(file, self.machine_run, at, wanted as usize)
+            })
             .map_err(io::Error::other)?;
         let mut bytes = read.unwrap_or_default();
         if bytes.is_empty() {
@@ -150,7 +152,8 @@ pub(super) fn shape(
     let half = limit_bytes / 2;
     let head_bytes = head_end(file, machine_run, half)?;
     let tail_from = tail_start(file, machine_run, total_bytes - half, total_bytes)?;
-    let ends_line = head_bytes == 0 || read_from(file, machine_run, head_bytes - 1, 1)?.first() == Some(&b'\n');
+    let ends_line =
+        head_bytes == 0 || read_from(file, machine_run, head_bytes - 1, 1)?.first() == Some(&b'\n');
     let line_end = if ends_line { "" } else { "\n" };
     Ok(OutputShape {
         total_bytes,

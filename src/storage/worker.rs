@@ -71,15 +71,22 @@ struct HeldBack {
 pub(super) fn open(path: &Path) -> Result<(Worker, Recovered), String> {
     let directory = StateDir::open(path)?;
     let state = path.join("state.db");
-    directory::make_private_file(&state)
-        .map_err(|error| format!("cannot make '{}': {error}; mend its rights or make room", state.display()))?;
+    directory::make_private_file(&state).map_err(|error| {
+        format!(
+            "cannot make '{}': {error}; mend its rights or make room",
+            state.display()
+        )
+    })?;
     let facts =
         schema::open(&state, &schema::STATE_LAYOUT).map_err(|error| recover::describe(&state, &error))?;
     let mut days = DayFiles::new(path);
     let recovered = recover::recover(&facts, &mut days, path)?;
     let mut reserve = Reserve::of(path);
     if let Err(error) = reserve.make() {
-        log::warn!("no room for the reserve of state_dir '{}' ({error}): make room", path.display());
+        log::warn!(
+            "no room for the reserve of state_dir '{}' ({error}): make room",
+            path.display()
+        );
     }
     let worker = Worker {
         directory,
@@ -106,7 +113,11 @@ impl Worker {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
-            if self.trouble.as_ref().is_some_and(|trouble| trouble.retry_at <= clock::mono()) {
+            if self
+                .trouble
+                .as_ref()
+                .is_some_and(|trouble| trouble.retry_at <= clock::mono())
+            {
                 self.retry(ports);
             }
             self.step_retention(requests.is_empty());
@@ -118,7 +129,10 @@ impl Worker {
 
     /// How long the thread may wait for a request.
     fn patience(&self) -> Duration {
-        let retry_ms = self.trouble.as_ref().map(|trouble| trouble.retry_at.since_ms(clock::mono()));
+        let retry_ms = self
+            .trouble
+            .as_ref()
+            .map(|trouble| trouble.retry_at.since_ms(clock::mono()));
         let step_ms = self.retention.as_ref().map(|_| 0);
         let wait_ms = [retry_ms, step_ms].into_iter().flatten().min();
         Duration::from_millis(wait_ms.unwrap_or(limits::DISK_RETRY_MS))
@@ -344,7 +358,10 @@ impl Worker {
             self.commit(group, ports);
         }
         if self.trouble.is_none() {
-            log::warn!("state_dir '{}' takes everything again", self.directory.path().display());
+            log::warn!(
+                "state_dir '{}' takes everything again",
+                self.directory.path().display()
+            );
             self.told = None;
             (ports.report)(Event::StorageTrouble { reason: None });
         }
@@ -360,10 +377,12 @@ impl Worker {
             return;
         }
         let path = self.directory.path();
-        let is_done = retention.step(path, &self.facts, &mut self.days).unwrap_or_else(|reason| {
-            log::error!("cannot remove old history from '{}': {reason}", path.display());
-            true
-        });
+        let is_done = retention
+            .step(path, &self.facts, &mut self.days)
+            .unwrap_or_else(|reason| {
+                log::error!("cannot remove old history from '{}': {reason}", path.display());
+                true
+            });
         if is_done {
             self.retention = None;
         }
@@ -381,8 +400,10 @@ impl HeldBack {
     }
 
     fn add(&mut self, write: &Write) {
-        self.outputs.extend(write.output.iter().map(|row| row.machine_run));
-        self.outputs.extend(write.trim.iter().map(|(machine_run, _, _)| *machine_run));
+        self.outputs
+            .extend(write.output.iter().map(|row| row.machine_run));
+        self.outputs
+            .extend(write.trim.iter().map(|(machine_run, _, _)| *machine_run));
         for fact in &write.facts {
             match fact {
                 Fact::Start(run) | Fact::Run(run) => drop(self.runs.insert(run.id)),
@@ -400,7 +421,9 @@ impl HeldBack {
             || waits_for_output
             || write.facts.iter().any(|fact| match fact {
                 Fact::Start(run) | Fact::Run(run) => self.runs.contains(&run.id),
-                Fact::Machine(machine) => self.machines.contains(&machine.id) || self.runs.contains(&machine.run),
+                Fact::Machine(machine) => {
+                    self.machines.contains(&machine.id) || self.runs.contains(&machine.run)
+                }
                 Fact::Verdict(_) | Fact::Job(_) | Fact::LastLook(_) => false,
             })
     }
@@ -521,7 +544,10 @@ fn output_limit(
 }
 
 fn begin(connection: &Connection) -> rusqlite::Result<()> {
-    connection.prepare_cached("BEGIN IMMEDIATE")?.execute([]).map(drop)
+    connection
+        .prepare_cached("BEGIN IMMEDIATE")?
+        .execute([])
+        .map(drop)
 }
 
 fn commit_transaction(connection: &Connection) -> rusqlite::Result<()> {
