@@ -102,7 +102,7 @@ pub(super) fn describe(path: &Path, error: &rusqlite::Error) -> String {
     }
 }
 
-/// Unfinished runs, and the last ended run of each job.
+/// Runs that are unfinished or have an unfinished machine run, and the last ended run of each job.
 fn runs_to_take_up(connection: &Connection) -> rusqlite::Result<Vec<RunRecord>> {
     // the jobs are walked name by name along the index: a run may be of a job that has no record
     let mut statement = connection.prepare(&format!(
@@ -112,6 +112,8 @@ fn runs_to_take_up(connection: &Connection) -> rusqlite::Result<Vec<RunRecord>> 
              SELECT (SELECT min(job) FROM runs WHERE job > names.job) FROM names WHERE job IS NOT NULL
          ), wanted(id) AS (
              SELECT id FROM runs WHERE stage <> 'ended'
+             UNION
+             SELECT run FROM machine_runs WHERE stage <> 'ended'
              UNION
              SELECT (SELECT id FROM runs WHERE runs.job = names.job AND stage = 'ended' ORDER BY id DESC LIMIT 1)
              FROM names WHERE names.job IS NOT NULL

@@ -41,7 +41,8 @@ CREATE TABLE runs(
     kill_asked INTEGER,
     note       TEXT,
     token      TEXT NOT NULL,
-    spec       INTEGER NOT NULL
+    spec       INTEGER NOT NULL,
+    kill_when_known TEXT
 ) STRICT;
 CREATE INDEX runs_by_job ON runs(job);
 CREATE INDEX runs_by_start ON runs(started);
@@ -69,8 +70,10 @@ CREATE TABLE machine_runs(
     last_heartbeat  INTEGER,
     wrapper_started TEXT,
     wrapper_ended   TEXT,
-    left_out_bytes  INTEGER NOT NULL
+    left_out_bytes  INTEGER NOT NULL,
+    not_counted     INTEGER NOT NULL
 ) STRICT;
+CREATE INDEX machine_runs_unfinished ON machine_runs(run) WHERE stage <> 'ended';
 CREATE INDEX machine_runs_by_run ON machine_runs(run, machine);
 
 CREATE TABLE verdicts(

@@ -359,7 +359,12 @@ fn beyond_its_limit_an_output_keeps_head_and_tail_exactly() {
     }));
     fixture.commit(output(rows));
     let mut trim = Write::default();
-    trim.trim = vec![(MachineRunId(1), DAY, 17)];
+    trim.trim = vec![crate::engine::effect::Trim {
+        machine_run: MachineRunId(1),
+        day: DAY,
+        from_row: 10,
+        below_row: 17,
+    }];
     fixture.commit(trim);
     fixture.sync();
     let reader = fixture.storage.reader();

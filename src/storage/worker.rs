@@ -403,7 +403,7 @@ impl HeldBack {
         self.outputs
             .extend(write.output.iter().map(|row| row.machine_run));
         self.outputs
-            .extend(write.trim.iter().map(|(machine_run, _, _)| *machine_run));
+            .extend(write.trim.iter().map(|trim| trim.machine_run));
         for fact in &write.facts {
             match fact {
                 Fact::Start(run) | Fact::Run(run) => drop(self.runs.insert(run.id)),
@@ -495,7 +495,7 @@ fn commit_output<'w>(
         }
         for write in &mut writes {
             write.output.retain(|row| row.day != day);
-            write.trim.retain(|(_, trimmed, _)| *trimmed != day);
+            write.trim.retain(|trim| trim.day != day);
         }
     }
     Ok(())
@@ -503,7 +503,7 @@ fn commit_output<'w>(
 
 fn first_day(write: &Write) -> Option<i64> {
     let of_output = write.output.first().map(|row| row.day);
-    of_output.or(write.trim.first().map(|(_, day, _)| *day))
+    of_output.or(write.trim.first().map(|trim| trim.day))
 }
 
 fn write_day(
@@ -516,9 +516,9 @@ fn write_day(
     for row in write.output.iter().filter(|row| row.day == day) {
         output::insert(file, row)?;
     }
-    for (machine_run, _, below) in write.trim.iter().filter(|(_, trimmed, _)| *trimmed == day) {
-        if let Some(limit_bytes) = output_limit(facts, output_limits, *machine_run)? {
-            output::trim(file, *machine_run, limit_bytes, *below)?;
+    for trim in write.trim.iter().filter(|trim| trim.day == day) {
+        if let Some(limit_bytes) = output_limit(facts, output_limits, trim.machine_run)? {
+            output::trim(file, trim.machine_run, limit_bytes, trim.below_row)?;
         }
     }
     Ok(())
