@@ -697,7 +697,16 @@ fn no_bytes_make_the_reader_panic() {
         if let Ok(file::Node::Map(entries)) = file::read(bytes) {
             for (key, node) in &entries {
                 let name = key.key_text().unwrap_or_default();
-                validate::job(source, "a", &name, node, &defaults, &mut Vec::new());
+                let mut schedules = validate::Schedules::default();
+                validate::job(
+                    source,
+                    "a",
+                    &name,
+                    node,
+                    &defaults,
+                    &mut schedules,
+                    &mut Vec::new(),
+                );
                 let _ = lines.line_of(&[&name, "env", "A"]);
                 let _ = settings::apply(&mut Settings::default(), &name, node, std::path::Path::new("/"));
             }
@@ -821,6 +830,7 @@ fn the_sample_configuration_is_without_problems() {
 #[test]
 #[ignore = "prints figures; has no verdict"]
 fn ten_thousand_jobs_figures() {
+    println!("Job {} JobSpec {}", size_of::<Job>(), size_of::<JobSpec>());
     for files in [1, 1_000, 10_000] {
         let dir = Dir::new();
         for file in 0..files {
@@ -865,4 +875,41 @@ fn ten_thousand_jobs_figures() {
             memory()
         );
     }
+}
+
+#[test]
+fn a_large_file_read_in_pieces_says_the_same_as_a_small_one() {
+    let filler: String = (0..4_000)
+        .map(|n| job(&format!("job_{n}"), "  env: {A: '1'}\n"))
+        .collect();
+    let tricky = [
+        "",
+        "torn: {min: 1, hour: 1, dom: 1, mon: 1, dow: 1, targets: a,\ncommand: b}\n",
+        "anchor: &a {min: 1, hour: 1, dom: 1, mon: 1, dow: 1, targets: a, command: b}\nalias: *a\n",
+    ];
+    for (number, tricky) in tricky.into_iter().enumerate() {
+        let text = format!("{tricky}{filler}{}", job("last", "  timout: 4\n"));
+        let pieces = file::pieces(text.as_bytes());
+        assert_eq!(pieces.is_some_and(|pieces| pieces.len() > 2), number != 2);
+        let config = Dir::with(&[("a.yaml", &text)]).load();
+        assert_eq!(
+            config.jobs.len(),
+            4_001 + tricky.matches("min").count() + tricky.matches("alias").count()
+        );
+        let line = text
+            .lines()
+            .position(|line| line.contains("timout"))
+            .map(|line| line + 1);
+        assert_eq!(one_problem(&config).line, line);
+    }
+    let text = filler.clone() + &job("job_0", "  user: second\n") + "bad: {min: [}\n";
+    let dir = Dir::with(&[("a.yaml", &text.replace("bad: {min: [}\n", ""))]);
+    let mut loader = dir.loader();
+    let config = loader.load().unwrap();
+    assert_eq!(config.jobs["job_0"].spec.user.as_deref(), Some("second"));
+    assert_eq!(one_problem(&config).field, "job_0");
+    dir.write("a.yaml", &text);
+    let bad = loader.load().unwrap();
+    assert!(Arc::ptr_eq(&bad.jobs["job_0"], &config.jobs["job_0"]) && bad.jobs.len() == 4_000);
+    assert_eq!(one_problem(&bad).line, Some(text.lines().count()));
 }
