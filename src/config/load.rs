@@ -266,6 +266,8 @@ impl Loader {
             Ok(bytes) => reading.content(bytes),
             Err(reason) => reading.keep_all(None, reason),
         }
+        // in reading order; the sort is stable
+        state.problems.sort_by_key(|problem| problem.line);
         state.asked_store |= past.store.is_none() && self.store.is_some();
         state.bad = state
             .problems
@@ -317,6 +319,18 @@ impl Loader {
                     None,
                     format!("also set in '{earlier}': this one counts; remove one"),
                 )
+            });
+        }
+        if let Some((key, reason)) = settings::refused(&settings) {
+            let sets = |state: &FileState| state.good.settings.iter().any(|(name, _)| name == key);
+            let file = self
+                .files
+                .iter()
+                .rfind(|(_, state)| sets(state))
+                .map_or("", |(file, _)| file);
+            problems.push(Problem {
+                field: format!("{CONFIG_SECTION}.{key}"),
+                ..whole_file(file, None, reason.to_string())
             });
         }
         self.publish_if_new(jobs, settings, maintenance, problems)

@@ -580,6 +580,73 @@ fn settings_are_merged_and_conflicts_told() {
 }
 
 #[test]
+fn an_api_beyond_loopback_needs_tokens() {
+    let token = format!(
+        "api_tokens: [{{name: a, role: read, sha256: {}}}]",
+        "00".repeat(32)
+    );
+    for (more, refused) in [("", true), (token.as_str(), false), ("api_ws: no", false)] {
+        let text = format!("saltpeter_config: {{api_ws_bind_addr: 0.0.0.0, {more}}}\n");
+        let config = Dir::with(&[("a.yaml", &text)]).load();
+        assert_eq!(config.problems.len(), usize::from(refused), "{more}");
+    }
+}
+
+#[test]
+fn every_setting_is_known_and_applied() {
+    let texts = "logdir: l\n debug: y\n";
+    assert!(
+        Dir::with(&[("a.yaml", &format!("saltpeter_config:\n {texts}"))])
+            .load()
+            .problems
+            .len()
+            == 1
+    );
+    let text = "saltpeter_config:\n  logdir: l\n  debug: true\n  api_ws: false\n  api_ws_port: 1\n  api_ws_bind_addr: '::1'\n  \
+                machines_ws_port: 2\n  machines_ws_bind_addr: 10.0.0.1\n  default_saltpeter_server_host: h\n  \
+                default_wrapper_path: /w\n  default_wrapper_loglevel: off\n  default_wrapper_logdir: wl\n  \
+                elasticsearch: http://e\n  elasticsearch_index: ei\n  opensearch: http://o\n  opensearch_index: oi\n  \
+                executor: local\n  local_machines: [a, b]\n  state_dir: /s\n  timezone: Europe/Berlin\n  \
+                output_limit: 0\n  wrapper_delivery: socket\n  start_timeout: 1.5\n  heartbeat_timeout: 16\n  \
+                history_days: 3\n  salt_python: /p\n  api_open: yes\n  api_hosts: cron.example.com\n";
+    let dir = Dir::with(&[("a.yaml", text)]);
+    let config = dir.load();
+    assert_eq!(config.problems, []);
+    let wanted = Settings {
+        logdir: dir.0.join("l"),
+        debug: true,
+        api_ws: false,
+        api_ws_port: 1,
+        api_ws_bind_addr: "::1".parse().unwrap(),
+        machines_ws_port: 2,
+        machines_ws_bind_addr: [10, 0, 0, 1].into(),
+        default_saltpeter_server_host: Some("h".into()),
+        default_wrapper_path: Some("/w".into()),
+        default_wrapper_loglevel: "off".into(),
+        default_wrapper_logdir: dir.0.join("wl").to_string_lossy().into_owned(),
+        elasticsearch: "http://e".into(),
+        elasticsearch_index: "ei".into(),
+        opensearch: "http://o".into(),
+        opensearch_index: "oi".into(),
+        executor: ExecutorKind::Local,
+        local_machines: Some(vec!["a".into(), "b".into()]),
+        state_dir: "/s".into(),
+        zone: Tz::Europe__Berlin,
+        output_limit_bytes: 0,
+        heartbeat_timeout_ms: 16_000,
+        start_timeout_ms: 1_500,
+        delivery: Delivery::Socket,
+        history_days: 3,
+        salt_python: Some("/p".into()),
+        api_tokens: Vec::new(),
+        api_open: true,
+        api_hosts: vec!["cron.example.com".into()],
+        raw: config.settings.raw.clone(),
+    };
+    assert_eq!(*config.settings, wanted);
+}
+
+#[test]
 fn tokens_are_read_and_never_shown() {
     let hash = "ab".repeat(32);
     let text = format!("saltpeter_config:\n  api_tokens:\n  - {{name: ci, role: operate, sha256: {hash}}}\n");
@@ -762,7 +829,7 @@ fn wait_for(changes: &Receiver<Arc<Config>>, fits: impl Fn(&Config) -> bool) -> 
 #[test]
 fn the_watcher_reports_changes_new_files_and_removals() {
     let dir = Dir::with(&[("a.yaml", &job("one", ""))]);
-    let (_watcher, changes) = watched(&dir);
+    let (watcher, changes) = watched(&dir);
     dir.write("b.yaml", job("two", ""));
     wait_for(&changes, |config| config.jobs.len() == 2);
     dir.write("b.yaml", "two: [");
@@ -775,6 +842,17 @@ fn the_watcher_reports_changes_new_files_and_removals() {
     });
     fs::remove_file(dir.0.join("b.yaml")).unwrap();
     wait_for(&changes, |config| config.jobs.len() == 1);
+    watcher.poke();
+    fs::remove_dir_all(&dir.0).unwrap();
+    wait_for(&changes, |config| {
+        !config.problems.is_empty() && config.jobs.len() == 1
+    });
+    fs::create_dir(&dir.0).unwrap();
+    wait_for(&changes, |config| {
+        config.problems.is_empty() && config.jobs.is_empty()
+    });
+    dir.write("c.yaml", job("four", ""));
+    wait_for(&changes, |config| config.jobs.contains_key("four"));
 }
 
 #[test]
@@ -826,6 +904,33 @@ fn the_sample_configuration_is_without_problems() {
     assert!(config.jobs.len() >= 5);
 }
 
+/// CPU time of this process, milliseconds.
+fn cpu_ms() -> i64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    time.tv_sec * 1_000 + time.tv_nsec / 1_000_000
+}
+
+/// Prints what a watcher costs while nothing changes, and how long a change takes to be in force.
+fn idle_figures(dir: &Dir) {
+    let (_watcher, changes) = watched(dir);
+    let _ = changes.recv_timeout(Duration::from_secs(2));
+    let before = cpu_ms();
+    let _ = changes.recv_timeout(Duration::from_secs(10));
+    let idle = cpu_ms() - before;
+    let start = clock::mono();
+    dir.write(
+        "f0.yaml",
+        fs::read_to_string(dir.0.join("f0.yaml"))
+            .unwrap()
+            .replacen("true", "false", 1),
+    );
+    wait_for(&changes, |_| true);
+    println!(
+        "idle 10 s: {idle} ms of CPU; a change in force after {} ms",
+        clock::mono().since_ms(start)
+    );
+}
+
 /// Figures for the report, no judgement: `cargo test --release -- --ignored --nocapture ten_thousand`.
 #[test]
 #[ignore = "prints figures; has no verdict"]
@@ -869,6 +974,8 @@ fn ten_thousand_jobs_figures() {
                 .replacen("date", "true", 1),
         );
         step(&mut loader, "one changed");
+        drop(loader);
+        idle_figures(&dir);
         println!(
             "{files} files: {}; before {before}, after {loaded}, now {}",
             times.join(", "),
@@ -912,4 +1019,37 @@ fn a_large_file_read_in_pieces_says_the_same_as_a_small_one() {
     let bad = loader.load().unwrap();
     assert!(Arc::ptr_eq(&bad.jobs["job_0"], &config.jobs["job_0"]) && bad.jobs.len() == 4_000);
     assert_eq!(one_problem(&bad).line, Some(text.lines().count()));
+}
+
+/// What PyYAML 6.0.3 and `str` make of bare words, as the old daemon did (made with its FullLoader).
+#[test]
+fn bare_words_reach_the_environment_as_with_the_old_daemon() {
+    let mut wrong = Vec::new();
+    for line in include_str!("../../tests/fixtures/env-words.jsonl").lines() {
+        let (word, wanted): (String, String) = serde_json::from_str(line).unwrap();
+        let text = job("j", &format!("  env:\n    A: {word}\n"));
+        let lines = lines::Lines::new(text.as_bytes());
+        let source = validate::Source {
+            file: "a.yaml",
+            lines: &lines,
+        };
+        let Ok(file::Node::Map(entries)) = file::read(text.as_bytes()) else {
+            panic!("{word}")
+        };
+        let defaults = settings::defaults(&Settings::default());
+        let job = validate::job(
+            source,
+            "a",
+            "j",
+            &entries[0].1,
+            &defaults,
+            &mut Default::default(),
+            &mut Vec::new(),
+        );
+        let text = job.unwrap().spec.env["A"].clone();
+        if text != wanted {
+            wrong.push(format!("{word}: {text}, not {wanted}"));
+        }
+    }
+    assert_eq!(wrong, Vec::<String>::new());
 }

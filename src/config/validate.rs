@@ -548,8 +548,11 @@ impl<'a> JobFields<'_, 'a> {
         };
         if doubtful {
             match self.source.lines.style(&[self.name, "env", key]) {
-                // the word itself is at hand: no doubt what the old daemon made of it
-                Style::Plain(word) if !matches!(node, Node::Text(text) if text != word) => {
+                // the word itself is at hand: no doubt what the old daemon made of it, but for dates
+                Style::Plain(word)
+                    if !matches!(node, Node::Text(text) if text != word)
+                        && yaml11::reading(word) != Some(yaml11::Reading::Date) =>
+                {
                     return yaml11::plain_text(word);
                 }
                 Style::Quoted => {}

@@ -131,6 +131,8 @@ static DATE: LazyLock<Regex> = LazyLock::new(|| {
 });
 static CANONICAL_DATE: LazyLock<Regex> =
     LazyLock::new(|| pattern(r"^\d{4}-\d\d-\d\d( \d\d:\d\d:\d\d(\.\d{6})?([-+]\d\d:\d\d)?)?$"));
+static SEXAGESIMAL_FLOAT: LazyLock<Regex> =
+    LazyLock::new(|| pattern(r"^[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+\.[0-9_]*$"));
 static FLOAT: LazyLock<Regex> = LazyLock::new(|| {
     pattern(r"^[-+]?([0-9][0-9_]*\.[0-9_]*([eE][-+][0-9]+)?|\.[0-9][0-9_]*([eE][-+][0-9]+)?)$")
 });
@@ -247,10 +249,20 @@ fn float(plain: &str) -> Option<f64> {
         }
         _ => {}
     }
-    FLOAT
-        .is_match(plain)
-        .then(|| plain.replace('_', "").parse().ok())
-        .flatten()
+    if FLOAT.is_match(plain) {
+        return plain.replace('_', "").parse().ok();
+    }
+    if !SEXAGESIMAL_FLOAT.is_match(plain) {
+        return None;
+    }
+    let clean = plain.replace('_', "");
+    let sign = if clean.starts_with('-') { -1.0 } else { 1.0 };
+    let (mut value, mut base) = (0.0, 1.0);
+    for part in clean.trim_start_matches(['+', '-']).rsplit(':') {
+        value += part.parse::<f64>().ok()? * base;
+        base *= 60.0;
+    }
+    Some(sign * value)
 }
 
 #[cfg(test)]
