@@ -46,16 +46,17 @@ pub fn read(bytes: &[u8]) -> Result<Node, Unreadable> {
         })
 }
 
-/// Cuts the text of a large block mapping into pieces that hold whole entries, so that not all of it is in memory
-/// as parsed values at once: a file of 10,000 jobs takes 40 MB. None: it is small, or not surely cut right (anchors,
-/// directives, several documents, anything at the margin that is no plain key). A cut inside quotes or braces
-/// leaves a piece that [`read`] refuses; then the file must be read whole.
-pub fn pieces(bytes: &[u8]) -> Option<Vec<&[u8]>> {
-    if bytes.len() < 2 * limits::CONFIG_PIECE_BYTES {
+/// Cuts the text of a large block mapping into pieces of about `piece_bytes` that hold whole entries, so that not all
+/// of it is in memory as parsed values at once: that takes 40 MB for 10,000 jobs. None: it is small, or not surely
+/// cut right (anchors, directives, several documents, anything at the margin that is no plain key). A cut inside
+/// quotes or braces leaves a piece that [`read`] refuses; then the file must be read whole.
+pub fn pieces(bytes: &[u8], piece_bytes: usize) -> Option<Vec<&[u8]>> {
+    if bytes.len() < 2 * piece_bytes {
         return None;
     }
     let text = std::str::from_utf8(bytes).ok()?;
     let (mut pieces, mut start, mut at) = (Vec::new(), 0, 0);
+    let mut is_inside = false;
     for line in text.split_inclusive('\n') {
         let margin = line.as_bytes()[0];
         let marker = line.starts_with("---") || line.starts_with("...");
@@ -64,10 +65,14 @@ pub fn pieces(bytes: &[u8]) -> Option<Vec<&[u8]>> {
         }
         if !matches!(margin, b' ' | b'#' | b'\n' | b'\r') {
             super::lines::entry(line)?;
-            if at - start >= limits::CONFIG_PIECE_BYTES {
+            is_inside = true;
+            if at - start >= piece_bytes {
                 pieces.push(&bytes[start..at]);
                 start = at;
             }
+        } else if margin == b' ' && !is_inside && !line.trim().is_empty() {
+            // the outermost mapping is indented
+            return None;
         }
         at += line.len();
     }

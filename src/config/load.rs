@@ -430,7 +430,7 @@ struct Reading<'a, 'b> {
 impl Reading<'_, '_> {
     fn content(&mut self, bytes: &[u8]) {
         self.state.unsaved = true;
-        if file::pieces(bytes).is_some_and(|pieces| self.pieces(&pieces)) {
+        if file::pieces(bytes, limits::CONFIG_PIECE_BYTES).is_some_and(|pieces| self.pieces(&pieces)) {
             return;
         }
         self.state.good = Good::default();

@@ -124,6 +124,7 @@ impl Watch {
                         before.as_ref().map_or(&[], |before| &before.problems),
                         &config.problems,
                     );
+                    log::info!("configuration: {} jobs in force", config.jobs.len());
                     (self.on_change)(config);
                     self.loader.save_last_good();
                 }
