@@ -170,6 +170,8 @@ pub const CONFIG_POLL_MS: u64 = 1_000;
 pub const CONFIG_FILE_BYTES: u64 = 64 << 20;
 /// Values in one job file, counting what aliases repeat: 10,000 jobs have 200,000.
 pub const CONFIG_NODES: usize = 4_000_000;
+/// Larger files are parsed in pieces of about this size.
+pub const CONFIG_PIECE_BYTES: usize = 128 << 10;
 /// Up to so many files, each is looked at every `CONFIG_POLL_MS` even where the kernel tells of changes.
 pub const CONFIG_SWEEP_FILES: usize = 256;
 /// More files than that are all looked at this often; links always every `CONFIG_POLL_MS`.
