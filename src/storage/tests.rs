@@ -358,14 +358,16 @@ fn beyond_its_limit_an_output_keeps_head_and_tail_exactly() {
         row(1, 1 + at, from as u64, &stream[from..from + 10])
     }));
     fixture.commit(output(rows));
-    let mut trim = Write::default();
-    trim.trim = vec![crate::engine::effect::Trim {
+    let trim = vec![crate::engine::effect::Trim {
         machine_run: MachineRunId(1),
         day: DAY,
         from_row: 10,
         below_row: 17,
     }];
-    fixture.commit(trim);
+    fixture.commit(Write {
+        trim,
+        ..Write::default()
+    });
     fixture.sync();
     let reader = fixture.storage.reader();
     let total = 200;
