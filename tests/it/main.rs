@@ -1,1 +1,4 @@
+//! The integration tests, on the real binaries.
 
+mod support;
+mod wrapper;
