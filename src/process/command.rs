@@ -41,7 +41,8 @@ struct Prepared {
 pub fn start(launch: &Launch, output: BorrowedFd<'_>) -> Result<Pid, String> {
     let prepared = prepare(launch)?;
     let context = |error: rustix::io::Errno| format!("cannot start the command: {}", io::Error::from(error));
-    let null = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(context)?;
+    let null =
+        rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(context)?;
     let (verdict, verdict_end) = pipe_with(PipeFlags::CLOEXEC).map_err(context)?;
     let arguments = pointers(&prepared.arguments);
     let environment = pointers(&prepared.environment);
@@ -81,7 +82,14 @@ fn become_command(
     // SAFETY: plain numbers
     unsafe { libc::setpgid(0, 0) };
     set_dispositions(
-        &[libc::SIGPIPE, libc::SIGHUP, libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGCHLD],
+        &[
+            libc::SIGPIPE,
+            libc::SIGHUP,
+            libc::SIGTERM,
+            libc::SIGINT,
+            libc::SIGQUIT,
+            libc::SIGCHLD,
+        ],
         libc::SIG_DFL,
     );
     unblock_signals();
@@ -112,7 +120,9 @@ fn prepare(launch: &Launch) -> Result<Prepared, String> {
     let account = account_for(launch.user.as_deref())?;
     let me = geteuid();
     let switches = launch.user.is_some() && me.is_root();
-    let home = account.as_ref().map_or_else(|| OsString::from("/"), |account| account.home.clone());
+    let home = account
+        .as_ref()
+        .map_or_else(|| OsString::from("/"), |account| account.home.clone());
     let cwd = launch.cwd.clone().unwrap_or(home);
     let text = |value: &OsStr, what: &str| {
         CString::new(value.as_bytes())
@@ -180,7 +190,11 @@ fn environment(launch: &Launch, account: Option<&Account>) -> Vec<(OsString, OsS
 }
 
 fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
-    strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect()
+    strings
+        .iter()
+        .map(|string| string.as_ptr())
+        .chain([std::ptr::null()])
+        .collect()
 }
 
 fn blame(launch: &Launch, report: &[u8]) -> String {
@@ -228,7 +242,12 @@ mod tests {
         };
         let launch = Launch {
             inherited: vec![pair("LANG", "C.UTF-8"), pair("HOME", "/root")],
-            own: vec![pair("PYTHONUNBUFFERED", "1"), pair("A", "1"), pair("A", "2"), pair("a=b", "x")],
+            own: vec![
+                pair("PYTHONUNBUFFERED", "1"),
+                pair("A", "1"),
+                pair("A", "2"),
+                pair("a=b", "x"),
+            ],
             ..Launch::default()
         };
         let environment = environment(&launch, Some(&nobody));
@@ -251,6 +270,11 @@ mod tests {
             user: Some("no-such-user".into()),
             ..Launch::default()
         };
-        assert!(prepare(&launch).err().unwrap().contains("user 'no-such-user' does not exist"));
+        assert!(
+            prepare(&launch)
+                .err()
+                .unwrap()
+                .contains("user 'no-such-user' does not exist")
+        );
     }
 }

@@ -2,7 +2,8 @@
 //! Must not know: why it has to end.
 
 use rustix::process::{
-    Pid, Signal, WaitId, WaitIdOptions, WaitOptions, getpid, kill_process, kill_process_group, waitid, waitpid,
+    Pid, Signal, WaitId, WaitIdOptions, WaitOptions, getpid, kill_process, kill_process_group, waitid,
+    waitpid,
 };
 
 use crate::clock;
@@ -161,7 +162,11 @@ fn parse_stat(pid: i32, stat: &str) -> Option<(i32, Relative)> {
     let group = fields.next()?.parse().ok()?;
     let relative = Relative {
         pid: Pid::from_raw(pid)?,
-        name: stat.get(open + 1..close)?.chars().map(|c| if c.is_control() { '?' } else { c }).collect(),
+        name: stat
+            .get(open + 1..close)?
+            .chars()
+            .map(|c| if c.is_control() { '?' } else { c })
+            .collect(),
         group,
         zombie: matches!(state, "Z" | "X"),
     };

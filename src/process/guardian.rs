@@ -73,7 +73,16 @@ impl Watch {
         setpgid(None, None)?;
         set_child_subreaper(Some(getpid()))?;
         // who wants the run to end tells the wrapper; the guardian has to outlive it
-        set_dispositions(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT, libc::SIGPIPE], libc::SIG_IGN);
+        set_dispositions(
+            &[
+                libc::SIGTERM,
+                libc::SIGINT,
+                libc::SIGHUP,
+                libc::SIGQUIT,
+                libc::SIGPIPE,
+            ],
+            libc::SIG_IGN,
+        );
         Ok(Watch {
             wrapper,
             children: child_signals()?,

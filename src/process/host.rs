@@ -21,7 +21,8 @@ fn canonical(bare: &str) -> Option<String> {
     hints.ai_socktype = libc::SOCK_STREAM;
     let mut list = std::ptr::null_mut();
     // SAFETY: bare ends with NUL, hints and list live on this stack
-    if unsafe { libc::getaddrinfo(bare.as_ptr(), std::ptr::null(), &hints, &mut list) } != 0 || list.is_null() {
+    if unsafe { libc::getaddrinfo(bare.as_ptr(), std::ptr::null(), &hints, &mut list) } != 0 || list.is_null()
+    {
         return None;
     }
     // SAFETY: a successful getaddrinfo gives a list whose first entry may hold a name; it is freed once, here

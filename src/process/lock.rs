@@ -54,14 +54,14 @@ fn default_path(job: &str, machine: &str) -> Result<PathBuf, String> {
         return Ok(Path::new("/run/lock").join(file));
     }
     let directory = private_directory().join("sp-wrapper");
-    make_private(&directory)
-        .map_err(|error| format!("cannot make {}: {error}", directory.display()))?;
+    make_private(&directory).map_err(|error| format!("cannot make {}: {error}", directory.display()))?;
     Ok(directory.join(file))
 }
 
 /// The user's cache directory (`$XDG_CACHE_HOME`, `~/.cache` by the user database).
 pub fn private_directory() -> PathBuf {
-    if let Some(cache) = std::env::var_os("XDG_CACHE_HOME").filter(|cache| cache.as_bytes().starts_with(b"/")) {
+    if let Some(cache) = std::env::var_os("XDG_CACHE_HOME").filter(|cache| cache.as_bytes().starts_with(b"/"))
+    {
         return PathBuf::from(cache);
     }
     let account = user::account_of(geteuid().as_raw()).ok().flatten();
@@ -72,10 +72,15 @@ pub fn private_directory() -> PathBuf {
 /// Makes a directory that only this user may enter, with its parents, and refuses one that is somebody else's.
 pub fn make_private(directory: &Path) -> io::Result<()> {
     use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)?;
     let found = std::fs::symlink_metadata(directory)?;
     if !found.is_dir() || found.uid() != geteuid().as_raw() || found.mode() & 0o022 != 0 {
-        return Err(io::Error::other("it is a link, somebody else's, or others may write there"));
+        return Err(io::Error::other(
+            "it is a link, somebody else's, or others may write there",
+        ));
     }
     Ok(())
 }
@@ -151,8 +156,16 @@ mod tests {
     fn a_living_pid_in_the_old_lock_is_honoured_and_a_dead_one_is_not() {
         let directory = scratch("old");
         assert!(refuse_old_holder("j", &directory).is_ok());
-        std::fs::write(directory.join("sp_wrapper_j.lock"), format!("{}\n", std::process::id())).unwrap();
-        assert!(refuse_old_holder("j", &directory).unwrap_err().contains("which is running"));
+        std::fs::write(
+            directory.join("sp_wrapper_j.lock"),
+            format!("{}\n", std::process::id()),
+        )
+        .unwrap();
+        assert!(
+            refuse_old_holder("j", &directory)
+                .unwrap_err()
+                .contains("which is running")
+        );
         for stale in ["", "x", "2147483000", "-5"] {
             std::fs::write(directory.join("sp_wrapper_j.lock"), stale).unwrap();
             assert!(refuse_old_holder("j", &directory).is_ok(), "{stale}");

@@ -296,7 +296,9 @@ mod tests {
         let reports = [
             Report::Started { pid: 5 },
             Report::Locked { message: "m".into() },
-            Report::NotStarted { message: "grüße".into() },
+            Report::NotStarted {
+                message: "grüße".into(),
+            },
             Report::Exited(Exit::Code(3)),
             Report::Exited(Exit::Signal(9)),
             Report::Empty,

@@ -23,7 +23,15 @@ pub fn account_named(name: &OsStr) -> io::Result<Option<Account>> {
     };
     let found = look_up(|entry, buffer, found| {
         // SAFETY: all pointers are valid for the call; wanted ends with NUL
-        unsafe { libc::getpwnam_r(wanted.as_ptr(), entry, buffer.as_mut_ptr().cast(), buffer.len(), found) }
+        unsafe {
+            libc::getpwnam_r(
+                wanted.as_ptr(),
+                entry,
+                buffer.as_mut_ptr().cast(),
+                buffer.len(),
+                found,
+            )
+        }
     })?;
     match (found, name.to_str().and_then(|name| name.parse().ok())) {
         (None, Some(uid)) => account_of(uid),

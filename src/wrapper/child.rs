@@ -55,7 +55,9 @@ impl Child {
             let _ = told.send(Event::OutputEnded);
         })?;
         let told = events.clone();
-        spawn("sp-watch", events.clone(), move || listen(guardian.socket, &signals, &told))?;
+        spawn("sp-watch", events.clone(), move || {
+            listen(guardian.socket, &signals, &told)
+        })?;
         Ok(Child {
             guardian: guardian.pid,
             socket,
@@ -113,7 +115,10 @@ impl Child {
 fn listen(mut socket: UnixStream, mut signals: &UnixStream, events: &Sender<Event>) {
     loop {
         let (reports, signalled) = {
-            let mut slots = [PollFd::new(&socket, PollFlags::IN), PollFd::new(&signals, PollFlags::IN)];
+            let mut slots = [
+                PollFd::new(&socket, PollFlags::IN),
+                PollFd::new(&signals, PollFlags::IN),
+            ];
             match poll(&mut slots, None) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(_) => return,

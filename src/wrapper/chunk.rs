@@ -16,7 +16,11 @@ pub fn cut(waiting: &[u8], is_last: bool) -> usize {
     };
     let valid = error.valid_up_to();
     if error.error_len().is_none() {
-        return if may_tear && valid == 0 { offered.len() } else { valid };
+        return if may_tear && valid == 0 {
+            offered.len()
+        } else {
+            valid
+        };
     }
     if valid >= limits::TEXT_STRETCH_BYTES {
         return valid;

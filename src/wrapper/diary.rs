@@ -19,7 +19,10 @@ use crate::safe_name::safe_name;
 /// output goes to, if one can be opened at all.
 pub fn open(directory: &OsStr, job: &str, level: LevelFilter) -> Option<File> {
     let path = Path::new(directory).join(format!("{}.log", safe_name(job)));
-    let _ = std::fs::DirBuilder::new().recursive(true).mode(0o750).create(directory);
+    let _ = std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o750)
+        .create(directory);
     let file = OpenOptions::new()
         .append(true)
         .create(true)
@@ -53,9 +56,17 @@ impl Log for Diary {
         if !self.enabled(record.metadata()) {
             return;
         }
-        let mut line = format!("{} [{}] {} {}", clock::wall().iso(), self.pid, record.level(), record.args());
+        let mut line = format!(
+            "{} [{}] {} {}",
+            clock::wall().iso(),
+            self.pid,
+            record.level(),
+            record.args()
+        );
         if line.len() > limits::LOG_LINE_BYTES {
-            let end = (0..=limits::LOG_LINE_BYTES).rev().find(|&at| line.is_char_boundary(at));
+            let end = (0..=limits::LOG_LINE_BYTES)
+                .rev()
+                .find(|&at| line.is_char_boundary(at));
             line.truncate(end.unwrap_or(0));
         }
         let line = line.replace('\n', "\\n") + "\n";

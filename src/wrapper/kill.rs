@@ -131,8 +131,13 @@ impl Course {
         let started_at = self.started_at.filter(|_| !self.finished)?;
         let timeout = (self.timeout_s > 0 && self.reason.is_none() && self.exit.is_none())
             .then(|| self.times_out_at(started_at));
-        let drained = self.let_go_at().or_else(|| self.drained_at().map(out_of_patience));
-        [timeout, self.end_all_due_at(), self.given_up_at(), drained].into_iter().flatten().min()
+        let drained = self
+            .let_go_at()
+            .or_else(|| self.drained_at().map(out_of_patience));
+        [timeout, self.end_all_due_at(), self.given_up_at(), drained]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn times_out_at(&self, started_at: Mono) -> Mono {
@@ -182,7 +187,11 @@ impl Course {
     fn let_go_at(&self) -> Option<Mono> {
         let drained_at = self.drained_at().filter(|_| !self.stop_reading_asked)?;
         let unanswered = self.names_asked && self.leftovers.is_none();
-        Some(if unanswered { drained_at.plus_ms(limits::GUARDIAN_ANSWER_MS) } else { drained_at })
+        Some(if unanswered {
+            drained_at.plus_ms(limits::GUARDIAN_ANSWER_MS)
+        } else {
+            drained_at
+        })
     }
 
     fn is_over(&self, now: Mono) -> bool {
@@ -208,14 +217,21 @@ impl Course {
         let mut notice = match self.reason() {
             Some(Reason::Kill) => "[Job terminated by user request]\n".to_string(),
             Some(Reason::Timeout) => {
-                format!("[SALTPETER ERROR: Job timed out after {} seconds]\n", self.timeout_s)
+                format!(
+                    "[SALTPETER ERROR: Job timed out after {} seconds]\n",
+                    self.timeout_s
+                )
             }
             Some(Reason::Stop) => "[wrapper was told to stop]\n".to_string(),
             Some(Reason::Fault(what)) => format!("[SALTPETER ERROR: {what}]\n"),
             None => String::new(),
         };
         if let Some(names) = self.leftovers.as_ref().filter(|names| !names.is_empty()) {
-            let how = if self.reason.is_some() { "could not be ended" } else { "left running, output not followed" };
+            let how = if self.reason.is_some() {
+                "could not be ended"
+            } else {
+                "left running, output not followed"
+            };
             notice.push_str(&format!("[{how}: {names}]\n"));
         }
         Outcome { retcode, notice }
@@ -299,7 +315,10 @@ mod tests {
         course.exited(Exit::Signal(9), Mono(6_010));
         course.family_ended(Mono(6_020));
         course.output_ended();
-        assert_eq!(course.steps(Mono(6_020)), finish(143, "[Job terminated by user request]\n"));
+        assert_eq!(
+            course.steps(Mono(6_020)),
+            finish(143, "[Job terminated by user request]\n")
+        );
     }
 
     #[test]
@@ -311,7 +330,10 @@ mod tests {
         course.output_ended();
         assert_eq!(course.steps(Mono(100)), [], "a child of the command still lives");
         course.family_ended(Mono(150));
-        assert_eq!(course.steps(Mono(150)), finish(143, "[Job terminated by user request]\n"));
+        assert_eq!(
+            course.steps(Mono(150)),
+            finish(143, "[Job terminated by user request]\n")
+        );
     }
 
     #[test]
@@ -325,7 +347,10 @@ mod tests {
         steps.extend(course.steps(Mono(drained + limits::GUARDIAN_ANSWER_MS)));
         steps.extend(course.steps(Mono(drained + 2 * limits::GUARDIAN_ANSWER_MS)));
         assert_eq!(steps[..2], [Step::NameLeftovers, Step::StopReading]);
-        assert_eq!(steps[2..], finish(124, "[SALTPETER ERROR: Job timed out after 1 seconds]\n")[..]);
+        assert_eq!(
+            steps[2..],
+            finish(124, "[SALTPETER ERROR: Job timed out after 1 seconds]\n")[..]
+        );
     }
 
     #[test]

@@ -106,7 +106,9 @@ impl Link {
             return;
         }
         match frame {
-            Outgoing::Control(body) if !matches!(body, WrapperBody::Complete { .. }) => outbox.control.push_back(body),
+            Outgoing::Control(body) if !matches!(body, WrapperBody::Complete { .. }) => {
+                outbox.control.push_back(body)
+            }
             frame => outbox.bulk.push_back(frame),
         }
         drop(outbox);
@@ -178,7 +180,10 @@ impl Caller {
                 }
                 Err(reason) => {
                     if reason != self.told {
-                        log::warn!("reaching the daemon: {reason}; trying every {} ms", limits::RECONNECT_MS);
+                        log::warn!(
+                            "reaching the daemon: {reason}; trying every {} ms",
+                            limits::RECONNECT_MS
+                        );
                         self.told = reason;
                     }
                     limits::RECONNECT_MS
@@ -235,7 +240,8 @@ impl Caller {
                 return Err("no answer to the handshake".to_string());
             }
             let stream = middle.get_ref().get_ref().as_fd();
-            wake::wait(Some(stream), false, &self.shared.waker, Some(left)).map_err(|error| error.to_string())?;
+            wake::wait(Some(stream), false, &self.shared.waker, Some(left))
+                .map_err(|error| error.to_string())?;
             shaking = middle.handshake();
         }
     }

@@ -54,7 +54,11 @@ fn run(settings: Settings) -> ExitCode {
     let log_file = diary::open(&settings.log_directory, &settings.job, settings.tuning.log_level);
     std::panic::set_hook(Box::new(|panic| log::error!("panic: {panic}")));
     let machine = settings.machine.clone().unwrap_or_else(machine_id);
-    log::info!("sp-wrapper {} for {} on {machine}", env!("CARGO_PKG_VERSION"), settings.instance);
+    log::info!(
+        "sp-wrapper {} for {} on {machine}",
+        env!("CARGO_PKG_VERSION"),
+        settings.instance
+    );
     let supervisor = guardian.and_then(|guardian| Supervisor::new(settings, machine, guardian, log_file));
     match supervisor {
         Ok(supervisor) => supervisor.run(),

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use crate::clock::Mono;
 use crate::limits;
 use crate::protocol::{
-    ConnectAck, DaemonFrame, ErrorCode, FEATURE_DATA_BASE64, FEATURE_JOB, FEATURE_RESUME, FEATURE_WINDOW, JobOrder,
-    WrapperBody,
+    ConnectAck, DaemonFrame, ErrorCode, FEATURE_DATA_BASE64, FEATURE_JOB, FEATURE_RESUME, FEATURE_WINDOW,
+    JobOrder, WrapperBody,
 };
 
 /// The stream of the command's own output (stdout and stderr are one pipe).
@@ -79,7 +79,10 @@ pub enum Action {
     /// The outcome is stored.
     Delivered,
     /// The daemon does not know this run, or has given it to somebody else.
-    Refused { code: ErrorCode, message: String },
+    Refused {
+        code: ErrorCode,
+        message: String,
+    },
     /// The connection is to be made anew.
     Reconnect,
 }
@@ -163,7 +166,9 @@ impl Session {
             }
             DaemonFrame::OutputAck { seq } => self.held(now, seq.saturating_add(1)),
             DaemonFrame::NackOutOfOrder { expected_seq, .. } => self.nacked(now, expected_seq),
-            DaemonFrame::SyncResponse { last_seq } => self.held(now, u64::try_from(last_seq + 1).unwrap_or(0)),
+            DaemonFrame::SyncResponse { last_seq } => {
+                self.held(now, u64::try_from(last_seq + 1).unwrap_or(0))
+            }
             DaemonFrame::CompleteAck { .. } if self.complete_sent => {
                 self.closed = true;
                 return Some(Action::Delivered);
@@ -177,7 +182,9 @@ impl Session {
                 self.closed = true;
                 return Some(Action::Refused { code, message });
             }
-            DaemonFrame::Error { message, .. } => log::warn!("the daemon did not understand a frame: {message}"),
+            DaemonFrame::Error { message, .. } => {
+                log::warn!("the daemon did not understand a frame: {message}")
+            }
         }
         None
     }
@@ -244,7 +251,11 @@ impl Session {
             return None;
         }
         let stuck_at = self.progress_at.plus_ms(limits::ACK_TIMEOUT_MS);
-        Some(if self.wants_ack() { self.next_beat_at.min(stuck_at) } else { self.next_beat_at })
+        Some(if self.wants_ack() {
+            self.next_beat_at.min(stuck_at)
+        } else {
+            self.next_beat_at
+        })
     }
 
     /// The next frame to send, beats before output.
@@ -300,7 +311,11 @@ impl Session {
     }
 
     fn connect_frame(&self) -> WrapperBody {
-        let mut accepts = vec![FEATURE_DATA_BASE64.to_string(), FEATURE_WINDOW.into(), FEATURE_RESUME.into()];
+        let mut accepts = vec![
+            FEATURE_DATA_BASE64.to_string(),
+            FEATURE_WINDOW.into(),
+            FEATURE_RESUME.into(),
+        ];
         if self.wants_job && (self.trusted || self.permission_given) {
             accepts.push(FEATURE_JOB.to_string());
         }
@@ -411,7 +426,10 @@ impl Session {
         if expected >= first_unacked {
             return;
         }
-        let lost = format!("[output messages {expected}..{} were lost by the daemon]\n", first_unacked - 1);
+        let lost = format!(
+            "[output messages {expected}..{} were lost by the daemon]\n",
+            first_unacked - 1
+        );
         self.unacked_bytes += lost.len();
         self.unacked.push_front(Chunk {
             seq: 0,

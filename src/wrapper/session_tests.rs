@@ -30,7 +30,9 @@ fn due(session: &mut Session, now: u64) -> Vec<String> {
                 format!("complete {} {}", retcode.unwrap(), seq.unwrap())
             }
             Outgoing::Control(other) => panic!("{other:?}"),
-            Outgoing::Output { chunk, .. } => format!("{} {}", chunk.seq, String::from_utf8_lossy(&chunk.data)),
+            Outgoing::Output { chunk, .. } => {
+                format!("{} {}", chunk.seq, String::from_utf8_lossy(&chunk.data))
+            }
         });
     }
     words
@@ -53,7 +55,10 @@ fn running_with_old_daemon() -> Session {
     let mut session = Session::new("id".into(), "1", false);
     session.connected(Mono(0), false);
     due(&mut session, 0);
-    assert_eq!(session.receive(Mono(0), ack(None, false, None)), Some(Action::Start(None)));
+    assert_eq!(
+        session.receive(Mono(0), ack(None, false, None)),
+        Some(Action::Start(None))
+    );
     session.started(7);
     session
 }
@@ -221,7 +226,10 @@ fn the_window_bounds_frames_and_bytes() {
     while session.has_room() {
         session.offer(STDOUT, vec![b'x'; limits::OUTPUT_CHUNK_BYTES]);
     }
-    assert_eq!(session.unacked().count(), limits::WINDOW_BYTES / limits::OUTPUT_CHUNK_BYTES);
+    assert_eq!(
+        session.unacked().count(),
+        limits::WINDOW_BYTES / limits::OUTPUT_CHUNK_BYTES
+    );
     session.receive(Mono(1), DaemonFrame::OutputAck { seq: 99 });
     while session.has_room() {
         session.offer(STDOUT, vec![b'x']);
@@ -259,7 +267,11 @@ fn an_old_daemon_is_asked_what_it_holds_after_a_cut() {
     session.connected(Mono(1_000), false);
     assert_eq!(due(&mut session, 1_000), ["sync 0 2", "beat", "1 b"]);
     session.receive(Mono(1_001), DaemonFrame::SyncResponse { last_seq: -1 });
-    assert_eq!(session.unacked().count(), 1, "-1 does not lose what is unacknowledged");
+    assert_eq!(
+        session.unacked().count(),
+        1,
+        "-1 does not lose what is unacknowledged"
+    );
     session.receive(Mono(1_001), DaemonFrame::SyncResponse { last_seq: 1 });
     assert_eq!(session.unacked().count(), 0);
 }
@@ -281,7 +293,10 @@ fn a_kill_is_answered_and_handed_on_each_time() {
         machine: "m".into(),
     };
     for at in 0..2 {
-        assert_eq!(session.receive(Mono(at), DaemonFrame::Kill { key: key.clone() }), Some(Action::Kill));
+        assert_eq!(
+            session.receive(Mono(at), DaemonFrame::Kill { key: key.clone() }),
+            Some(Action::Kill)
+        );
         assert_eq!(due(&mut session, at), ["killed"]);
     }
 }
@@ -295,7 +310,10 @@ fn a_refusal_ends_the_talking() {
             code,
             message: message.clone(),
         };
-        assert_eq!(session.receive(Mono(1), error), Some(Action::Refused { code, message }));
+        assert_eq!(
+            session.receive(Mono(1), error),
+            Some(Action::Refused { code, message })
+        );
         assert!(session.is_closed());
         session.complete(0);
         assert_eq!(due(&mut session, 60_000), [""; 0]);

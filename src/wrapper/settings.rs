@@ -76,7 +76,9 @@ impl Settings {
             found.map(|(_, value)| value).filter(|value| !value.is_empty())
         };
         let text = |name: &str| raw(name).map(|value| value.to_string_lossy().into_owned());
-        let required = |name: &str| text(name).ok_or_else(|| format!("{name} is not set: the daemon's dispatch sets it"));
+        let required = |name: &str| {
+            text(name).ok_or_else(|| format!("{name} is not set: the daemon's dispatch sets it"))
+        };
         let url = required("SP_WEBSOCKET_URL")?;
         check_scheme(&url)?;
         let job = required("SP_JOB_NAME")?;
@@ -96,7 +98,9 @@ impl Settings {
             tuning.apply(&name.to_string_lossy(), &value.to_string_lossy());
         }
         let machine = text("SP_MACHINE_ID");
-        let log_directory = raw("SP_WRAPPER_LOGDIR").cloned().unwrap_or_else(|| "/var/log/sp_wrapper".into());
+        let log_directory = raw("SP_WRAPPER_LOGDIR")
+            .cloned()
+            .unwrap_or_else(|| "/var/log/sp_wrapper".into());
         Ok(Settings {
             url,
             job,
@@ -125,7 +129,11 @@ impl Settings {
             own: self.names_of_the_run(machine),
             lock: self.lock(own.allow_overlap, own.lockfile.as_ref(), machine),
         };
-        if !launch.inherited.iter().any(|(name, _)| name == "PYTHONUNBUFFERED") {
+        if !launch
+            .inherited
+            .iter()
+            .any(|(name, _)| name == "PYTHONUNBUFFERED")
+        {
             launch.own.push(("PYTHONUNBUFFERED".into(), "1".into()));
         }
         Some(Start {
@@ -141,12 +149,24 @@ impl Settings {
         own.push(("SP_TIMEOUT".into(), order.timeout.to_string().into()));
         own.extend(order.env.iter().map(|(name, value)| (name.into(), value.into())));
         let lockfile = order.lockfile.as_ref().map(OsString::from);
-        let inherited = self.environment.iter().filter(|(name, _)| is_inherited(name)).cloned();
+        let inherited = self
+            .environment
+            .iter()
+            .filter(|(name, _)| is_inherited(name))
+            .cloned();
         Start {
             launch: Launch {
                 command: order.command.clone().into(),
-                cwd: order.cwd.as_ref().filter(|cwd| !cwd.is_empty()).map(OsString::from),
-                user: order.user.as_ref().filter(|user| !user.is_empty()).map(OsString::from),
+                cwd: order
+                    .cwd
+                    .as_ref()
+                    .filter(|cwd| !cwd.is_empty())
+                    .map(OsString::from),
+                user: order
+                    .user
+                    .as_ref()
+                    .filter(|user| !user.is_empty())
+                    .map(OsString::from),
                 inherited: inherited.collect(),
                 own,
                 lock: self.lock(order.allow_overlap, lockfile.as_ref(), machine),
@@ -231,7 +251,10 @@ fn seconds(value: &str) -> u64 {
 }
 
 fn is_true(value: &str) -> bool {
-    !matches!(value.trim().to_ascii_lowercase().as_str(), "false" | "0" | "no" | "off")
+    !matches!(
+        value.trim().to_ascii_lowercase().as_str(),
+        "false" | "0" | "no" | "off"
+    )
 }
 
 #[cfg(test)]
@@ -266,13 +289,30 @@ mod tests {
 
     #[test]
     fn the_token_and_the_settings_do_not_reach_the_command() {
-        let extra = [("SP_COMMAND", "secret"), ("SP_TIMEOUT", "1.5"), ("SP_USER", "nobody"), ("A", "1"), ("PATH", "/bin")];
+        let extra = [
+            ("SP_COMMAND", "secret"),
+            ("SP_TIMEOUT", "1.5"),
+            ("SP_USER", "nobody"),
+            ("A", "1"),
+            ("PATH", "/bin"),
+        ];
         let settings = Settings::from_environment(environment(&extra)).unwrap();
         let start = settings.own_start("m").unwrap();
         assert_eq!(start.timeout_s, 2);
         let names = names(&start);
-        for expected in ["A", "PATH", "SP_TIMEOUT", "SP_JOB_NAME", "SP_JOB_INSTANCE", "SP_MACHINE_ID", "PYTHONUNBUFFERED"] {
-            assert!(names.iter().any(|name| name == expected), "{expected} in {names:?}");
+        for expected in [
+            "A",
+            "PATH",
+            "SP_TIMEOUT",
+            "SP_JOB_NAME",
+            "SP_JOB_INSTANCE",
+            "SP_MACHINE_ID",
+            "PYTHONUNBUFFERED",
+        ] {
+            assert!(
+                names.iter().any(|name| name == expected),
+                "{expected} in {names:?}"
+            );
         }
         for hidden in ["SP_WEBSOCKET_URL", "SP_COMMAND", "SP_USER"] {
             assert!(!names.iter().any(|name| name == hidden), "{hidden} in {names:?}");
@@ -291,8 +331,15 @@ mod tests {
         };
         let start = settings.ordered_start(&order, "m");
         let expected = [
-            "PATH", "LC_ALL", "PYTHONUNBUFFERED", "SP_JOB_NAME", "SP_JOB_INSTANCE", "SP_JOB_INSTANCE_NAME",
-            "SP_MACHINE_ID", "SP_TIMEOUT", "A",
+            "PATH",
+            "LC_ALL",
+            "PYTHONUNBUFFERED",
+            "SP_JOB_NAME",
+            "SP_JOB_INSTANCE",
+            "SP_JOB_INSTANCE_NAME",
+            "SP_MACHINE_ID",
+            "SP_TIMEOUT",
+            "A",
         ];
         assert_eq!(names(&start), expected);
         assert_eq!(start.launch.cwd, None);

@@ -260,7 +260,10 @@ impl Queue {
     }
 
     fn disk_bytes(&self) -> u64 {
-        self.segments.iter().map(|segment| segment.written - segment.read).sum()
+        self.segments
+            .iter()
+            .map(|segment| segment.written - segment.read)
+            .sum()
     }
 
     fn place_for(&mut self, length: usize) -> Place {
@@ -318,7 +321,10 @@ impl Queue {
 
     fn without_disk(&mut self, error: &io::Error) -> Place {
         if !std::mem::replace(&mut self.complained, true) {
-            log::error!("spooling to {}: {error}; output is held back or left out", self.home.root.display());
+            log::error!(
+                "spooling to {}: {error}; output is held back or left out",
+                self.home.root.display()
+            );
         }
         if self.may_leave_out || self.closing {
             return Place::LeftOut;
@@ -331,7 +337,10 @@ impl Queue {
     fn leave_out_middle(&mut self) {
         let mut before = 0;
         let half = self.limit_bytes / 2;
-        let gap = self.segments.iter().position(|segment| segment.left_out_before > 0);
+        let gap = self
+            .segments
+            .iter()
+            .position(|segment| segment.left_out_before > 0);
         let middle = gap.unwrap_or_else(|| {
             let past_half = self.segments.iter().position(|segment| {
                 before += segment.written - segment.read;
@@ -567,7 +576,10 @@ mod tests {
         let (count, tail) = rest.split_once(" bytes left out]\n").unwrap();
         assert!(head.len() >= MEMORY - 100_000 + (1 << 19) && bytes.starts_with(head.as_bytes()));
         assert!(tail.len() >= (1 << 19) - (128 << 10) && bytes.ends_with(tail.as_bytes()));
-        assert_eq!(head.len() + tail.len() + count.parse::<usize>().unwrap(), bytes.len());
+        assert_eq!(
+            head.len() + tail.len() + count.parse::<usize>().unwrap(),
+            bytes.len()
+        );
         assert!(head.len() + tail.len() <= MEMORY + (1 << 20));
         drop(spool);
         std::fs::remove_dir_all(root).unwrap();
@@ -622,8 +634,14 @@ mod tests {
     fn only_leftovers_of_the_dead_are_removed() {
         let root = std::env::temp_dir().join(format!("sp-spool-leftovers-{}", std::process::id()));
         let old = rustix::fs::Timestamps {
-            last_access: rustix::fs::Timespec { tv_sec: 1, tv_nsec: 0 },
-            last_modification: rustix::fs::Timespec { tv_sec: 1, tv_nsec: 0 },
+            last_access: rustix::fs::Timespec {
+                tv_sec: 1,
+                tv_nsec: 0,
+            },
+            last_modification: rustix::fs::Timespec {
+                tv_sec: 1,
+                tv_nsec: 0,
+            },
         };
         for name in ["dead", "alive", "young"] {
             std::fs::create_dir_all(root.join(name)).unwrap();

@@ -65,16 +65,27 @@ enum Stage {
     /// For the permission to start.
     Waiting,
     /// The guardian has the order.
-    Starting { timeout_s: u64 },
+    Starting {
+        timeout_s: u64,
+    },
     Running,
     /// No more output comes; the outcome is to be delivered.
-    Finishing { retcode: i64, notice: String, offered: bool },
+    Finishing {
+        retcode: i64,
+        notice: String,
+        offered: bool,
+    },
     Done,
 }
 
 impl Supervisor {
     /// Starts the threads. `machine` is who we are to the daemon.
-    pub fn new(settings: Settings, machine: String, guardian: Guardian, log_file: Option<File>) -> io::Result<Supervisor> {
+    pub fn new(
+        settings: Settings,
+        machine: String,
+        guardian: Guardian,
+        log_file: Option<File>,
+    ) -> io::Result<Supervisor> {
         let (sender, events) = bounded(limits::WRAPPER_QUEUE);
         let key = SessionKey {
             job: settings.job.clone(),
@@ -84,7 +95,11 @@ impl Supervisor {
         let wrapper_id = random_id()?;
         let link = Link::start(settings.url.clone(), key.clone(), sender.clone())?;
         let files = format!("{}.{}", key.instance, &wrapper_id[..8]);
-        let spool = Arc::new(Spool::new(spool::root(), &files, settings.tuning.spool_limit_bytes)?);
+        let spool = Arc::new(Spool::new(
+            spool::root(),
+            &files,
+            settings.tuning.spool_limit_bytes,
+        )?);
         let child = Child::new(guardian, spool.clone(), &sender)?;
         Ok(Supervisor {
             session: Session::new(wrapper_id, env!("CARGO_PKG_VERSION"), settings.own_job.is_none()),
@@ -122,7 +137,10 @@ impl Supervisor {
             let now = clock::mono();
             self.turn(now);
             let wait_ms = self.deadline().map_or(u64::MAX, |at| at.since_ms(now));
-            let Ok(event) = self.events.recv_timeout(Duration::from_millis(wait_ms.min(3_600_000))) else {
+            let Ok(event) = self
+                .events
+                .recv_timeout(Duration::from_millis(wait_ms.min(3_600_000)))
+            else {
                 continue;
             };
             self.handle(event);
@@ -156,9 +174,13 @@ impl Supervisor {
     }
 
     fn deadline(&self) -> Option<Mono> {
-        let patience = matches!(self.stage, Stage::Waiting | Stage::Finishing { .. }).then_some(self.patience_ends_at);
+        let patience =
+            matches!(self.stage, Stage::Waiting | Stage::Finishing { .. }).then_some(self.patience_ends_at);
         let output = self.pace.due_at().filter(|_| self.session.has_room());
-        [self.session.deadline(), self.course.deadline(), output, patience].into_iter().flatten().min()
+        [self.session.deadline(), self.course.deadline(), output, patience]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn handle(&mut self, event: Event) {
@@ -171,7 +193,9 @@ impl Supervisor {
             Event::OutputEnded => self.course.output_ended(),
             Event::ToldToStop => self.told_to_stop(now),
             Event::Panicked(name) if name == "sp-link" => self.restart_link(),
-            Event::Panicked(name) => self.fail(&format!("the wrapper's thread {name} failed, so the command was ended")),
+            Event::Panicked(name) => self.fail(&format!(
+                "the wrapper's thread {name} failed, so the command was ended"
+            )),
         }
     }
 
@@ -245,7 +269,10 @@ impl Supervisor {
             timeout_s: start.timeout_s,
         };
         if let Err(error) = self.child.start(start.launch) {
-            self.finish(255, format!("[SALTPETER ERROR: cannot start the command: {error}]\n"));
+            self.finish(
+                255,
+                format!("[SALTPETER ERROR: cannot start the command: {error}]\n"),
+            );
         }
     }
 
@@ -301,7 +328,9 @@ impl Supervisor {
                 panic_for_tests("start");
             }
             Report::Locked { message } => self.not_started(254, format!("LOCKFILE ERROR: {message}\n")),
-            Report::NotStarted { message } => self.not_started(255, format!("[SALTPETER ERROR: {message}]\n")),
+            Report::NotStarted { message } => {
+                self.not_started(255, format!("[SALTPETER ERROR: {message}]\n"))
+            }
             Report::Exited(exit) => {
                 log::info!("command ended: {exit:?}");
                 self.course.exited(exit, now);
@@ -387,7 +416,14 @@ impl Supervisor {
         if matches!(self.stage, Stage::Finishing { .. } | Stage::Done) {
             return;
         }
-        log::info!("outcome {retcode}; {}", if notice.is_empty() { "no notice" } else { notice.trim_end() });
+        log::info!(
+            "outcome {retcode}; {}",
+            if notice.is_empty() {
+                "no notice"
+            } else {
+                notice.trim_end()
+            }
+        );
         self.course = Course::default();
         self.patience_ends_at = clock::mono().plus_ms(limits::WRAPPER_PATIENCE_MS);
         self.stage = Stage::Finishing {
@@ -443,7 +479,8 @@ impl Supervisor {
             && !std::mem::replace(offered, true)
         {
             if !notice.is_empty() {
-                self.session.offer(STDERR, format!("{fresh_line}{notice}").into_bytes());
+                self.session
+                    .offer(STDERR, format!("{fresh_line}{notice}").into_bytes());
             }
             self.session.complete(*retcode);
         }
@@ -481,7 +518,8 @@ impl Supervisor {
         while let Some(data) = self.spool.take(true) {
             kept = kept.and_then(|()| write(&data));
         }
-        kept = kept.and_then(|()| write(format!("\n#### end of {title}, exit code {retcode} ####\n").as_bytes()));
+        kept = kept
+            .and_then(|()| write(format!("\n#### end of {title}, exit code {retcode} ####\n").as_bytes()));
         if let Err(error) = kept {
             log::error!("keeping the output that could not be delivered: {error}");
         }
@@ -504,7 +542,11 @@ impl Supervisor {
 }
 
 /// Starts a thread whose panic the owner hears of.
-pub fn spawn(name: &'static str, events: Sender<Event>, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
+pub fn spawn(
+    name: &'static str,
+    events: Sender<Event>,
+    body: impl FnOnce() + Send + 'static,
+) -> io::Result<()> {
     let guarded = move || {
         if catch_unwind(AssertUnwindSafe(body)).is_err() {
             let _ = events.send(Event::Panicked(name.to_string()));

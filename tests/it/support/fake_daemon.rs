@@ -42,6 +42,7 @@ pub struct Told {
     pub duplicates: u64,
     pub nacked: u64,
     pub connects: u64,
+    pub connected_at: Option<clock::Wall>,
     pub starts: u64,
     pub pid: Option<i32>,
     pub wrapper_ids: Vec<String>,
@@ -66,8 +67,10 @@ struct Shared {
     script: Mutex<Script>,
     told: Mutex<Told>,
     /// One per connection: rung to send a kill, or to look whether it is down.
-    connections: Mutex<Vec<(Arc<Waker>, Arc<Mutex<Wish>>)>>,
+    connections: Mutex<Vec<Standing>>,
 }
+
+type Standing = (Arc<Waker>, Arc<Mutex<Wish>>);
 
 /// What a connection is to do next.
 #[derive(Default)]
@@ -78,7 +81,12 @@ struct Wish {
 
 /// All that ours offers.
 pub fn all_features() -> Option<Vec<&'static str>> {
-    Some(vec![FEATURE_JOB, FEATURE_DATA_BASE64, FEATURE_WINDOW, FEATURE_RESUME])
+    Some(vec![
+        FEATURE_JOB,
+        FEATURE_DATA_BASE64,
+        FEATURE_WINDOW,
+        FEATURE_RESUME,
+    ])
 }
 
 impl FakeDaemon {
@@ -201,7 +209,12 @@ impl Shared {
     }
 
     /// Reads all there is. None: the connection ends.
-    fn turn(&self, socket: &mut WebSocket<TcpStream>, key: &mut Option<SessionKey>, frames: &mut u64) -> Option<()> {
+    fn turn(
+        &self,
+        socket: &mut WebSocket<TcpStream>,
+        key: &mut Option<SessionKey>,
+        frames: &mut u64,
+    ) -> Option<()> {
         loop {
             let script = self.script.lock().clone();
             if script.down {
@@ -235,7 +248,9 @@ impl Shared {
 impl Told {
     fn take(&mut self, body: WrapperBody, script: &Script) -> Option<DaemonFrame> {
         match body {
-            WrapperBody::Connect { accepts, wrapper_id, .. } => return Some(self.greet(accepts, wrapper_id, script)),
+            WrapperBody::Connect {
+                accepts, wrapper_id, ..
+            } => return Some(self.greet(accepts, wrapper_id, script)),
             WrapperBody::Start { pid, .. } => {
                 self.starts += 1;
                 self.pid = pid.map(|pid| pid as i32);
@@ -267,6 +282,7 @@ impl Told {
 
     fn greet(&mut self, accepts: Option<Vec<String>>, id: Option<String>, script: &Script) -> DaemonFrame {
         self.connects += 1;
+        self.connected_at.get_or_insert(clock::wall());
         self.accepts = accepts.unwrap_or_default();
         let id = id.unwrap_or_default();
         self.wrapper_ids.push(id.clone());

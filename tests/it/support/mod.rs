@@ -42,7 +42,11 @@ impl Scratch {
     pub fn new() -> Scratch {
         use std::sync::atomic::{AtomicU32, Ordering};
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("sp-it-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let name = format!(
+            "sp-it-{}-{}",
+            std::process::id(),
+            COUNT.fetch_add(1, Ordering::Relaxed)
+        );
         let path = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&path).unwrap();
         Scratch(path)
@@ -83,5 +87,9 @@ pub fn is_root(test: &str) -> bool {
 
 fn stat_field(pid: i32, index: usize) -> Option<String> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(index).map(str::to_string)
+    stat.rsplit_once(')')?
+        .1
+        .split_ascii_whitespace()
+        .nth(index)
+        .map(str::to_string)
 }

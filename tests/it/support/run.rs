@@ -21,7 +21,10 @@ impl Run {
         command
             .env_clear()
             .env("PATH", "/usr/bin:/bin")
-            .env("SP_WEBSOCKET_URL", format!("ws://127.0.0.1:{}/?token=sesame", daemon.port))
+            .env(
+                "SP_WEBSOCKET_URL",
+                format!("ws://127.0.0.1:{}/?token=sesame", daemon.port),
+            )
             .env("SP_JOB_NAME", job)
             .env("SP_JOB_INSTANCE", format!("{job}_1"))
             .env("SP_MACHINE_ID", "m")

@@ -35,13 +35,18 @@ fn a_command_that_ignores_sigterm_is_killed_after_five_seconds() {
     assert_eq!(daemon.outcome(), 143);
     let took_ms = daemon.told(|told| told.completed_at) - asked_at.0;
     assert!((4_900..8_000).contains(&took_ms), "{took_ms} ms");
-    assert_eq!(daemon.notices(), "\n[Job terminated by user request]\n", "the notice begins a line");
+    assert_eq!(
+        daemon.notices(),
+        "\n[Job terminated by user request]\n",
+        "the notice begins a line"
+    );
     assert!(!is_alive(family.command));
 }
 
 #[test]
 fn a_command_that_ends_well_on_sigterm_is_still_143() {
-    let daemon = FakeDaemon::with_command("trap 'echo bye; exit 0' TERM; echo begun; while :; do sleep 0.1; done");
+    let daemon =
+        FakeDaemon::with_command("trap 'echo bye; exit 0' TERM; echo begun; while :; do sleep 0.1; done");
     let _run = launch(&daemon, "polite");
     daemon.until("output", |told| told.output.starts_with(b"begun\n").then_some(()));
     daemon.kill();
@@ -59,7 +64,11 @@ fn a_timeout_ends_the_whole_group_with_124() {
     let _run = launch(&daemon, "timeout");
     let family = Family::of(&daemon);
     assert_eq!(daemon.outcome(), 124);
-    assert!(daemon.notices().contains("Job timed out after 1 seconds"), "{}", daemon.notices());
+    assert!(
+        daemon.notices().contains("Job timed out after 1 seconds"),
+        "{}",
+        daemon.notices()
+    );
     assert!(!is_alive(family.command));
 }
 
@@ -82,11 +91,18 @@ fn a_command_that_dies_of_a_signal_is_128_and_the_signal() {
 /// 5: a killed wrapper left the command running, unwatched.
 #[test]
 fn a_wrapper_that_is_killed_takes_everything_with_it() {
-    let daemon = FakeDaemon::with_command("setsid sleep 1000 & echo $!; sleep 1000 & echo $!; trap '' TERM; sleep 1000");
+    let daemon = FakeDaemon::with_command(
+        "setsid sleep 1000 & echo $!; sleep 1000 & echo $!; trap '' TERM; sleep 1000",
+    );
     let _run = launch(&daemon, "orphan");
-    let pids = daemon.until("pids", |told| (told.output.iter().filter(|&&b| b == b'\n').count() == 2).then(|| {
-        String::from_utf8_lossy(&told.output).lines().map(|line| line.parse().unwrap()).collect::<Vec<i32>>()
-    }));
+    let pids = daemon.until("pids", |told| {
+        (told.output.iter().filter(|&&b| b == b'\n').count() == 2).then(|| {
+            String::from_utf8_lossy(&told.output)
+                .lines()
+                .map(|line| line.parse().unwrap())
+                .collect::<Vec<i32>>()
+        })
+    });
     let family = Family::of(&daemon);
     signal(family.wrapper, Signal::KILL);
     family.until_gone();
@@ -99,7 +115,9 @@ fn a_wrapper_that_is_killed_takes_everything_with_it() {
 fn a_guardian_that_is_killed_ends_the_run_with_255() {
     let daemon = FakeDaemon::with_command("setsid sleep 1000 & echo $!; trap '' TERM; sleep 1000");
     let _run = launch(&daemon, "unguarded");
-    let pid: i32 = daemon.until("a pid", |told| String::from_utf8_lossy(&told.output).trim().parse().ok());
+    let pid: i32 = daemon.until("a pid", |told| {
+        String::from_utf8_lossy(&told.output).trim().parse().ok()
+    });
     let family = Family::of(&daemon);
     signal(family.guardian, Signal::KILL);
     assert_eq!(daemon.outcome(), 255);
@@ -134,9 +152,15 @@ fn sigterm_to_the_whole_family_is_reported_all_the_same() {
 #[test]
 fn a_panic_in_the_wrapper_ends_the_command_and_reports_255() {
     let daemon = FakeDaemon::with_command("sleep 1000");
-    let run = crate::support::run::Run::new(&daemon, "panic").env("SP_TEST_PANIC", "start").launched();
+    let run = crate::support::run::Run::new(&daemon, "panic")
+        .env("SP_TEST_PANIC", "start")
+        .launched();
     assert_eq!(daemon.outcome(), 255);
-    assert!(daemon.notices().contains("the wrapper failed"), "{}", daemon.notices());
+    assert!(
+        daemon.notices().contains("the wrapper failed"),
+        "{}",
+        daemon.notices()
+    );
     assert!(run.log().contains("asked to panic"));
 }
 
@@ -168,7 +192,9 @@ fn an_outcome_waits_for_the_daemon_and_the_command_does_not() {
     daemon.until("output", |told| (!told.output.is_empty()).then_some(()));
     daemon.change(|script| script.down = true);
     std::fs::write(gate, "").unwrap();
-    until("the command's end without a daemon", || flag.exists().then_some(()));
+    until("the command's end without a daemon", || {
+        flag.exists().then_some(())
+    });
     daemon.change(|script| script.down = false);
     assert_eq!(daemon.outcome(), 3);
     daemon.told(|told| {
@@ -188,7 +214,9 @@ fn a_lost_completion_ack_is_asked_for_again() {
     daemon.cut();
     assert_eq!(daemon.outcome(), 4);
     assert_eq!(daemon.text(), "x\n");
-    until("the delivery", || run.log().contains("outcome delivered").then_some(()));
+    until("the delivery", || {
+        run.log().contains("outcome delivered").then_some(())
+    });
 }
 
 #[test]
@@ -214,7 +242,9 @@ fn beats_come_from_the_connect_on_while_output_floods_and_until_the_end_is_ackno
         script.keep_bytes = Some(0);
     });
     let _run = launch(&daemon, "beats");
-    let beats = daemon.until("four beats", |told| (told.beats.len() >= 4).then(|| told.beats.clone()));
+    let beats = daemon.until("four beats", |told| {
+        (told.beats.len() >= 4).then(|| told.beats.clone())
+    });
     for pair in beats.windows(2) {
         assert!((4_500..7_000).contains(&(pair[1] - pair[0])), "{beats:?}");
     }

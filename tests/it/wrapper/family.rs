@@ -40,7 +40,10 @@ fn a_child_that_holds_the_pipe_after_the_end_is_named_and_left_alone() {
     assert!(took_ms < 5_000, "{took_ms} ms");
     let pid: i32 = daemon.text().lines().nth(1).unwrap().parse().unwrap();
     let notices = daemon.notices();
-    assert!(notices.contains("left running") && notices.contains(&format!("sleep (pid {pid})")), "{notices}");
+    assert!(
+        notices.contains("left running") && notices.contains(&format!("sleep (pid {pid})")),
+        "{notices}"
+    );
     assert!(is_alive(pid));
     signal(pid, Signal::KILL);
 }
@@ -49,7 +52,10 @@ fn a_child_that_holds_the_pipe_after_the_end_is_named_and_left_alone() {
 fn a_child_that_holds_nothing_is_neither_waited_for_nor_named() {
     let scratch = Scratch::new();
     let file = scratch.path().join("pids");
-    let command = format!("setsid sleep 1000 > /dev/null 2>&1 & echo $! > {}; echo done", file.display());
+    let command = format!(
+        "setsid sleep 1000 > /dev/null 2>&1 & echo $! > {}; echo done",
+        file.display()
+    );
     let daemon = FakeDaemon::with_command(&command);
     let _run = launch(&daemon, "service");
     assert_eq!(daemon.outcome(), 0);

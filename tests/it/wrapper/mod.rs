@@ -2,6 +2,7 @@
 
 mod ending;
 mod family;
+mod measure;
 mod output;
 mod starting;
 mod throughput;

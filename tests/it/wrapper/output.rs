@@ -9,11 +9,17 @@ fn awkward_bytes(length: usize) -> Vec<u8> {
     let mut state = 7u64;
     let mut bytes = Vec::with_capacity(length);
     while bytes.len() < length {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         let draw = (state >> 33) as usize;
         match draw % 7 {
-            0 => bytes.extend_from_slice("größe \u{1f600} \u{0} \r\x1b[31m\n".repeat(1 + draw % 50).as_bytes()),
-            1 => bytes.extend((0..draw % 3_000).map(|at| (at * draw >> 3) as u8)),
+            0 => bytes.extend_from_slice(
+                "größe \u{1f600} \u{0} \r\x1b[31m\n"
+                    .repeat(1 + draw % 50)
+                    .as_bytes(),
+            ),
+            1 => bytes.extend((0..draw % 3_000).map(|at| ((at * draw) >> 3) as u8)),
             2 => bytes.extend_from_slice(&"€".as_bytes()[..1 + draw % 2]),
             3 => bytes.push(0xff),
             _ => bytes.extend_from_slice("plain text, line after line\n".repeat(1 + draw % 400).as_bytes()),
@@ -44,7 +50,8 @@ fn awkward_bytes_arrive_as_they_were_written() {
 
 #[test]
 fn a_character_written_in_two_halves_arrives_whole() {
-    let daemon = FakeDaemon::with_command("printf 'a\\303'; sleep 0.3; printf '\\274b'; sleep 0.3; printf '\\303'");
+    let daemon =
+        FakeDaemon::with_command("printf 'a\\303'; sleep 0.3; printf '\\274b'; sleep 0.3; printf '\\303'");
     let run = Run::new(&daemon, "halves").env("SP_OUTPUT_INTERVAL_MS", "10");
     let _run = run.launched();
     assert_eq!(daemon.outcome(), 0);
@@ -78,7 +85,9 @@ fn an_old_daemon_gets_everything_in_order_as_text() {
         ..Script::default()
     });
     let command = "i=0; while [ $i -lt 40 ]; do echo line $i; i=$((i+1)); sleep 0.02; done; printf '\\377'";
-    let run = Run::new(&daemon, "old").env("SP_COMMAND", command).env("SP_OUTPUT_INTERVAL_MS", "50");
+    let run = Run::new(&daemon, "old")
+        .env("SP_COMMAND", command)
+        .env("SP_OUTPUT_INTERVAL_MS", "50");
     let _run = run.launched();
     assert_eq!(daemon.outcome(), 0);
     let expected: String = (0..40).map(|i| format!("line {i}\n")).collect::<String>() + "\u{fffd}";
@@ -92,9 +101,12 @@ fn an_old_daemon_gets_everything_in_order_as_text() {
 
 #[test]
 fn a_trickle_is_gathered_and_the_first_line_is_not_kept_waiting() {
-    let daemon = FakeDaemon::with_command("i=0; while [ $i -lt 150 ]; do echo $i; i=$((i+1)); sleep 0.01; done");
+    let daemon =
+        FakeDaemon::with_command("i=0; while [ $i -lt 150 ]; do echo $i; i=$((i+1)); sleep 0.01; done");
     let _run = launch(&daemon, "trickle");
-    daemon.until("the first line", |told| (!told.output.is_empty() && told.output.len() < 300).then_some(()));
+    daemon.until("the first line", |told| {
+        (!told.output.is_empty() && told.output.len() < 300).then_some(())
+    });
     assert_eq!(daemon.outcome(), 0);
     daemon.told(|told| {
         assert_eq!(told.output.iter().filter(|&&byte| byte == b'\n').count(), 150);
@@ -127,7 +139,10 @@ fn what_exceeds_the_spool_while_the_daemon_is_away_loses_its_middle_and_says_how
     let (left_out, tail) = rest.split_once(" bytes left out]\n").unwrap();
     assert!(head.starts_with("first\n1\n2\n"));
     assert!(tail.ends_with("\n2999999\n3000000\n"));
-    let whole: usize = 6 + (1..=3_000_000u32).map(|number| number.to_string().len() + 1).sum::<usize>();
+    let whole: usize = 6
+        + (1..=3_000_000u32)
+            .map(|number| number.to_string().len() + 1)
+            .sum::<usize>();
     // the line break before the notice is the output's own or the notice's
     let counted = head.len() + tail.len() + left_out.parse::<usize>().unwrap();
     assert!(counted == whole || counted + 1 == whole, "{counted} of {whole}");

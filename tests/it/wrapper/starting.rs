@@ -16,7 +16,10 @@ fn the_launcher_returns_at_once_and_says_so() {
     let output = run.launch();
     assert!(clock::mono().since_ms(before) < 1_000);
     let text = String::from_utf8(output.stdout).unwrap();
-    assert!(text.starts_with("sp-wrapper ") && text.ends_with("\nWrapper started successfully\n"), "{text}");
+    assert!(
+        text.starts_with("sp-wrapper ") && text.ends_with("\nWrapper started successfully\n"),
+        "{text}"
+    );
     let family = Family::of(&daemon);
     daemon.kill();
     assert_eq!(daemon.outcome(), 143);
@@ -34,7 +37,9 @@ fn missing_settings_are_one_line_and_exit_1() {
         let text = String::from_utf8(output.stderr).unwrap();
         assert!(text.contains(missing) && text.lines().count() == 1, "{text}");
     }
-    never_within(300, "a wrapper without settings connected", || daemon.told(|told| told.connects > 0));
+    never_within(300, "a wrapper without settings connected", || {
+        daemon.told(|told| told.connects > 0)
+    });
 }
 
 #[test]
@@ -56,7 +61,9 @@ fn of_two_askers_only_the_permitted_one_starts() {
     let _first = launch(&daemon, "twice");
     let family = Family::of(&daemon);
     let second = launch(&daemon, "twice");
-    until("the refusal", || second.log().contains("NOT_STARTED_AGAIN").then_some(()));
+    until("the refusal", || {
+        second.log().contains("NOT_STARTED_AGAIN").then_some(())
+    });
     daemon.told(|told| {
         assert_eq!(told.starts, 1);
         assert_ne!(told.wrapper_ids[0], told.wrapper_ids[1]);
@@ -82,7 +89,9 @@ fn a_daemon_that_is_away_at_first_is_asked_until_it_answers() {
     let daemon = FakeDaemon::with_command("echo late");
     daemon.change(|script| script.down = true);
     let run = launch(&daemon, "late");
-    until("a failed attempt", || run.log().contains("reaching the daemon").then_some(()));
+    until("a failed attempt", || {
+        run.log().contains("reaching the daemon").then_some(())
+    });
     daemon.change(|script| script.down = false);
     assert_eq!(daemon.outcome(), 0);
     assert_eq!(daemon.text(), "late\n");
@@ -93,7 +102,11 @@ fn without_command_and_without_job_it_completes_with_254() {
     let daemon = FakeDaemon::start(Script::default());
     let _run = launch(&daemon, "nojob");
     assert_eq!(daemon.outcome(), 254);
-    assert!(daemon.notices().contains("SP_COMMAND is not set"), "{}", daemon.notices());
+    assert!(
+        daemon.notices().contains("SP_COMMAND is not set"),
+        "{}",
+        daemon.notices()
+    );
     assert_eq!(daemon.told(|told| told.starts), 0);
 }
 
@@ -103,13 +116,22 @@ fn the_classic_way_brings_its_own_command_and_does_not_offer_job() {
         features: all_features(),
         ..Script::default()
     });
-    let run = Run::new(&daemon, "classic").env("SP_COMMAND", "env; pwd").env("MINE", "a b").env("SP_CWD", "/usr");
+    let run = Run::new(&daemon, "classic")
+        .env("SP_COMMAND", "env; pwd")
+        .env("MINE", "a b")
+        .env("SP_CWD", "/usr");
     let _run = run.launched();
     assert_eq!(daemon.outcome(), 0);
     let text = daemon.text();
-    assert!(text.contains("\nMINE=a b\n") || text.starts_with("MINE=a b\n"), "{text}");
+    assert!(
+        text.contains("\nMINE=a b\n") || text.starts_with("MINE=a b\n"),
+        "{text}"
+    );
     assert!(text.ends_with("/usr\n"));
-    assert!(!text.contains("sesame") && !text.contains("SP_COMMAND") && !text.contains("SP_WRAPPER"), "{text}");
+    assert!(
+        !text.contains("sesame") && !text.contains("SP_COMMAND") && !text.contains("SP_WRAPPER"),
+        "{text}"
+    );
     assert!(daemon.told(|told| !told.accepts.contains(&"job".to_string())));
 }
 
@@ -123,16 +145,44 @@ fn the_environment_is_the_agreed_one_and_nothing_else() {
     let _run = run.launched();
     assert_eq!(daemon.outcome(), 0);
     let text = daemon.text();
-    for line in ["LANG=C.UTF-8", "ODD=it's \"$HOME\" \\ ü", "PATH=/usr/bin:/bin", "PYTHONUNBUFFERED=1",
-        "SP_JOB_INSTANCE=env_1", "SP_JOB_INSTANCE_NAME=env_1", "SP_JOB_NAME=env", "SP_MACHINE_ID=m", "SP_TIMEOUT=99"]
-    {
+    for line in [
+        "LANG=C.UTF-8",
+        "ODD=it's \"$HOME\" \\ ü",
+        "PATH=/usr/bin:/bin",
+        "PYTHONUNBUFFERED=1",
+        "SP_JOB_INSTANCE=env_1",
+        "SP_JOB_INSTANCE_NAME=env_1",
+        "SP_JOB_NAME=env",
+        "SP_MACHINE_ID=m",
+        "SP_TIMEOUT=99",
+    ] {
         assert!(text.lines().any(|found| found == line), "{line} in {text}");
     }
-    let known = ["HOME", "LANG", "LOGNAME", "ODD", "PATH", "PWD", "PYTHONUNBUFFERED", "SHELL", "SHLVL", "USER", "_", "OLDPWD"];
+    let known = [
+        "HOME",
+        "LANG",
+        "LOGNAME",
+        "ODD",
+        "PATH",
+        "PWD",
+        "PYTHONUNBUFFERED",
+        "SHELL",
+        "SHLVL",
+        "USER",
+        "_",
+        "OLDPWD",
+    ];
     for line in text.lines() {
         let name = line.split('=').next().unwrap();
         let agreed = known.contains(&name)
-            || ["SP_JOB_NAME", "SP_JOB_INSTANCE", "SP_JOB_INSTANCE_NAME", "SP_MACHINE_ID", "SP_TIMEOUT"].contains(&name);
+            || [
+                "SP_JOB_NAME",
+                "SP_JOB_INSTANCE",
+                "SP_JOB_INSTANCE_NAME",
+                "SP_MACHINE_ID",
+                "SP_TIMEOUT",
+            ]
+            .contains(&name);
         assert!(agreed, "{line}");
     }
 }
@@ -143,14 +193,20 @@ fn a_user_is_become_whole() {
     if !is_root("a_user_is_become_whole") {
         return;
     }
-    let mut job = order("id -u; id -g; id -G; echo $HOME $USER $LOGNAME; cat /proc/self/status | grep ^Groups; cat /etc/shadow; pwd");
+    let mut job = order(
+        "id -u; id -g; id -G; echo $HOME $USER $LOGNAME; cat /proc/self/status | grep ^Groups; cat /etc/shadow; pwd",
+    );
     job.user = Some("nobody".into());
     let daemon = FakeDaemon::with_job(job);
     let _run = launch(&daemon, "nobody");
     assert_eq!(daemon.outcome(), 0);
     let text = daemon.text();
     let lines: Vec<&str> = text.lines().collect();
-    assert_eq!(lines[..4], ["65534", "65534", "65534", "/nonexistent nobody nobody"], "{text}");
+    assert_eq!(
+        lines[..4],
+        ["65534", "65534", "65534", "/nonexistent nobody nobody"],
+        "{text}"
+    );
     assert_eq!(lines[4].trim_end(), "Groups:\t65534");
     assert!(lines[5].contains("Permission denied"), "{text}");
     assert_eq!(lines[6], "/", "a home that does not exist is no failure");
@@ -166,12 +222,20 @@ fn what_cannot_be_started_is_a_reported_255_that_names_the_fault() {
     let mut file = order("true");
     file.cwd = Some("/etc/passwd".into());
     let large = order(&"x".repeat(200_000));
-    for (job, fault) in [(cwd, "/no/such/directory"), (user, "no-such-user"), (file, "/etc/passwd"), (large, "/bin/sh")] {
+    for (job, fault) in [
+        (cwd, "/no/such/directory"),
+        (user, "no-such-user"),
+        (file, "/etc/passwd"),
+        (large, "/bin/sh"),
+    ] {
         let daemon = FakeDaemon::with_job(job);
         let _run = launch(&daemon, "cannot");
         assert_eq!(daemon.outcome(), 255);
         let notices = daemon.notices();
-        assert!(notices.contains(fault) && notices.contains("SALTPETER ERROR"), "{notices}");
+        assert!(
+            notices.contains(fault) && notices.contains("SALTPETER ERROR"),
+            "{notices}"
+        );
         assert_eq!(daemon.told(|told| told.starts), 0);
     }
 }
@@ -189,7 +253,11 @@ fn a_held_lock_is_254_and_is_free_after_the_end() {
     let second = FakeDaemon::with_job(job.clone());
     let _second = launch(&second, "locked");
     assert_eq!(second.outcome(), 254);
-    assert!(second.notices().starts_with("LOCKFILE ERROR: "), "{}", second.notices());
+    assert!(
+        second.notices().starts_with("LOCKFILE ERROR: "),
+        "{}",
+        second.notices()
+    );
     assert!(is_alive(family.command));
 
     signal(family.wrapper, Signal::KILL);
@@ -213,7 +281,11 @@ fn the_old_wrappers_lock_is_honoured() {
     let outcome = daemon.outcome();
     std::fs::remove_file(&path).unwrap();
     assert_eq!(outcome, 254);
-    assert!(daemon.notices().contains("LOCKFILE ERROR: "), "{}", daemon.notices());
+    assert!(
+        daemon.notices().contains("LOCKFILE ERROR: "),
+        "{}",
+        daemon.notices()
+    );
 }
 
 #[test]
