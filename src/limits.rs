@@ -238,7 +238,7 @@ pub const SPOOL_SEGMENT_LEAST_BYTES: u64 = 64 << 10;
 /// Output that comes after silence is gathered this long: a burst is one frame, and still feels immediate.
 pub const OUTPUT_GATHER_MS: u64 = 20;
 /// A stretch of valid UTF-8 this long between bytes that are not travels as text again.
-pub const TEXT_STRETCH_BYTES: usize = 4 << 10;
+pub const TEXT_STRETCH_BYTES: usize = 16 << 10;
 /// The command's output pipe, where the kernel allows it.
 pub const OUTPUT_PIPE_BYTES: usize = 1 << 20;
 /// How long the guardian goes on killing what does not die (a process held by the kernel).
