@@ -37,8 +37,8 @@ pub(super) fn recover(
         let machines = machines(connection, &run).map_err(from_state)?;
         stored.push((run, machines));
     }
-    // one day file after the other: each is opened once
-    stored.sort_by_key(|(run, _)| run.started);
+    // one day file after the other, each from its beginning: every page is read once
+    stored.sort_by_key(|(run, _)| (day_of(run.started), run.id));
     for (run, machines) in stored {
         recovered.runs.push(with_positions(days, run, machines));
     }

@@ -358,9 +358,10 @@ fn beyond_its_limit_an_output_keeps_head_and_tail_exactly() {
         row(1, 1 + at, from as u64, &stream[from..from + 10])
     }));
     fixture.commit(output(rows));
-    let mut trim = Write::default();
-    trim.trim = vec![(MachineRunId(1), DAY, 17)];
-    fixture.commit(trim);
+    fixture.commit(Write {
+        trim: vec![(MachineRunId(1), DAY, 17)],
+        ..Write::default()
+    });
     fixture.sync();
     let reader = fixture.storage.reader();
     let total = 200;

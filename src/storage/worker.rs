@@ -274,6 +274,7 @@ impl Worker {
         for answer in answers {
             (ports.report)(answer);
         }
+        self.days.checkpoint();
     }
 
     /// Records of a job are whole: an older one that is still held must not come after a newer one.
@@ -493,6 +494,12 @@ fn commit_output<'w>(
             roll_back(file);
             return Err(OutputError::Sqlite(day, error));
         }
+        let bytes = writes
+            .iter()
+            .flat_map(|write| &write.output)
+            .map(|row| row.data.len())
+            .sum();
+        days.count_written(day, bytes);
         for write in &mut writes {
             write.output.retain(|row| row.day != day);
             write.trim.retain(|(_, trimmed, _)| *trimmed != day);
