@@ -183,7 +183,12 @@ fn highest_machine_run(days: &mut DayFiles, state_dir: &Path) -> Result<u64, Str
 }
 
 /// A damaged day file is kept for people under another name; its outputs are not shown any more.
-fn set_aside(days: &mut DayFiles, state_dir: &Path, day: i64, error: &rusqlite::Error) -> Result<(), String> {
+pub(super) fn set_aside(
+    days: &mut DayFiles,
+    state_dir: &Path,
+    day: i64,
+    error: &rusqlite::Error,
+) -> Result<(), String> {
     days.close(day);
     let path = output::path_of_day(state_dir, day);
     for suffix in ["", "-wal", "-shm"] {

@@ -405,6 +405,43 @@ fn beyond_its_limit_an_output_keeps_head_and_tail_exactly() {
 }
 
 #[test]
+fn a_number_that_has_output_is_never_given_again() {
+    let dir = TempDir::new("numbers");
+    {
+        // as a crash between the commit of the output and that of its facts leaves it
+        let (fixture, _) = Fixture::open(&dir.0);
+        fixture.commit(output(vec![row(50, 0, 0, b"one")]));
+    }
+    let (_fixture, recovered) = Fixture::open(&dir.0);
+    assert_eq!(recovered.next_machine_run, 51);
+}
+
+#[test]
+fn a_damaged_day_file_stops_neither_start_nor_output() {
+    let dir = TempDir::new("damaged");
+    let day_file = output::path_of_day(&dir.0, DAY);
+    let damage = || std::fs::write(&day_file, vec![b'x'; 200_000]).unwrap();
+    {
+        let (fixture, _) = Fixture::open(&dir.0);
+        let mut write = begin_run(1, 0);
+        write.output = vec![row(1, 0, 0, b"one")];
+        assert_eq!(fixture.outcome(write), StoreOutcome::Committed);
+    }
+    damage();
+    let kept = dir.0.join("output-2024-10-04.db.damaged");
+    {
+        let (fixture, recovered) = Fixture::open(&dir.0);
+        assert_eq!(recovered.runs[0].machines[0].1, OutputPosition::default());
+        assert!(kept.exists());
+        // and again while it is not open
+        damage();
+        let write = output(vec![row(2, 0, 0, b"two")]);
+        assert_eq!(fixture.outcome(write), StoreOutcome::Committed);
+        assert_eq!(whole(&fixture.storage.reader(), 2, 0), b"two");
+    }
+}
+
+#[test]
 fn a_faulty_write_is_refused_alone() {
     let dir = TempDir::new("faulty");
     let (fixture, _) = Fixture::open(&dir.0);

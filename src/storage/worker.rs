@@ -192,6 +192,7 @@ impl Worker {
             match self.try_commit(&mut ready) {
                 Ok(outcomes) => return self.release(ready, outcomes, ports),
                 Err(error) if error.is_refusal() => return self.commit_one_by_one(ready, ports),
+                Err(CommitError::Output(error)) if self.set_aside_damaged(&error) => {}
                 Err(CommitError::Output(error)) => {
                     self.enter_trouble(error.describe(), false, ports);
                     ready = self.hold_back(ready, ports);
@@ -204,6 +205,18 @@ impl Worker {
                 }
             }
         }
+    }
+
+    /// A damaged day file would hold its outputs back for ever: a new one takes its place. False: it is not damaged.
+    fn set_aside_damaged(&mut self, error: &OutputError) -> bool {
+        let OutputError::Sqlite(day, error) = error else {
+            return false;
+        };
+        if !schema::is_damage(error) {
+            return false;
+        }
+        let done = recover::set_aside(&mut self.days, self.directory.path(), *day, error);
+        done.inspect_err(|reason| log::error!("{reason}")).is_ok()
     }
 
     /// One write of the group is faulty in itself: it alone is refused.
