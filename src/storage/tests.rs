@@ -691,6 +691,11 @@ fn fill_the_disk(dir: &Path) {
         write.acks = vec![(ConnectionId(at), DaemonFrame::OutputAck { seq: at })];
         fixture.commit(write);
     }
+    // a later ack would cover what is held
+    fixture.commit(Write {
+        acks: vec![(ConnectionId(39), DaemonFrame::OutputAck { seq: 40 })],
+        ..Write::default()
+    });
     // an end that depends on held output waits with it
     let mut end = ended(run_record(1, "backup", started_at(DAY), 0), true);
     end.note = Some("the end".into());
@@ -720,6 +725,8 @@ fn fill_the_disk(dir: &Path) {
     );
     let acked = fixture.acks.try_iter().count();
     assert!(acked < 40);
+    let stored = reader.output_len(MachineRunId(1), DAY, 0).unwrap();
+    assert_eq!(stored, acked as u64 * (128 << 10), "acked is what is stored");
     // facts live on the reserve, until that is gone too
     let mut committed = 0;
     let failure = loop {
@@ -751,7 +758,7 @@ fn fill_the_disk(dir: &Path) {
         .try_iter()
         .map(|(connection, _)| connection.0)
         .collect();
-    let expected: Vec<u64> = (acked as u64..40).chain([99]).collect();
+    let expected: Vec<u64> = (acked as u64..40).chain([39, 99]).collect();
     assert_eq!(all, expected);
     assert_eq!(
         reader.output_len(MachineRunId(1), DAY, 0).unwrap(),

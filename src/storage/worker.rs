@@ -11,7 +11,7 @@ use rusqlite::{Connection, ErrorCode};
 
 use crate::clock::{self, Mono};
 use crate::engine::effect::{Fact, Write};
-use crate::engine::event::{Event, StoreOutcome};
+use crate::engine::event::{ConnectionId, Event, StoreOutcome};
 use crate::engine::record::{MachineRunId, Recovered, RunId};
 use crate::limits;
 
@@ -63,6 +63,7 @@ enum CommitError {
 #[derive(Default)]
 struct HeldBack {
     outputs: HashSet<MachineRunId>,
+    connections: HashSet<ConnectionId>,
     machines: HashSet<MachineRunId>,
     runs: HashSet<RunId>,
 }
@@ -418,6 +419,8 @@ impl HeldBack {
             .extend(write.output.iter().map(|row| row.machine_run));
         self.outputs
             .extend(write.trim.iter().map(|(machine_run, _, _)| *machine_run));
+        self.connections
+            .extend(write.acks.iter().map(|(connection, _)| *connection));
         for fact in &write.facts {
             match fact {
                 Fact::Start(run) | Fact::Run(run) => drop(self.runs.insert(run.id)),
@@ -427,12 +430,17 @@ impl HeldBack {
         }
     }
 
-    /// Output waits in any case; facts wait behind held ones of the same run or machine run.
+    /// Output waits in any case; facts wait behind held ones of the same run or machine run, acks behind held ones of
+    /// the same connection: a later ack covers what stands before it.
     fn concerns(&self, write: &Write) -> bool {
         let waits_for_output = write.after_output_of.is_some_and(|id| self.outputs.contains(&id));
         !write.output.is_empty()
             || !write.trim.is_empty()
             || waits_for_output
+            || write
+                .acks
+                .iter()
+                .any(|(connection, _)| self.connections.contains(connection))
             || write.facts.iter().any(|fact| match fact {
                 Fact::Start(run) | Fact::Run(run) => self.runs.contains(&run.id),
                 Fact::Machine(machine) => {
