@@ -6,7 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 
 use saltpeter::clock;
-use saltpeter::protocol::{self, ConnectAck, DaemonFrame, JobOrder, SessionKey, WrapperBody};
+use saltpeter::protocol::{self, ConnectAck, DaemonFrame, ErrorCode, JobOrder, SessionKey, WrapperBody};
 use tungstenite::{Message, WebSocket};
 
 use crate::report::{By, Figure, Reach};
@@ -47,7 +47,7 @@ pub fn run(bench: &mut Bench) -> io::Result<()> {
     for _ in 0..bench.repetitions(STARTS) {
         let (ms, mut wrapper) = start(bench, &listener)?;
         connected.push(ms);
-        wrapper.end()?;
+        wrapper.refuse()?;
     }
     let raw = Some(("spawning /bin/sh and waiting, each", raw_ms));
     let starts = format!("{} starts", connected.len());
@@ -158,13 +158,23 @@ impl Wrapper {
         }
     }
 
-    /// Kills it, or refuses its start; until it is gone.
+    /// Refuses its start; until it is gone.
+    fn refuse(&mut self) -> io::Result<()> {
+        self.send(&DaemonFrame::Error {
+            code: ErrorCode::JobNotFound,
+            message: "enough".into(),
+        })?;
+        while read(&mut self.socket).is_ok() {}
+        Ok(())
+    }
+
+    /// Kills it; until it is gone.
     fn end(&mut self) -> io::Result<()> {
         self.send(&DaemonFrame::Kill {
             key: self.key.clone(),
         })?;
         loop {
-            // a wrapper that had not started just goes
+            // it goes when its completion is acked
             let Ok(frame) = read(&mut self.socket) else {
                 return Ok(());
             };
