@@ -52,7 +52,7 @@ fn measure(bench: &mut Bench, count: usize, ours: bool) -> io::Result<()> {
         percents.push(100.0 * (daemon.cpu().own_s - before.0) / seconds);
         load.push(100.0 * (procfs::cpu(fleet.pid()).own_s - before.1) / seconds);
         let grown = procfs::pss_bytes(daemon.pid()).saturating_sub(empty_bytes);
-        kilobytes.push(grown as f64 / 1e3 / count as f64);
+        kilobytes.push(grown as f64 / 1_024.0 / count as f64);
     }
     let (end_s, false_codes) = end(bench, &mut daemon, &mut fleet, count)?;
     let to_start_ms = fleet.counts()?.to_start_ms;
@@ -74,7 +74,7 @@ fn measure(bench: &mut Bench, count: usize, ours: bool) -> io::Result<()> {
     figure("beating CPU", "% of a core", percents, By::Worst, most(15.0), raw);
     figure(
         "memory (PSS) for each",
-        "kB",
+        "KiB",
         kilobytes,
         By::Worst,
         most(25.0),

@@ -33,7 +33,7 @@ pub fn run(bench: &mut Bench) -> io::Result<()> {
             let wrong = wait_for_all(&mut daemon, jobs)?;
             seconds.push(timing::ms_since(begun) / 1e3);
             cpu.push((daemon.cpu().own_s - before) * 1e3 / jobs as f64);
-            peak.push(procfs::peak_bytes(daemon.pid()) as f64 / 1e6);
+            peak.push(procfs::peak_bytes(daemon.pid()) as f64 / procfs::MEBIBYTE);
             untrue.push(wrong.len() as f64);
             if let Some(first) = wrong.first() {
                 let what = format!("{} of {jobs} have a wrong code, as {first}", wrong.len());
@@ -57,7 +57,7 @@ pub fn run(bench: &mut Bench) -> io::Result<()> {
         let raw = Some(("spawning as many /bin/sh and waiting", raw_ms / 1e3));
         figure("due to all ended", "s", seconds, Reach::Nothing, raw);
         figure("CPU of the daemon", "ms each", cpu, Reach::Nothing, None);
-        figure("peak memory of the daemon", "MB", peak, Reach::Nothing, None);
+        figure("peak memory of the daemon", "MiB", peak, Reach::Nothing, None);
     }
     Ok(())
 }

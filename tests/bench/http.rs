@@ -7,10 +7,17 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::timing;
+
+/// A connection that was not used for this long is made anew.
+const IDLE_MS: f64 = 10_000.0;
+
 /// A connection to the API port.
 pub struct Client {
     address: SocketAddr,
     stream: Option<BufReader<TcpStream>>,
+    /// When it was used last: servers close what idles.
+    used_ns: u64,
 }
 
 impl Client {
@@ -18,6 +25,7 @@ impl Client {
         Client {
             address,
             stream: None,
+            used_ns: 0,
         }
     }
 
@@ -49,7 +57,8 @@ impl Client {
     }
 
     fn exchange(&mut self, request: &str, piece: &mut dyn FnMut(&[u8])) -> io::Result<u16> {
-        let mut stream = match self.stream.take() {
+        let is_fresh = timing::ms_since(self.used_ns) < IDLE_MS;
+        let mut stream = match self.stream.take().filter(|_| is_fresh) {
             Some(stream) => stream,
             None => {
                 let stream = TcpStream::connect(self.address)?;
@@ -65,6 +74,7 @@ impl Client {
             (false, Some(length)) => read_exactly(&mut stream, length, piece)?,
             (false, None) => read_exactly(&mut stream, u64::MAX, piece)?,
         }
+        self.used_ns = timing::mono_ns();
         if !head.closes {
             self.stream = Some(stream);
         }

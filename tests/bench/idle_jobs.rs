@@ -28,7 +28,7 @@ pub fn run(bench: &mut Bench) -> io::Result<()> {
             timing::pass_ms(WINDOW_MS);
             let used_s = daemon.cpu().own_s - before;
             percents.push(100.0 * used_s / (timing::ms_since(begun) / 1e3));
-            megabytes.push(procfs::pss_bytes(daemon.pid()) as f64 / 1e6);
+            megabytes.push(procfs::pss_bytes(daemon.pid()) as f64 / procfs::MEBIBYTE);
         }
         let changes = (0..bench.repetitions(5))
             .map(|number| in_force_ms(&mut daemon, number))
@@ -47,7 +47,7 @@ pub fn run(bench: &mut Bench) -> io::Result<()> {
             });
         };
         figure("idle CPU", "% of a core", percents, Reach::AtMost(1.0), None);
-        figure("memory (PSS)", "MB", megabytes, Reach::AtMost(100.0), None);
+        figure("memory (PSS)", "MiB", megabytes, Reach::AtMost(100.0), None);
         let raw = Some(("reading every file once", raw_ms));
         figure(
             "changed file in force",

@@ -43,8 +43,8 @@ fn run(bench: &mut Bench, machines: usize, sizes_mb: [usize; 3], reach: f64) -> 
             let seconds = timing::ms_since(begun) / 1e3;
             speeds.push(total as f64 / MEGABYTE as f64 / seconds);
             cpu.push((daemon.cpu().own_s - before) * 1e9 / total as f64);
-            peaks.push(procfs::peak_bytes(daemon.pid()) as f64 / 1e6);
-            wrapper_peaks.push(wrapper_peak as f64 / 1e6);
+            peaks.push(procfs::peak_bytes(daemon.pid()) as f64 / procfs::MEBIBYTE);
+            wrapper_peaks.push(wrapper_peak as f64 / procfs::MEBIBYTE);
             check(bench, &mut daemon, &instance, machines, size_mb * MEGABYTE)?;
             daemon.stop()?;
         }
@@ -67,10 +67,10 @@ fn run(bench: &mut Bench, machines: usize, sizes_mb: [usize; 3], reach: f64) -> 
         figure(speed, "MB/s", speeds.clone(), Reach::AtLeast(reach), raw);
         let raw = Some(("bare loopback, 128 KiB", raw_loopback));
         figure(speed, "MB/s", speeds, Reach::AtLeast(reach), raw);
-        figure("peak memory of the daemon", "MB", peaks, Reach::Nothing, None);
+        figure("peak memory of the daemon", "MiB", peaks, Reach::Nothing, None);
         figure(
             "peak memory of a wrapper",
-            "MB",
+            "MiB",
             wrapper_peaks,
             Reach::Nothing,
             None,

@@ -4,6 +4,8 @@ use std::path::Path;
 
 /// USER_HZ: the same on every Linux.
 const TICKS_PER_SECOND: f64 = 100.0;
+/// What memory is told in.
+pub const MEBIBYTE: f64 = 1_048_576.0;
 
 /// CPU seconds, user and system.
 #[derive(Clone, Copy, Debug, Default)]

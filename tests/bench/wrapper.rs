@@ -66,7 +66,7 @@ pub fn run(bench: &mut Bench) -> io::Result<()> {
         figure(
             "memory (PSS), guardian included",
             &size,
-            "MB",
+            "MiB",
             memory,
             By::Worst,
             Reach::AtMost(3.0),
@@ -90,7 +90,7 @@ pub fn run(bench: &mut Bench) -> io::Result<()> {
 fn idle(bench: &Bench, count: usize) -> (Vec<f64>, Vec<f64>) {
     let all = procfs::running(&bench.sp_wrapper);
     let sum = |of: &dyn Fn(u32) -> f64| all.iter().map(|pid| of(*pid)).sum::<f64>() / count as f64;
-    let memory = sum(&|pid| procfs::pss_bytes(pid) as f64 / 1e6);
+    let memory = sum(&|pid| procfs::pss_bytes(pid) as f64 / procfs::MEBIBYTE);
     let before = sum(&|pid| procfs::cpu(pid).own_s);
     timing::pass_ms(IDLE_MS);
     let used_s = sum(&|pid| procfs::cpu(pid).own_s) - before;
