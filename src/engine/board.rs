@@ -14,9 +14,9 @@ pub struct Board {
     /// Grows with every published change.
     pub version: u64,
     pub config: Arc<Config>,
-    pub jobs: BTreeMap<String, Arc<JobBoard>>,
+    pub jobs: BTreeMap<Arc<str>, Arc<JobBoard>>,
     /// Runs that have not ended, by instance.
-    pub running: BTreeMap<String, Arc<RunBoard>>,
+    pub running: BTreeMap<Arc<str>, Arc<RunBoard>>,
     /// Trouble of the daemon's own, for people.
     pub troubles: Vec<String>,
 }

@@ -74,11 +74,12 @@ pub struct Write {
 /// A fact for `state.db`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Fact {
-    /// A run fires: refused whole if its (job, due time) has started already, or its name is taken.
+    /// A run fires. The write is refused whole with `AlreadyStarted` if its (job, due time) has a verdict other than
+    /// `Missed` already, with `NameTaken` if its instance is taken.
     Start(Box<RunRecord>),
     Run(Box<RunRecord>),
     Machine(Box<MachineRecord>),
-    /// Kept only if that due time has none yet.
+    /// Kept only if that due time has none yet; but `Started` replaces `Missed`.
     Verdict(VerdictRecord),
     Job(JobRecord),
     LastLook(Wall),

@@ -37,8 +37,12 @@ pub enum Event {
     /// Heartbeats of bound connections since the last tick, each with the moment its frame was read.
     Beats(Vec<(ConnectionId, Mono)>),
     /// Answer to [`super::effect::Effect::Probe`]: that connection had nothing left to read at `at`, and everything
-    /// that it had read is forwarded.
-    Dry { connection: ConnectionId, at: Mono },
+    /// that it had read is forwarded; `last_beat` is the latest heartbeat it has stamped, collected or not.
+    Dry {
+        connection: ConnectionId,
+        at: Mono,
+        last_beat: Option<Mono>,
+    },
     /// Any frame but output; heartbeats only while their connection is not bound to that session.
     /// `outputs_before`: how many [`Event::Output`] this connection has forwarded before this frame.
     Frame {
@@ -57,8 +61,11 @@ pub enum Event {
     },
     /// The byte budget was spent: output frames of this connection were dropped, and there is room again.
     OutputDropped { connection: ConnectionId },
-    /// The socket is gone; everything that was read from it is forwarded.
-    Closed { connection: ConnectionId },
+    /// The socket is gone; everything that was read from it is forwarded: `outputs_before` [`Event::Output`]s in all.
+    Closed {
+        connection: ConnectionId,
+        outputs_before: u64,
+    },
     /// A write with a ticket was committed, or refused.
     Stored { ticket: Ticket, outcome: StoreOutcome },
     /// Answer to [`super::effect::Effect::LoadRun`]; None: no such run.

@@ -99,6 +99,8 @@ pub struct MachineRecord {
     /// The outcome that a later one replaced.
     pub revised_from: Option<i32>,
     pub kill_asked: Option<Wall>,
+    /// It says nothing about the run's success: in maintenance, or down and not needed (`number_of_targets`).
+    pub not_counted: bool,
     /// Last heartbeat (or start, or connect) as known at the last write.
     pub last_heartbeat: Option<Wall>,
     /// The wrapper's own stamps of `start` and `complete`, as it wrote them.
