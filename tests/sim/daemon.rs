@@ -191,7 +191,7 @@ impl World {
         }
         let wait = self.to_next_second_ms();
         self.after(wait, Action::Tick { life });
-        let beats = self.collect_beats(None);
+        let beats = self.collect_beats();
         if !beats.is_empty() {
             self.control(Event::Beats(beats));
         }
@@ -264,7 +264,7 @@ impl World {
         let now = self.now();
         trace!(self, "EVENT {event:?}");
         self.checker_before_turn(&event);
-        if let Event::Closed { connection } = event
+        if let Event::Closed { connection, .. } = event
             && let Some(daemon) = &mut self.daemon
         {
             daemon.told_closed.insert(connection.0);

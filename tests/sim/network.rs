@@ -35,7 +35,9 @@ pub struct Conn {
     daemon_open: bool,
     close_seen: bool,
     pub bound: Option<(String, String)>,
+    /// The latest heartbeat that was read; `fresh`: not collected yet.
     stamp: Option<Mono>,
+    fresh: bool,
     outputs: u64,
     dropped: bool,
     /// Arrived while the whole daemon was frozen.
@@ -76,6 +78,7 @@ impl World {
             close_seen: false,
             bound: None,
             stamp: None,
+            fresh: false,
             outputs: 0,
             dropped: false,
             backlog: VecDeque::new(),
@@ -173,6 +176,7 @@ impl World {
                     .is_some_and(|(i, m)| *i == frame.key.instance && *m == frame.key.machine) =>
             {
                 conn.stamp = Some(read_at);
+                conn.fresh = true;
             }
             WrapperBody::Output(output) => {
                 if squeezed {
@@ -225,14 +229,14 @@ impl World {
         }
     }
 
-    /// Stamped beats of all connections, or of one.
-    pub fn collect_beats(&mut self, only: Option<u64>) -> Vec<(ConnectionId, Mono)> {
+    /// Beats stamped since they were collected last.
+    pub fn collect_beats(&mut self) -> Vec<(ConnectionId, Mono)> {
         let life = self.life;
         let mut beats = Vec::new();
         for (id, conn) in &mut self.conns {
             if conn.life == life
-                && only.is_none_or(|o| o == *id)
-                && let Some(at) = conn.stamp.take()
+                && std::mem::take(&mut conn.fresh)
+                && let Some(at) = conn.stamp
             {
                 beats.push((ConnectionId(*id), at));
             }
@@ -242,6 +246,8 @@ impl World {
 
     pub fn probe(&mut self, id: u64) {
         let frozen = self.daemon.as_ref().is_some_and(|d| d.frozen);
+        let wait = self.delay(0, 40);
+        let at = self.mono();
         let Some(conn) = self.conns.get_mut(&id) else { return };
         if !conn.daemon_open {
             return;
@@ -250,17 +256,28 @@ impl World {
             conn.probes_waiting += 1;
             return;
         }
-        // everything that it read is forwarded, a stamped beat too
-        let beats = self.collect_beats(Some(id));
-        let wait = self.delay(0, 40);
-        if !beats.is_empty() {
-            self.control_after(wait, Event::Beats(beats));
-        }
         let dry = Event::Dry {
             connection: ConnectionId(id),
-            at: self.mono(),
+            at,
+            last_beat: conn.stamp,
         };
         self.control_after(wait, dry);
+    }
+
+    /// The engine is told that a connection is gone.
+    fn tell_closed(&mut self, id: u64, wait: u64) {
+        let Some(conn) = self.conns.get_mut(&id) else { return };
+        let connection = ConnectionId(id);
+        let closed = Event::Closed {
+            connection,
+            outputs_before: conn.outputs,
+        };
+        if std::mem::take(&mut conn.fresh)
+            && let Some(at) = conn.stamp
+        {
+            self.control_after(wait, Event::Beats(vec![(connection, at)]));
+        }
+        self.control_after(wait, closed);
     }
 
     /// The path between both ends is gone; each notices when it does. `half_open_ms`: how late the daemon does.
@@ -300,12 +317,7 @@ impl World {
         if !conn.cut {
             self.at(at, Action::WrapperSeesClose { conn: id });
         }
-        let connection = ConnectionId(id);
-        let beats = self.collect_beats(Some(id));
-        if !beats.is_empty() {
-            self.control_after(0, Event::Beats(beats));
-        }
-        self.control_after(0, Event::Closed { connection });
+        self.tell_closed(id, 0);
     }
 
     pub fn daemon_sees_close(&mut self, id: u64) {
@@ -320,12 +332,7 @@ impl World {
             return;
         }
         conn.daemon_open = false;
-        let beats = self.collect_beats(Some(id));
-        if !beats.is_empty() {
-            self.control(Event::Beats(beats));
-        }
-        let connection = ConnectionId(id);
-        self.control(Event::Closed { connection });
+        self.tell_closed(id, 0);
     }
 
     /// The daemon is gone: the kernel closes its sockets.

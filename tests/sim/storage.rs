@@ -9,7 +9,7 @@ use saltpeter::engine::effect::{Fact, Write};
 use saltpeter::engine::event::{Event, StoreOutcome};
 use saltpeter::engine::record::{
     JobRecord, MachineRecord, MachineRunId, MachineStage, OutputPosition, Recovered, RunId, RunRecord, RunStage,
-    StoredRun, VerdictRecord,
+    StoredRun, Verdict, VerdictRecord,
 };
 
 use crate::trace;
@@ -43,7 +43,6 @@ pub struct Storage {
     pub machines: BTreeMap<MachineRunId, MachineRecord>,
     pub rows: BTreeMap<MachineRunId, Vec<Row>>,
     pub verdicts: BTreeMap<(String, i64), VerdictRecord>,
-    pub starts: BTreeMap<(String, i64), RunId>,
     pub names: BTreeMap<String, RunId>,
     pub by_run: BTreeMap<RunId, Vec<MachineRunId>>,
     jobs: BTreeMap<String, JobRecord>,
@@ -139,7 +138,10 @@ impl Storage {
                     return Some(StoreOutcome::Failed("disk full".into()));
                 }
                 if let Some(due) = run.due
-                    && self.starts.contains_key(&(run.job.clone(), due.0))
+                    && self
+                        .verdicts
+                        .get(&(run.job.clone(), due.0))
+                        .is_some_and(|v| !matches!(v.verdict, Verdict::Missed { .. }))
                 {
                     return Some(StoreOutcome::AlreadyStarted);
                 }
@@ -251,9 +253,6 @@ impl World {
             let storage = &mut self.storage;
             match fact {
                 Fact::Start(run) => {
-                    if let Some(due) = run.due {
-                        storage.starts.insert((run.job.clone(), due.0), run.id);
-                    }
                     storage.names.insert(run.instance.clone(), run.id);
                     storage.runs.insert(run.id, *run);
                 }
@@ -271,10 +270,14 @@ impl World {
                     storage.machines.insert(machine.id, *machine);
                 }
                 Fact::Verdict(verdict) => {
-                    storage
-                        .verdicts
-                        .entry((verdict.job.clone(), verdict.due.0))
-                        .or_insert(verdict);
+                    let key = (verdict.job.clone(), verdict.due.0);
+                    let replaces = storage.verdicts.get(&key).is_none_or(|old| {
+                        matches!(old.verdict, Verdict::Missed { .. })
+                            && matches!(verdict.verdict, Verdict::Started { .. })
+                    });
+                    if replaces {
+                        storage.verdicts.insert(key, verdict);
+                    }
                 }
                 Fact::Job(job) => {
                     storage.jobs.insert(job.job.clone(), job);
