@@ -1,5 +1,31 @@
-//! Saltpeter: cron for a fleet. See `src/lib.rs` for the map once the rooms are furnished.
+//! Saltpeter: cron for a fleet.
+//!
+//! ```text
+//! YAML dir ──> config ──┐                                      ┌──> storage (SQLite) ──acks──> machine connections
+//! wall clock ─> ticker ─┤                                      ├──> executor (local) ──> sp-wrapper on machines
+//! sp-wrapper <─> machine connections ─┤ one inbox ─> ENGINE ─> effects ├──> job log files
+//! HTTP, CLI  <─> api connections ──┘  (state owner)            └──> board: the read model that the API serves
+//! ```
+//!
+//! One thread owns the state. Everything that happens arrives in its inbox as an [`engine::event::Event`]; everything
+//! it wants done leaves as an [`engine::effect::Effect`]. Threads around it do I/O and decide nothing. There is no
+//! async runtime, no lock around the state, and no queue without a bound.
+//!
+//! | thread | what it does |
+//! |---|---|
+//! | `engine` | turns events into effects, publishes the board |
+//! | `ticker` | one tick a second on the wall clock's second, with the heartbeats read since the last |
+//! | `accept`, `handshake` | take wrapper sockets, do their WebSocket handshake |
+//! | one a connection | reads frames, forwards them as events, writes what is in its outbox |
+//! | `storage` | commits what queued up, then releases the acks |
+//! | `executor` | starts wrappers |
+//! | `job-log` | writes `logdir/<job>.log` |
+//! | `config` | notices changed job files |
+//! | `api-accept`, one a request connection | HTTP, served from the board and storage |
+//!
+//! In reading order: what both binaries share, what decides, what connects, what speaks, the wrapper.
 
+// -- shared by both binaries
 pub mod clock;
 pub mod limits;
 pub mod process;
@@ -7,6 +33,7 @@ pub mod protocol;
 pub mod thread;
 pub mod wake;
 
+// -- decide (pure)
 #[cfg(feature = "daemon")]
 pub mod budget;
 #[cfg(feature = "daemon")]
@@ -16,4 +43,11 @@ pub mod engine;
 #[cfg(feature = "daemon")]
 pub mod schedule;
 
+// -- speak
+#[cfg(feature = "daemon")]
+pub mod cli;
+#[cfg(feature = "daemon")]
+pub mod logging;
+
+// -- the other binary
 pub mod wrapper;

@@ -140,6 +140,18 @@ pub const STATUS_RET_BYTES: usize = 64 << 10;
 pub const CONFIG_POLL_MS: u64 = 1_000;
 /// Largest job file that is read.
 pub const CONFIG_FILE_BYTES: u64 = 64 << 20;
+/// Values in one job file, counting what aliases repeat: 10,000 jobs have 200,000.
+pub const CONFIG_NODES: usize = 4_000_000;
+/// Up to so many files, each is looked at every `CONFIG_POLL_MS` even where the kernel tells of changes.
+pub const CONFIG_SWEEP_FILES: usize = 256;
+/// More files than that are all looked at this often; links always every `CONFIG_POLL_MS`.
+pub const CONFIG_FULL_SWEEP_MS: u64 = 30_000;
+/// Job files are read when nothing was written for this long: a half-written file is no news.
+pub const CONFIG_QUIET_MS: u64 = 100;
+/// A file that is still being written is read after this all the same.
+pub const CONFIG_PATIENCE_MS: u64 = 1_000;
+/// A file changed this shortly before it was read may change again without a newer time stamp: it is read again.
+pub const CONFIG_UNSETTLED_MS: i64 = 100;
 
 // -- the wrapper
 
@@ -157,3 +169,18 @@ pub const OUTPUT_INTERVAL_MS: u64 = 1_000;
 pub const ACK_TIMEOUT_MS: u64 = 20_000;
 /// Spool files of dead wrappers older than this are removed.
 pub const SPOOL_LEFTOVER_MS: u64 = 86_400_000;
+
+// -- the engine's own
+
+/// A connection thread that has not answered a probe by then counts as gone.
+pub const PROBE_ANSWER_MS: u64 = 30_000;
+/// The executor's answer to which machines are up; after it the run ends with what is known.
+pub const RESOLVE_TIMEOUT_MS: u64 = 120_000;
+/// Instances that are being looked for in storage at a time, and frames held for each meanwhile.
+pub const LOADING_INSTANCES: usize = 1_024;
+/// Frames held for an instance that is being looked for.
+pub const LOADING_FRAMES: usize = 256;
+/// Passed-over due times of one job that are counted one by one; a longer stretch is recorded with this count.
+pub const MISSED_COUNTED: u64 = 10_000;
+/// How often history is thinned out.
+pub const RETENTION_INTERVAL_MS: u64 = 3_600_000;

@@ -1,6 +1,6 @@
 //! The configuration directory as the rest of the daemon sees it: valid jobs, settings, maintenance, problems.
-//! `file.rs` has the shapes on disk, `validate.rs` makes [`Job`]s of them, `load.rs` reads a directory and keeps
-//! what was last good, `watch.rs` is the thread that notices changes.
+//! `file.rs` has the shapes on disk, `validate.rs` makes [`Job`]s of them, `settings.rs` the rest, `load.rs` reads a
+//! directory and keeps what was last good, `watch.rs` is the thread that notices changes.
 //! Must not know: the engine, runs, sockets.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,7 +11,24 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::limits;
-use crate::schedule::Schedule;
+use crate::schedule::{Schedule, Tz};
+
+mod file;
+mod last_good;
+mod lines;
+mod load;
+mod settings;
+mod validate;
+mod value;
+pub mod watch;
+
+#[cfg(test)]
+mod tests;
+mod yaml11;
+
+pub use load::Loader;
+pub use settings::restart_needed;
+pub use value::likeliest;
 
 /// Everything that the files of one directory say, after validation. Immutable; a reload makes a new one and
 /// shares the jobs that did not change.
@@ -122,6 +139,8 @@ pub enum ExecutorKind {
 /// `saltpeter_config`, with every default filled in.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
+    /// Absolute, as `state_dir` and `default_wrapper_logdir`: what a file gives relative is below the configuration
+    /// directory.
     pub logdir: PathBuf,
     pub debug: bool,
     pub api_ws: bool,
@@ -143,6 +162,8 @@ pub struct Settings {
     /// None: the host's name.
     pub local_machines: Option<Vec<String>>,
     pub state_dir: PathBuf,
+    /// `timezone`: of jobs that name none.
+    pub zone: Tz,
     pub output_limit_bytes: u64,
     pub heartbeat_timeout_ms: u64,
     pub start_timeout_ms: u64,
@@ -179,6 +200,7 @@ impl Default for Settings {
             executor: ExecutorKind::Salt,
             local_machines: None,
             state_dir: "/var/lib/saltpeter".into(),
+            zone: Tz::UTC,
             output_limit_bytes: limits::OUTPUT_LIMIT_BYTES,
             heartbeat_timeout_ms: limits::HEARTBEAT_TIMEOUT_MS,
             start_timeout_ms: limits::START_TIMEOUT_MS,
@@ -228,4 +250,47 @@ pub struct Problem {
 pub enum Severity {
     Warning,
     Error,
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let place = match (self.file.as_str(), self.line) {
+            ("", _) => String::new(),
+            (file, Some(line)) => format!("{file}:{line}: "),
+            (file, None) => format!("{file}: "),
+        };
+        let severity = match self.severity {
+            Severity::Warning => "warning",
+            Severity::Error => "error",
+        };
+        let field = if self.field.is_empty() {
+            String::new()
+        } else {
+            format!("{}: ", self.field.escape_debug())
+        };
+        write!(f, "{}{severity}: {field}{}", place.escape_debug(), self.reason)
+    }
+}
+
+/// Logs each problem that is new, and that files were mended. Told once: a problem that stays is not repeated.
+pub fn log_problems(before: &[Problem], now: &[Problem]) {
+    // the line moves when something above is edited: that makes no new problem
+    let told = |problem: &Problem| {
+        Problem {
+            line: None,
+            ..problem.clone()
+        }
+        .to_string()
+    };
+    let known: std::collections::HashSet<String> = before.iter().map(told).collect();
+    for problem in now.iter().filter(|problem| !known.contains(&told(problem))) {
+        let text = problem.to_string();
+        match problem.severity {
+            Severity::Error => log::error!("configuration: {text}"),
+            Severity::Warning => log::warn!("configuration: {text}"),
+        }
+    }
+    if now.is_empty() && !before.is_empty() {
+        log::info!("configuration: every problem is mended");
+    }
 }

@@ -61,14 +61,22 @@ pub enum Effect {
 pub struct Write {
     pub facts: Vec<Fact>,
     pub output: Vec<OutputRow>,
-    /// Tail rows that are no longer needed: (machine run, day, rows below this one).
-    pub trim: Vec<(MachineRunId, i64, u64)>,
+    pub trim: Vec<Trim>,
     /// Frames that may leave once it is committed.
     pub acks: Vec<(ConnectionId, DaemonFrame)>,
     pub ticket: Option<Ticket>,
     /// This write means something only if all earlier output of that machine run is stored: while that output
     /// waits for room on the disk, so does this.
     pub after_output_of: Option<MachineRunId>,
+}
+
+/// Rows of an output's tail that are no longer needed: from `from_row` up to, not including, `below_row`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trim {
+    pub machine_run: MachineRunId,
+    pub day: i64,
+    pub from_row: u64,
+    pub below_row: u64,
 }
 
 /// A fact for `state.db`.

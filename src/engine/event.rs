@@ -57,7 +57,6 @@ pub enum Event {
         connection: ConnectionId,
         peer: Arc<Peer>,
         frame: Box<OutputFrame>,
-        read_at: Mono,
     },
     /// The byte budget was spent: output frames of this connection were dropped, and there is room again.
     OutputDropped { connection: ConnectionId },

@@ -1,20 +1,46 @@
 //! The one owner of state: decides what happens. Pure: no file, socket, process, thread, channel, lock, random
 //! source or clock inside. `event.rs` and `effect.rs` are its whole surface.
+//!
+//! `job.rs` says when a job is due, `run.rs` takes a run from start to end, `machine_run.rs` knows what is overdue,
+//! `session.rs` understands wrappers' frames, `kill.rs` ends what people want ended, `recover.rs` goes on after a
+//! restart, `board.rs` shows it all.
 
+pub mod batch;
 pub mod board;
 pub mod effect;
 pub mod event;
 pub mod record;
 
+mod job;
+mod kill;
+mod machine_run;
+mod output;
+mod random;
+mod recover;
+mod run;
+mod session;
+mod text;
+mod watch;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use board::Board;
-use effect::Effect;
-use event::Event;
-use record::Recovered;
+use log::Level;
 
-use crate::clock::Now;
+use board::Board;
+use effect::{Effect, Fact, JobLogLine, Ticket, Write};
+use event::{Event, RequestId, StoreOutcome};
+use machine_run::MachineRun;
+use record::{MachineRunId, Recovered, RunId, VerdictRecord};
+use run::Run;
+
+use crate::clock::{Mono, Now};
 use crate::config::Config;
+use crate::limits;
+
+/// Milliseconds that the daemon has been awake: the monotonic clock less every stall. All deadlines are in it, so the
+/// daemon's own trouble never fails somebody's job (fine-print.md 3).
+pub type AwakeMs = u64;
 
 /// What the engine is told at birth.
 #[derive(Clone, Debug, Default)]
@@ -29,19 +55,433 @@ pub struct EngineSettings {
 
 /// The state owner.
 #[derive(Debug)]
-pub struct Engine {}
+pub struct Engine {
+    settings: EngineSettings,
+    config: Arc<Config>,
+    random: random::Random,
+    awake: Awake,
+    is_listening: bool,
+    is_shutting_down: bool,
+    /// Why storage cannot write, if it cannot.
+    storage_trouble: Option<String>,
+    jobs: BTreeMap<Arc<str>, job::JobState>,
+    /// Next due second of each job that has one.
+    due: BTreeSet<(i64, Arc<str>)>,
+    /// Second up to which the schedule has been evaluated.
+    last_look_s: Option<i64>,
+    last_look_stored_s: i64,
+    /// Misses that storage has not taken yet, one stretch per job.
+    unstored_misses: BTreeMap<String, VerdictRecord>,
+    runs: HashMap<RunId, Run>,
+    by_instance: HashMap<Arc<str>, RunId>,
+    places: HashMap<MachineRunId, (RunId, usize)>,
+    next_run: u64,
+    next_machine_run: u64,
+    connections: HashMap<event::ConnectionId, session::Connection>,
+    loading: HashMap<String, Vec<session::Arrival>>,
+    tickets: HashMap<Ticket, Waiting>,
+    next_ticket: u64,
+    next_retention_ms: AwakeMs,
+    /// Effects that wait for the first turn.
+    early: Vec<Effect>,
+    shown: board::Shown,
+}
+
+/// What happens when a write is committed (or refused).
+#[derive(Debug)]
+enum Waiting {
+    Start {
+        run: RunId,
+        request: Option<RequestId>,
+    },
+    Then(Vec<Effect>),
+    Answer {
+        request: RequestId,
+        answer: effect::Answer,
+    },
+    Misses(Vec<VerdictRecord>),
+}
+
+/// The awake clock.
+#[derive(Debug)]
+struct Awake {
+    last: Option<Mono>,
+    stalled_ms: u64,
+}
+
+/// One turn: the time, and where effects go.
+struct Turn<'a> {
+    now: Now,
+    awake: AwakeMs,
+    effects: &'a mut Vec<Effect>,
+}
+
+impl Turn<'_> {
+    fn say(&mut self, level: Level, text: String) {
+        self.effects.push(Effect::Say { level, text });
+    }
+
+    /// Stores facts that nothing waits for.
+    fn store(&mut self, facts: Vec<Fact>) {
+        if !facts.is_empty() {
+            self.effects.push(Effect::Store(Write {
+                facts,
+                ..Write::default()
+            }));
+        }
+    }
+}
+
+impl Awake {
+    /// The awake time at `mono`; a gap since the last turn that is a stall does not count.
+    fn advance(&mut self, mono: Mono) -> AwakeMs {
+        if let Some(last) = self.last {
+            let gap = mono.since_ms(last);
+            if gap > limits::STALL_MS {
+                self.stalled_ms += gap - limits::STALL_MS;
+            }
+        }
+        self.last = Some(mono.max(self.last.unwrap_or(mono)));
+        self.at(mono)
+    }
+
+    /// A moment of the monotonic clock in awake time.
+    fn at(&self, mono: Mono) -> AwakeMs {
+        mono.0.saturating_sub(self.stalled_ms)
+    }
+}
 
 impl Engine {
     /// Takes up what storage has kept. Nothing is done before the first event.
-    pub fn new(_settings: EngineSettings, _config: Arc<Config>, _recovered: Recovered, _now: Now) -> Engine {
-        Engine {}
+    pub fn new(settings: EngineSettings, config: Arc<Config>, recovered: Recovered, now: Now) -> Engine {
+        let mut engine = Engine {
+            random: random::Random::new(settings.seed),
+            settings,
+            config: Arc::default(),
+            awake: Awake {
+                last: None,
+                stalled_ms: 0,
+            },
+            is_listening: false,
+            is_shutting_down: false,
+            storage_trouble: None,
+            jobs: BTreeMap::new(),
+            due: BTreeSet::new(),
+            last_look_s: recovered.last_look.map(|look| look.secs()),
+            last_look_stored_s: 0,
+            unstored_misses: BTreeMap::new(),
+            runs: HashMap::new(),
+            by_instance: HashMap::new(),
+            places: HashMap::new(),
+            next_run: recovered.next_run.max(1),
+            next_machine_run: recovered.next_machine_run.max(1),
+            connections: HashMap::new(),
+            loading: HashMap::new(),
+            tickets: HashMap::new(),
+            next_ticket: 1,
+            next_retention_ms: 0,
+            early: Vec::new(),
+            shown: board::Shown::default(),
+        };
+        engine.take_up(config, recovered, now);
+        engine
     }
 
     /// One turn. Effects are appended in the order in which they are to be done.
-    pub fn handle(&mut self, _now: Now, _event: Event, _effects: &mut Vec<Effect>) {}
+    pub fn handle(&mut self, now: Now, event: Event, effects: &mut Vec<Effect>) {
+        effects.append(&mut self.early);
+        let awake = self.awake.advance(now.mono);
+        let turn = &mut Turn { now, awake, effects };
+        match event {
+            Event::Tick => self.tick(turn),
+            Event::Beats(beats) => self.beats(turn, &beats),
+            Event::Dry {
+                connection,
+                at,
+                last_beat,
+            } => self.dry(turn, connection, at, last_beat),
+            Event::Frame {
+                connection,
+                peer,
+                frame,
+                read_at,
+                outputs_before,
+            } => {
+                let arrival = session::Arrival::Frame {
+                    connection,
+                    peer,
+                    frame,
+                    read_at,
+                };
+                self.arrived(turn, connection, Some(outputs_before), arrival);
+            }
+            Event::Output {
+                connection,
+                peer,
+                frame,
+            } => {
+                let arrival = session::Arrival::Output {
+                    connection,
+                    peer,
+                    frame,
+                };
+                self.arrived(turn, connection, None, arrival);
+            }
+            Event::OutputDropped { connection } => self.output_dropped(turn, connection),
+            Event::Closed {
+                connection,
+                outputs_before,
+            } => {
+                self.arrived(
+                    turn,
+                    connection,
+                    Some(outputs_before),
+                    session::Arrival::Closed { connection },
+                );
+            }
+            Event::Stored { ticket, outcome } => self.stored(turn, ticket, outcome),
+            Event::RunLoaded { instance, run } => self.run_loaded(turn, &instance, run),
+            Event::StorageTrouble { reason } => self.storage_troubled(turn, reason),
+            Event::Resolved {
+                run,
+                up,
+                down,
+                finished,
+                error,
+            } => {
+                self.resolved(turn, run, up, down, finished, error);
+            }
+            Event::Launched { machine_run } => self.launched(turn, machine_run),
+            Event::LaunchFailed {
+                machine_run,
+                retcode,
+                text,
+            } => {
+                self.launch_failed(turn, machine_run, retcode, &text);
+            }
+            Event::Config(config) => self.configure(turn, config),
+            Event::Request { request, ask, who } => self.asked(turn, request, ask, who),
+            Event::Listening => self.listening(turn),
+            Event::Shutdown => self.shut_down(turn),
+        }
+    }
 
     /// The board, if anything on it has changed since the last call.
     pub fn take_board(&mut self, _now: Now) -> Option<Arc<Board>> {
-        None
+        self.make_board()
     }
+
+    fn ticket(&mut self, waiting: Waiting) -> Ticket {
+        let ticket = Ticket(self.next_ticket);
+        self.next_ticket += 1;
+        self.tickets.insert(ticket, waiting);
+        ticket
+    }
+
+    fn stored(&mut self, turn: &mut Turn, ticket: Ticket, outcome: StoreOutcome) {
+        let Some(waiting) = self.tickets.remove(&ticket) else {
+            return;
+        };
+        match (waiting, outcome) {
+            (Waiting::Start { run, request }, StoreOutcome::Committed) => {
+                self.start_stored(turn, run, request);
+            }
+            (Waiting::Start { run, request }, StoreOutcome::NameTaken) => {
+                self.start_renamed(turn, run, request);
+            }
+            (Waiting::Start { run, request }, outcome) => self.start_refused(turn, run, request, &outcome),
+            (Waiting::Then(effects), StoreOutcome::Committed) => turn.effects.extend(effects),
+            (Waiting::Then(effects), outcome) => self.follow_up_refused(turn, effects, &outcome),
+            (Waiting::Answer { request, answer }, StoreOutcome::Committed) => {
+                turn.effects.push(Effect::Answer { request, answer });
+            }
+            (Waiting::Answer { request, .. }, outcome) => {
+                let reason = format!("not stored: {}", why(&outcome));
+                let answer = effect::Answer::Unavailable(reason);
+                turn.effects.push(Effect::Answer { request, answer });
+            }
+            (Waiting::Misses(_), StoreOutcome::Committed) => {}
+            (Waiting::Misses(misses), _) => {
+                for miss in misses {
+                    self.remember_miss(miss);
+                }
+            }
+        }
+    }
+
+    /// A write that others followed was refused: its job log lines still tell what happened; a dispatch that must not
+    /// be repeated does not happen at all.
+    fn follow_up_refused(&mut self, turn: &mut Turn, effects: Vec<Effect>, outcome: &StoreOutcome) {
+        for effect in effects {
+            match effect {
+                Effect::Dispatch(dispatch) => {
+                    for (machine_run, _) in dispatch.machines {
+                        let text = format!("not started: its dispatch could not be stored: {}", why(outcome));
+                        self.launch_failed(turn, machine_run, 255, &text);
+                    }
+                }
+                other => turn.effects.push(other),
+            }
+        }
+    }
+
+    fn storage_troubled(&mut self, turn: &mut Turn, reason: Option<String>) {
+        match &reason {
+            Some(reason) => turn.say(Level::Error, format!("storage cannot write: {reason}")),
+            None => turn.say(Level::Warn, "storage writes again".into()),
+        }
+        self.storage_trouble = reason;
+        self.shown.is_changed = true;
+        if self.storage_trouble.is_none() {
+            self.store_misses(turn);
+            self.store_all(turn);
+        }
+    }
+
+    /// Storage refused writes for a while: everything in memory is written once more.
+    fn store_all(&mut self, turn: &mut Turn) {
+        let mut runs: Vec<&Run> = self.runs.values().filter(|run| run.is_stored).collect();
+        runs.sort_unstable_by_key(|run| run.record.id);
+        for run in runs {
+            let mut facts = vec![Fact::Run(Box::new(run.record.clone()))];
+            facts.extend(
+                run.machines
+                    .iter()
+                    .map(|m| Fact::Machine(Box::new(m.record.clone()))),
+            );
+            turn.store(facts);
+        }
+        turn.store(
+            self.jobs
+                .values()
+                .map(|state| Fact::Job(state.record.clone()))
+                .collect(),
+        );
+    }
+
+    fn start_refused(
+        &mut self,
+        turn: &mut Turn,
+        id: RunId,
+        request: Option<RequestId>,
+        outcome: &StoreOutcome,
+    ) {
+        let Some(run) = self.forget_run(id) else { return };
+        let (job, instance) = (run.record.job, run.record.instance);
+        if let Some(state) = self.jobs.get_mut(job.as_str()) {
+            state.open.retain(|open| *open != id);
+        }
+        if *outcome == StoreOutcome::AlreadyStarted {
+            turn.say(
+                Level::Debug,
+                format!("{instance} not started: its due time has a verdict already"),
+            );
+            return;
+        }
+        let reason = why(outcome);
+        turn.say(
+            Level::Error,
+            format!("{instance} not started: its start could not be stored: {reason}"),
+        );
+        if let Some(request) = request {
+            let answer = effect::Answer::Unavailable(format!("not started: {reason}"));
+            turn.effects.push(Effect::Answer { request, answer });
+        }
+        if let Some(due) = run.record.due {
+            self.missed(
+                turn,
+                &job,
+                due.secs(),
+                due.secs(),
+                1,
+                &format!("not stored: {reason}"),
+            );
+        }
+    }
+
+    fn shut_down(&mut self, turn: &mut Turn) {
+        self.is_shutting_down = true;
+        if let Some(look) = self.last_look_s
+            && self.unstored_misses.is_empty()
+        {
+            turn.store(vec![Fact::LastLook(crate::clock::Wall::from_secs(look))]);
+        }
+    }
+
+    fn insert_run(&mut self, run: Run) {
+        self.by_instance
+            .insert(run.record.instance.as_str().into(), run.record.id);
+        for (place, m) in run.machines.iter().enumerate() {
+            self.places.insert(m.record.id, (run.record.id, place));
+        }
+        self.runs.insert(run.record.id, run);
+    }
+
+    fn forget_run(&mut self, id: RunId) -> Option<Run> {
+        let run = self.runs.remove(&id)?;
+        self.by_instance.remove(run.record.instance.as_str());
+        for m in &run.machines {
+            self.places.remove(&m.record.id);
+        }
+        self.shown.runs.insert(id);
+        Some(run)
+    }
+
+    fn machine_mut(&mut self, id: MachineRunId) -> Option<&mut MachineRun> {
+        let (run, place) = self.places.get(&id)?;
+        self.runs.get_mut(run)?.machines.get_mut(*place)
+    }
+
+    /// The board has to show that run anew.
+    fn touch_run(&mut self, id: RunId) {
+        self.shown.runs.insert(id);
+    }
+
+    /// The board has to show that machine run anew.
+    fn touch_machine(&mut self, id: MachineRunId) {
+        if let Some(&(run, place)) = self.places.get(&id) {
+            if let Some(run) = self.runs.get_mut(&run) {
+                run.machines[place].shown = None;
+            }
+            self.shown.runs.insert(run);
+        }
+    }
+
+    /// Every open machine run.
+    fn open_machine_runs(&self) -> Vec<MachineRunId> {
+        let open_runs: HashSet<RunId> = self
+            .jobs
+            .values()
+            .flat_map(|state| state.open.iter().copied())
+            .collect();
+        let mut open: Vec<MachineRunId> = open_runs
+            .iter()
+            .filter_map(|id| self.runs.get(id))
+            .flat_map(|run| run.machines.iter())
+            .filter(|m| m.is_unfinished())
+            .map(|m| m.record.id)
+            .collect();
+        // in the order of their numbers: hash order would make a replay differ
+        open.sort_unstable();
+        open
+    }
+}
+
+fn why(outcome: &StoreOutcome) -> &str {
+    match outcome {
+        StoreOutcome::Failed(reason) => reason,
+        StoreOutcome::AlreadyStarted => "its due time has a verdict already",
+        StoreOutcome::NameTaken => "its name is taken",
+        StoreOutcome::Committed => "committed",
+    }
+}
+
+/// A run's log entry that needs no output.
+fn log_line(job: &str, instance: &str, at: crate::clock::Wall, what: JobLogLine) -> Effect {
+    Effect::JobLog(effect::JobLogEntry {
+        job: job.into(),
+        instance: instance.into(),
+        at,
+        what,
+    })
 }

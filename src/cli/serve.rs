@@ -1,0 +1,29 @@
+//! `saltpeter serve`: the daemon.
+//! Must not know: anything of it but its door.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use crate::logging;
+
+pub const HELP: &str = "\
+usage: saltpeter [serve] [-c DIR]
+
+Runs the daemon in the foreground; the log goes to stderr. SIGHUP reads the configuration again,
+SIGTERM ends the daemon and leaves running jobs running.
+";
+
+/// Serves until told to stop.
+pub fn run(config_dir: &Path) -> ExitCode {
+    logging::start();
+    serve(config_dir)
+}
+
+/// HOOK for the daemon's branch: `crate::daemon::serve(config_dir)` goes here.
+fn serve(config_dir: &Path) -> ExitCode {
+    log::error!(
+        "this build holds no daemon yet: nothing serves '{}'",
+        config_dir.display()
+    );
+    ExitCode::FAILURE
+}

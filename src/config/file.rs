@@ -1,0 +1,247 @@
+//! What a YAML file says, with nothing lost: every key in order, twice given ones too, keys that are no texts.
+//! The one place that touches serde_yaml, which alone would drop duplicates and leave merge keys unapplied.
+//! Must not know: what the keys mean.
+
+use std::cell::Cell;
+use std::collections::HashSet;
+use std::fmt;
+
+use serde::de::{
+    DeserializeSeed, Deserializer, EnumAccess, Error, MapAccess, SeqAccess, VariantAccess, Visitor,
+};
+
+use crate::limits;
+
+/// One value of a YAML document. Tags are dropped, aliases resolved, merge keys (`<<`) applied; dates and
+/// YAML 1.1's words stay texts.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Node {
+    Null,
+    Bool(bool),
+    Int(i128),
+    Float(f64),
+    Text(String),
+    List(Vec<Node>),
+    /// In the file's order, merged entries first; a key given twice stands twice.
+    Map(Vec<(Node, Node)>),
+}
+
+/// Why a file cannot be read as one YAML document.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreadable {
+    /// 1-based; None where the parser cannot tell.
+    pub line: Option<usize>,
+    /// Quotes nothing of the file: it may hold secrets.
+    pub reason: String,
+}
+
+/// Reads one YAML document. An empty file is [`Node::Null`].
+pub fn read(bytes: &[u8]) -> Result<Node, Unreadable> {
+    let budget = Cell::new(limits::CONFIG_NODES);
+    let seed = NodeSeed { budget: &budget };
+    seed.deserialize(serde_yaml::Deserializer::from_slice(bytes))
+        .map_err(|error| Unreadable {
+            line: error.location().map(|place| place.line()),
+            reason: error.to_string(),
+        })
+}
+
+impl Node {
+    /// What this is, for a message.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Node::Null => "empty",
+            Node::Bool(_) => "a boolean",
+            Node::Int(_) => "a number",
+            Node::Float(_) => "a number with a fraction",
+            Node::Text(_) => "a text",
+            Node::List(_) => "a list",
+            Node::Map(_) => "a mapping",
+        }
+    }
+
+    /// The text that stands for a key: `123`, `on`, `1.5`, `true`; None for lists and mappings.
+    pub fn key_text(&self) -> Option<String> {
+        match self {
+            Node::Null => Some("null".to_string()),
+            Node::Bool(value) => Some(value.to_string()),
+            Node::Int(value) => Some(value.to_string()),
+            Node::Float(value) => Some(super::yaml11::float_text(*value)),
+            Node::Text(text) => Some(text.clone()),
+            Node::List(_) | Node::Map(_) => None,
+        }
+    }
+
+    /// As JSON: NaN, infinities and what no JSON number holds become texts; of a key given twice the later wins.
+    pub fn to_json(&self) -> serde_json::Value {
+        use serde_json::Value;
+        match self {
+            Node::Null => Value::Null,
+            Node::Bool(value) => Value::Bool(*value),
+            Node::Int(value) => match (i64::try_from(*value), u64::try_from(*value)) {
+                (Ok(small), _) => small.into(),
+                (_, Ok(large)) => large.into(),
+                _ => Value::String(value.to_string()),
+            },
+            Node::Float(value) => match serde_json::Number::from_f64(*value) {
+                Some(number) => Value::Number(number),
+                None => Value::String(super::yaml11::float_text(*value)),
+            },
+            Node::Text(text) => Value::String(text.clone()),
+            Node::List(items) => Value::Array(items.iter().map(Node::to_json).collect()),
+            Node::Map(entries) => Value::Object(
+                entries
+                    .iter()
+                    .map(|(key, value)| {
+                        let name = key.key_text().unwrap_or_else(|| super::yaml11::python_text(key));
+                        (name, value.to_json())
+                    })
+                    .collect(),
+            ),
+        }
+    }
+
+    /// From JSON, as the files of last good content hold it.
+    pub fn from_json(value: &serde_json::Value) -> Node {
+        use serde_json::Value;
+        match value {
+            Value::Null => Node::Null,
+            Value::Bool(value) => Node::Bool(*value),
+            Value::Number(number) => match (number.as_i64(), number.as_u64(), number.as_f64()) {
+                (Some(small), _, _) => Node::Int(small.into()),
+                (_, Some(large), _) => Node::Int(large.into()),
+                (_, _, float) => Node::Float(float.unwrap_or_default()),
+            },
+            Value::String(text) => Node::Text(text.clone()),
+            Value::Array(items) => Node::List(items.iter().map(Node::from_json).collect()),
+            Value::Object(entries) => Node::Map(
+                entries
+                    .iter()
+                    .map(|(key, value)| (Node::Text(key.clone()), Node::from_json(value)))
+                    .collect(),
+            ),
+        }
+    }
+}
+
+/// Reads one node and takes it from the file's budget: aliases could otherwise make a small file endless.
+#[derive(Clone, Copy)]
+struct NodeSeed<'a> {
+    budget: &'a Cell<usize>,
+}
+
+impl<'de> DeserializeSeed<'de> for NodeSeed<'_> {
+    type Value = Node;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Node, D::Error> {
+        match self.budget.get().checked_sub(1) {
+            Some(left) => self.budget.set(left),
+            None => return Err(D::Error::custom("too many values, counting what aliases repeat")),
+        }
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for NodeSeed<'_> {
+    type Value = Node;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("any YAML value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Node, E> {
+        Ok(Node::Null)
+    }
+
+    fn visit_none<E>(self) -> Result<Node, E> {
+        Ok(Node::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Node, E> {
+        Ok(Node::Bool(value))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Node, E> {
+        Ok(Node::Int(value.into()))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Node, E> {
+        Ok(Node::Int(value.into()))
+    }
+
+    fn visit_i128<E>(self, value: i128) -> Result<Node, E> {
+        Ok(Node::Int(value))
+    }
+
+    fn visit_u128<E>(self, value: u128) -> Result<Node, E> {
+        Ok(i128::try_from(value).map_or_else(|_| Node::Text(value.to_string()), Node::Int))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Node, E> {
+        Ok(Node::Float(value))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Node, E> {
+        Ok(Node::Text(text.to_string()))
+    }
+
+    fn visit_string<E>(self, text: String) -> Result<Node, E> {
+        Ok(Node::Text(text))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Node, A::Error> {
+        let mut list = Vec::new();
+        while let Some(item) = items.next_element_seed(self)? {
+            list.push(item);
+        }
+        Ok(Node::List(list))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Node, A::Error> {
+        let mut list = Vec::new();
+        let mut merges = Vec::new();
+        while let Some(key) = entries.next_key_seed(self)? {
+            let value = entries.next_value_seed(self)?;
+            if key == Node::Text("<<".to_string()) {
+                merges.push(value);
+            } else {
+                list.push((key, value));
+            }
+        }
+        if merges.is_empty() {
+            return Ok(Node::Map(list));
+        }
+        merge(list, merges).map(Node::Map).map_err(A::Error::custom)
+    }
+
+    /// A tagged value (`!thing value`): the tag means nothing here.
+    fn visit_enum<A: EnumAccess<'de>>(self, tagged: A) -> Result<Node, A::Error> {
+        let (_tag, value) = tagged.variant::<String>()?;
+        value.newtype_variant_seed(self)
+    }
+}
+
+/// The entries that `<<` brings go before the mapping's own, which win; of several merged mappings of one list
+/// the first wins, of several `<<` the last (as YAML 1.1 readers do).
+fn merge(own: Vec<(Node, Node)>, merges: Vec<Node>) -> Result<Vec<(Node, Node)>, &'static str> {
+    let mut seen: HashSet<Option<String>> = own.iter().map(|(key, _)| key.key_text()).collect();
+    let mut brought = Vec::new();
+    for merged in merges.into_iter().rev() {
+        let maps = match merged {
+            Node::List(maps) => maps,
+            single => vec![single],
+        };
+        for map in maps {
+            let Node::Map(entries) = map else {
+                return Err("'<<' needs a mapping or a list of mappings");
+            };
+            for (key, value) in entries {
+                if seen.insert(key.key_text()) {
+                    brought.push((key, value));
+                }
+            }
+        }
+    }
+    brought.extend(own);
+    Ok(brought)
+}

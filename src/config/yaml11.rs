@@ -1,0 +1,288 @@
+//! How the old daemon read what job files say: as YAML 1.1 (`yes` a boolean, `010` eight, `1:30` ninety), and as
+//! Python wrote such values down as text.
+//! Must not know: files, jobs.
+
+use std::sync::LazyLock;
+
+use regex_lite::Regex;
+
+use super::file::Node;
+
+/// What a bare word was to the old daemon, if it was no text.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reading {
+    Null,
+    Bool(bool),
+    Int(i128),
+    Float(f64),
+    /// A date or a time of day; its text is not worked out.
+    Date,
+}
+
+/// What the old daemon made of a bare word; None: a text.
+pub fn reading(plain: &str) -> Option<Reading> {
+    match plain {
+        "" | "~" | "null" | "Null" | "NULL" => return Some(Reading::Null),
+        ".nan" | ".NaN" | ".NAN" => return Some(Reading::Float(f64::NAN)),
+        _ => {}
+    }
+    if let Some(value) = boolean_word(plain) {
+        return Some(Reading::Bool(value));
+    }
+    let first = plain.as_bytes()[0];
+    if !(first.is_ascii_digit() || matches!(first, b'+' | b'-' | b'.')) {
+        return None;
+    }
+    if DATE.is_match(plain) {
+        return Some(Reading::Date);
+    }
+    integer(plain)
+        .map(Reading::Int)
+        .or_else(|| float(plain).map(Reading::Float))
+}
+
+/// YAML 1.1's words for true and false, in its three spellings each.
+pub fn boolean_word(text: &str) -> Option<bool> {
+    if !(2..=5).contains(&text.len()) || !text.is_ascii() {
+        return None;
+    }
+    let lower = text.to_ascii_lowercase();
+    if text != lower && text != text.to_ascii_uppercase() && text[1..] != lower[1..] {
+        return None;
+    }
+    match lower.as_str() {
+        "yes" | "on" | "true" => Some(true),
+        "no" | "off" | "false" => Some(false),
+        _ => None,
+    }
+}
+
+/// Whether a text read from a file was something else to the old daemon unless it stood in quotes. Dates that
+/// Python wrote as they stand do not count.
+pub fn differs(text: &str) -> bool {
+    match reading(text) {
+        None | Some(Reading::Null) => false,
+        Some(Reading::Date) => !CANONICAL_DATE.is_match(text),
+        Some(_) => true,
+    }
+}
+
+/// The text that the old daemon handed on for a bare word: `True` for `yes`, `8` for `010`. Dates stay as they stand.
+pub fn plain_text(plain: &str) -> String {
+    match reading(plain) {
+        Some(Reading::Null) => "None".to_string(),
+        Some(Reading::Bool(value)) => boolean_text(value).to_string(),
+        Some(Reading::Int(value)) => value.to_string(),
+        Some(Reading::Float(value)) => float_text(value),
+        Some(Reading::Date) | None => plain.to_string(),
+    }
+}
+
+/// A value as Python's `str` would write it.
+pub fn python_text(node: &Node) -> String {
+    match node {
+        Node::Null => "None".to_string(),
+        Node::Bool(value) => boolean_text(*value).to_string(),
+        Node::Int(value) => value.to_string(),
+        Node::Float(value) => float_text(*value),
+        Node::Text(text) => text.clone(),
+        Node::List(items) => {
+            let items: Vec<String> = items.iter().map(python_repr).collect();
+            format!("[{}]", items.join(", "))
+        }
+        Node::Map(entries) => {
+            let entries: Vec<String> = entries
+                .iter()
+                .map(|(key, value)| format!("{}: {}", python_repr(key), python_repr(value)))
+                .collect();
+            format!("{{{}}}", entries.join(", "))
+        }
+    }
+}
+
+/// A number with a fraction as Python writes it: `1.0`, `1e+16`, `nan`.
+pub fn float_text(value: f64) -> String {
+    if value.is_nan() {
+        return "nan".to_string();
+    }
+    if value.is_infinite() {
+        return if value > 0.0 { "inf" } else { "-inf" }.to_string();
+    }
+    let scientific = format!("{value:e}");
+    let Some((digits, exponent)) = scientific.split_once('e') else {
+        return scientific;
+    };
+    let exponent: i32 = exponent.parse().unwrap_or_default();
+    if value != 0.0 && !(-4..16).contains(&exponent) {
+        let sign = if exponent < 0 { '-' } else { '+' };
+        return format!("{digits}e{sign}{:02}", exponent.abs());
+    }
+    let plain = format!("{value}");
+    if plain.contains('.') { plain } else { plain + ".0" }
+}
+
+static DATE: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(
+        r"^(\d{4}-\d\d-\d\d|\d{4}-\d\d?-\d\d?([Tt]|[ \t]+)\d\d?:\d\d:\d\d(\.\d*)?([ \t]*(Z|[-+]\d\d?(:\d\d)?))?)$",
+    )
+});
+static CANONICAL_DATE: LazyLock<Regex> =
+    LazyLock::new(|| pattern(r"^\d{4}-\d\d-\d\d( \d\d:\d\d:\d\d(\.\d{6})?([-+]\d\d:\d\d)?)?$"));
+static FLOAT: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(r"^[-+]?([0-9][0-9_]*\.[0-9_]*([eE][-+][0-9]+)?|\.[0-9][0-9_]*([eE][-+][0-9]+)?)$")
+});
+
+#[allow(clippy::expect_used)] // the patterns above are constants, and a test compiles each
+fn pattern(text: &str) -> Regex {
+    Regex::new(text).expect("constant pattern")
+}
+
+fn boolean_text(value: bool) -> &'static str {
+    if value { "True" } else { "False" }
+}
+
+fn python_repr(node: &Node) -> String {
+    let Node::Text(text) = node else {
+        return python_text(node);
+    };
+    let quote = if text.contains('\'') && !text.contains('"') {
+        '"'
+    } else {
+        '\''
+    };
+    let mut quoted = String::from(quote);
+    for letter in text.chars() {
+        match letter {
+            '\n' => quoted.push_str("\\n"),
+            '\r' => quoted.push_str("\\r"),
+            '\t' => quoted.push_str("\\t"),
+            '\\' => quoted.push_str("\\\\"),
+            letter if letter == quote => quoted.extend(['\\', letter]),
+            letter => quoted.push(letter),
+        }
+    }
+    quoted.push(quote);
+    quoted
+}
+
+fn integer(plain: &str) -> Option<i128> {
+    let (sign, digits) = match plain.as_bytes()[0] {
+        b'-' => (-1, &plain[1..]),
+        b'+' => (1, &plain[1..]),
+        _ => (1, plain),
+    };
+    if !digits.as_bytes().first()?.is_ascii_digit() {
+        return None;
+    }
+    if digits.contains(':') {
+        return sexagesimal(digits).map(|value| sign * value);
+    }
+    let clean = digits.replace('_', "");
+    let value = if let Some(hex) = clean.strip_prefix("0x") {
+        i128::from_str_radix(hex, 16)
+    } else if let Some(binary) = clean.strip_prefix("0b") {
+        i128::from_str_radix(binary, 2)
+    } else if clean.len() > 1 && clean.starts_with('0') {
+        i128::from_str_radix(&clean, 8)
+    } else {
+        clean.parse()
+    };
+    value.ok().map(|value| sign * value)
+}
+
+/// `1:30` is 90: no leading zero, each further part below 60.
+fn sexagesimal(digits: &str) -> Option<i128> {
+    let mut parts = digits.split(':');
+    let first = parts.next()?.replace('_', "");
+    if first.starts_with('0') {
+        return None;
+    }
+    let mut value: i128 = first.parse().ok()?;
+    for part in parts {
+        if part.is_empty() || part.len() > 2 || !part.bytes().all(|byte| byte.is_ascii_digit()) {
+            return None;
+        }
+        let part: i128 = part.parse().ok()?;
+        if part > 59 {
+            return None;
+        }
+        value = value.checked_mul(60)?.checked_add(part)?;
+    }
+    Some(value)
+}
+
+fn float(plain: &str) -> Option<f64> {
+    match plain.trim_start_matches(['+', '-']) {
+        ".inf" | ".Inf" | ".INF" => {
+            return Some(if plain.starts_with('-') {
+                f64::NEG_INFINITY
+            } else {
+                f64::INFINITY
+            });
+        }
+        _ => {}
+    }
+    FLOAT
+        .is_match(plain)
+        .then(|| plain.replace('_', "").parse().ok())
+        .flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_read_as_the_old_daemon_read_them() {
+        for (plain, text) in [
+            ("yes", "True"),
+            ("Off", "False"),
+            ("oN", "oN"),
+            ("010", "8"),
+            ("08", "08"),
+            ("1:30", "90"),
+            ("01:30", "01:30"),
+            ("1_000", "1000"),
+            ("1e3", "1e3"),
+            ("1.5e+3", "1500.0"),
+            ("0o17", "0o17"),
+            ("0x1F", "31"),
+            ("~", "None"),
+            ("+5", "5"),
+            ("-0x10", "-16"),
+            (".5", "0.5"),
+            ("1.", "1.0"),
+            (".", "."),
+            ("-", "-"),
+            ("2026-11-21", "2026-11-21"),
+            ("web01", "web01"),
+            ("é", "é"),
+            ("1:60", "1:60"),
+            ("-.inf", "-inf"),
+            ("10.0.0.1", "10.0.0.1"),
+        ] {
+            assert_eq!(plain_text(plain), text, "{plain}");
+        }
+        assert!(!differs("2026-11-21") && !differs("2026-11-21 10:00:00"));
+        assert!(differs("2026-11-21T10:00:00Z") && differs("010") && differs("on") && !differs("5 minutes"));
+    }
+
+    #[test]
+    fn numbers_are_written_as_python_writes_them() {
+        for (value, text) in [
+            (1.0, "1.0"),
+            (0.1, "0.1"),
+            (1e16, "1e+16"),
+            (1e15, "1000000000000000.0"),
+            (1.5e-5, "1.5e-05"),
+            (0.0001, "0.0001"),
+            (-0.0, "-0.0"),
+            (f64::NAN, "nan"),
+            (1e100, "1e+100"),
+        ] {
+            assert_eq!(float_text(value), text);
+        }
+        let node = Node::List(vec![Node::Text("it's".into()), Node::Bool(true), Node::Null]);
+        assert_eq!(python_text(&node), "[\"it's\", True, None]");
+    }
+}

@@ -1,0 +1,384 @@
+//! Jobs and their due times: what the configuration says, when the schedule was last looked at, and the one verdict
+//! that every due time gets (fine-print.md 13, schedule.md R9).
+//! Must not know: machines, frames.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use log::Level;
+
+use crate::clock::Wall;
+use crate::config::{Config, Job};
+use crate::engine::board::RunBoard;
+use crate::engine::effect::{Answer, Effect, Fact, JobLogLine, Write};
+use crate::engine::event::{Ask, RequestId};
+use crate::engine::record::{JobRecord, RunId, Verdict, VerdictRecord};
+use crate::engine::{Engine, Turn, Waiting, log_line};
+use crate::limits;
+
+/// A job that is configured, or has runs.
+#[derive(Debug, Default)]
+pub struct JobState {
+    /// None: no longer configured.
+    pub job: Option<Arc<Job>>,
+    pub record: JobRecord,
+    /// Next due second.
+    pub next_s: Option<i64>,
+    /// Runs that have not ended, those not stored yet included.
+    pub open: Vec<RunId>,
+    /// The latest run, as shown.
+    pub last: Option<Arc<RunBoard>>,
+}
+
+impl Engine {
+    /// A new configuration is in force.
+    pub(super) fn configure(&mut self, turn: &mut Turn, config: Arc<Config>) {
+        let facts = self.adopt(config, turn.now.wall);
+        turn.store(facts);
+    }
+
+    /// Takes a configuration; returns what has to be stored of it.
+    pub(super) fn adopt(&mut self, config: Arc<Config>, wall: Wall) -> Vec<Fact> {
+        let mut facts = Vec::new();
+        let from = self.last_look_s.unwrap_or(wall.secs());
+        let names: Vec<Arc<str>> = self.jobs.keys().cloned().collect();
+        for name in names {
+            if !config.jobs.contains_key(&*name) {
+                self.set_job(name, None, from, wall, &mut facts);
+            }
+        }
+        for (name, job) in &config.jobs {
+            let known = self.jobs.get_key_value(name.as_str());
+            let is_same =
+                known.is_some_and(|(_, state)| state.job.as_ref().is_some_and(|old| Arc::ptr_eq(old, job)));
+            if !is_same {
+                let name = known.map_or_else(|| name.as_str().into(), |(name, _)| name.clone());
+                self.set_job(name, Some(job.clone()), from, wall, &mut facts);
+            }
+        }
+        self.config = config;
+        self.shown.is_changed = true;
+        facts
+    }
+
+    fn set_job(
+        &mut self,
+        name: Arc<str>,
+        job: Option<Arc<Job>>,
+        from: i64,
+        wall: Wall,
+        facts: &mut Vec<Fact>,
+    ) {
+        let state = self.jobs.entry(name.clone()).or_default();
+        state.record.job = name.to_string();
+        let is_active = job.as_ref().is_some_and(|job| job.enabled);
+        state.job = job;
+        if is_active && state.record.active_since.is_none() {
+            // never seen before, or enabled again: it starts at its next due time
+            state.record.active_since = Some(wall);
+            facts.push(Fact::Job(state.record.clone()));
+        } else if !is_active && state.record.active_since.take().is_some() {
+            facts.push(Fact::Job(state.record.clone()));
+        }
+        let since = state
+            .record
+            .active_since
+            .map_or(from, |since| since.secs().min(wall.secs()).max(from));
+        self.plan(&name, since);
+        self.shown.jobs.insert(name);
+    }
+
+    /// Finds a job's next due second after `after_s`.
+    fn plan(&mut self, name: &Arc<str>, after_s: i64) {
+        let Some(state) = self.jobs.get_mut(name) else {
+            return;
+        };
+        if let Some(old) = state.next_s.take() {
+            self.due.remove(&(old, name.clone()));
+        }
+        state.next_s = state
+            .job
+            .as_ref()
+            .filter(|job| job.enabled)
+            .and_then(|job| job.schedule.next_after(Wall::from_secs(after_s).utc()))
+            .map(|next| next.timestamp());
+        if let Some(next) = state.next_s {
+            self.due.insert((next, name.clone()));
+        }
+        self.shown.jobs.insert(name.clone());
+    }
+
+    /// Evaluates the schedule up to now.
+    pub(super) fn look(&mut self, turn: &mut Turn) {
+        let now_s = turn.now.wall.secs();
+        let last = *self.last_look_s.get_or_insert(now_s);
+        if now_s < last {
+            turn.say(
+                Level::Warn,
+                format!(
+                    "the clock went back by {} s: the schedule goes on from now",
+                    last - now_s
+                ),
+            );
+            self.last_look_s = Some(now_s);
+            let names: Vec<Arc<str>> = self.jobs.keys().cloned().collect();
+            for name in names {
+                self.plan(&name, now_s);
+            }
+            self.store_last_look(turn, now_s);
+            return;
+        }
+        self.last_look_s = Some(now_s);
+        while let Some((next, _)) = self.due.first()
+            && *next <= now_s
+        {
+            let Some((next, name)) = self.due.pop_first() else {
+                break;
+            };
+            self.fall_due(turn, &name, next, now_s);
+        }
+        if now_s - self.last_look_stored_s >= limits::LAST_LOOK_STORE_S {
+            self.store_last_look(turn, now_s);
+            if self.storage_trouble.is_none() {
+                self.store_misses(turn);
+            }
+        }
+    }
+
+    fn store_last_look(&mut self, turn: &mut Turn, now_s: i64) {
+        // while a miss is in memory alone, a restart must look at its due time again
+        if self.unstored_misses.is_empty() {
+            self.last_look_stored_s = now_s;
+            turn.store(vec![Fact::LastLook(Wall::from_secs(now_s))]);
+        }
+    }
+
+    /// Due times of a job from `first` to now: the latest may start, each other is missed.
+    fn fall_due(&mut self, turn: &mut Turn, name: &Arc<str>, first: i64, now_s: i64) {
+        let Some(state) = self.jobs.get_mut(name) else {
+            return;
+        };
+        state.next_s = None;
+        let Some(job) = state.job.clone() else { return };
+        let next_after = |after: i64| {
+            job.schedule
+                .next_after(Wall::from_secs(after).utc())
+                .map(|t| t.timestamp())
+        };
+        let oldest_to_start = now_s
+            - job
+                .spec
+                .start_deadline_s
+                .unwrap_or(0)
+                .max(limits::STALL_MS as i64 / 1_000);
+        let mut passed = Vec::new();
+        let mut at = Some(first);
+        while let Some(due) = at.filter(|due| *due <= now_s) {
+            passed.push(due);
+            at = next_after(due);
+            if passed.len() as u64 >= limits::MISSED_COUNTED && at.is_some_and(|due| due < oldest_to_start) {
+                // a very long gap: what lies between is not counted one by one
+                at = next_after(oldest_to_start.max(due + 1) - 1);
+            }
+        }
+        if let Some(next) = at {
+            if let Some(state) = self.jobs.get_mut(name) {
+                state.next_s = Some(next);
+            }
+            self.due.insert((next, name.clone()));
+        }
+        self.shown.jobs.insert(name.clone());
+        let to_start = passed.last().copied().filter(|due| *due >= oldest_to_start);
+        if to_start.is_some() {
+            passed.pop();
+        }
+        self.record_misses(turn, name, &passed);
+        if let Some(due) = to_start {
+            self.fire(turn, name, due);
+        }
+    }
+
+    fn record_misses(&mut self, turn: &mut Turn, name: &str, passed: &[i64]) {
+        let reason = "the daemon was not running or was stalled";
+        let (Some(first), Some(last)) = (passed.first(), passed.last()) else {
+            return;
+        };
+        if passed.len() > limits::MISSED_RECORDS {
+            self.missed(turn, name, *first, *last, passed.len() as u64, reason);
+        } else {
+            for due in passed {
+                self.missed(turn, name, *due, *due, 1, reason);
+            }
+        }
+    }
+
+    /// Records due times that start nothing.
+    pub(super) fn missed(
+        &mut self,
+        turn: &mut Turn,
+        job: &str,
+        from: i64,
+        to: i64,
+        count: u64,
+        reason: &str,
+    ) {
+        let at = match from == to {
+            true => Wall::from_secs(from).iso(),
+            false => format!(
+                "{} to {} ({count})",
+                Wall::from_secs(from).iso(),
+                Wall::from_secs(to).iso()
+            ),
+        };
+        turn.say(Level::Warn, format!("{job} missed its due time {at}: {reason}"));
+        let instance = format!("{job}_{from}");
+        let text = format!("Missed {instance}: due {at}, {reason}");
+        turn.effects
+            .push(log_line(job, &instance, turn.now.wall, JobLogLine::Note { text }));
+        let record = VerdictRecord {
+            job: job.into(),
+            due: Wall::from_secs(from),
+            until: Wall::from_secs(to),
+            count,
+            verdict: Verdict::Missed {
+                reason: reason.into(),
+            },
+        };
+        let mut facts = vec![Fact::Verdict(record.clone())];
+        if let Some(state) = self.jobs.get_mut(job) {
+            state.record.missed += count;
+            facts.push(Fact::Job(state.record.clone()));
+            let name: Arc<str> = job.into();
+            self.shown.jobs.insert(name);
+        }
+        let ticket = self.ticket(Waiting::Misses(vec![record]));
+        turn.effects.push(Effect::Store(Write {
+            facts,
+            ticket: Some(ticket),
+            ..Write::default()
+        }));
+    }
+
+    /// Keeps a miss that storage refused: one stretch per job, so that it stays bounded.
+    pub(super) fn remember_miss(&mut self, miss: VerdictRecord) {
+        match self.unstored_misses.get_mut(&miss.job) {
+            Some(stretch) => {
+                stretch.due = stretch.due.min(miss.due);
+                stretch.until = stretch.until.max(miss.until);
+                stretch.count += miss.count;
+            }
+            None => {
+                self.unstored_misses.insert(miss.job.clone(), miss);
+            }
+        }
+    }
+
+    /// Storage may have room again: what it refused is offered once more.
+    pub(super) fn store_misses(&mut self, turn: &mut Turn) {
+        let misses: Vec<VerdictRecord> = std::mem::take(&mut self.unstored_misses).into_values().collect();
+        if misses.is_empty() {
+            return;
+        }
+        let facts = misses.iter().cloned().map(Fact::Verdict).collect();
+        let ticket = self.ticket(Waiting::Misses(misses));
+        turn.effects.push(Effect::Store(Write {
+            facts,
+            ticket: Some(ticket),
+            ..Write::default()
+        }));
+    }
+
+    /// A due time has come.
+    fn fire(&mut self, turn: &mut Turn, name: &Arc<str>, due: i64) {
+        let due_at = Wall::from_secs(due);
+        let verdict = match self.obstacle(name) {
+            None => return self.start_run(turn, name, Some(due_at), None),
+            Some(verdict) => verdict,
+        };
+        let instance = self.free_instance(name, turn.now.wall, &mut 0);
+        let (line, reason) = match verdict {
+            Verdict::Maintenance => (JobLogLine::Maintenance, "global maintenance"),
+            _ => (JobLogLine::Overlap, "it is still running (overlap)"),
+        };
+        turn.say(Level::Warn, format!("{name} not started: {reason}"));
+        turn.effects.push(log_line(name, &instance, turn.now.wall, line));
+        let Some(state) = self.jobs.get_mut(name) else {
+            return;
+        };
+        state.record.overlap = verdict == Verdict::Overlap;
+        let record = VerdictRecord {
+            job: name.to_string(),
+            due: due_at,
+            until: due_at,
+            count: 1,
+            verdict,
+        };
+        turn.store(vec![Fact::Verdict(record), Fact::Job(state.record.clone())]);
+    }
+
+    fn obstacle(&self, name: &str) -> Option<Verdict> {
+        if self.config.maintenance.global {
+            return Some(Verdict::Maintenance);
+        }
+        self.overlaps(name).then_some(Verdict::Overlap)
+    }
+
+    fn overlaps(&self, name: &str) -> bool {
+        self.jobs.get(name).is_some_and(|state| {
+            !state.open.is_empty() && !state.job.as_ref().is_some_and(|job| job.spec.allow_overlap)
+        })
+    }
+
+    /// Somebody asks for something.
+    pub(super) fn asked(&mut self, turn: &mut Turn, request: RequestId, ask: Ask, who: String) {
+        let refusal = match &ask {
+            _ if self.is_shutting_down => Some(Answer::Unavailable("the daemon is shutting down".into())),
+            Ask::Run { job } => self.run_refusal(job),
+            Ask::Kill { .. } => None,
+        };
+        match (refusal, ask) {
+            (Some(answer), _) => turn.effects.push(Effect::Answer { request, answer }),
+            (None, Ask::Run { job }) => {
+                turn.say(Level::Info, format!("{job} started by {who}"));
+                self.start_run(turn, &job, None, Some((request, who)));
+            }
+            (
+                None,
+                Ask::Kill {
+                    job,
+                    machine,
+                    instance,
+                },
+            ) => {
+                self.kill_asked(turn, request, &job, machine.as_deref(), instance.as_deref(), &who);
+            }
+        }
+    }
+
+    fn run_refusal(&self, job: &str) -> Option<Answer> {
+        if !self.config.jobs.contains_key(job) {
+            return Some(Answer::UnknownJob);
+        }
+        match self.obstacle(job)? {
+            Verdict::Maintenance => Some(Answer::Conflict("global maintenance: no run starts".into())),
+            _ => Some(Answer::Conflict(format!("{job} is running and may not overlap"))),
+        }
+    }
+
+    /// Job records from storage, before the first configuration.
+    pub(super) fn take_up_jobs(&mut self, records: Vec<JobRecord>) {
+        let states: BTreeMap<Arc<str>, JobState> = records
+            .into_iter()
+            .map(|record| {
+                (
+                    record.job.as_str().into(),
+                    JobState {
+                        record,
+                        ..JobState::default()
+                    },
+                )
+            })
+            .collect();
+        self.jobs = states;
+    }
+}

@@ -1,0 +1,206 @@
+//! Ends what people want ended, at whatever stage it is (product.md "Kill", fine-print.md 6).
+//! Must not know: how a wrapper kills.
+
+use log::Level;
+
+use crate::engine::effect::{Answer, Effect, Fact, Write};
+use crate::engine::event::RequestId;
+use crate::engine::machine_run::Kill;
+use crate::engine::record::{MachineRunId, MachineStage, RunId};
+use crate::engine::{Engine, Turn, Waiting};
+use crate::limits;
+use crate::protocol::{DaemonFrame, SessionKey};
+
+/// What a machine run gets that is killed before its command can have started.
+const KILLED_BEFORE: &str = "[Job killed before execution]";
+
+impl Engine {
+    /// A kill of a job, one instance of it, or one machine. The frames go out first; the answer follows the commit.
+    pub(super) fn kill_asked(
+        &mut self,
+        turn: &mut Turn,
+        request: RequestId,
+        job: &str,
+        machine: Option<&str>,
+        instance: Option<&str>,
+        who: &str,
+    ) {
+        let Some(state) = self.jobs.get(job) else {
+            return turn.effects.push(Effect::Answer {
+                request,
+                answer: Answer::UnknownJob,
+            });
+        };
+        let is_known = state.job.is_some() || !state.open.is_empty();
+        let runs: Vec<RunId> = state
+            .open
+            .iter()
+            .copied()
+            .filter(|id| {
+                self.runs
+                    .get(id)
+                    .is_some_and(|run| instance.is_none_or(|name| run.record.instance == name))
+            })
+            .collect();
+        let machines: usize = runs.iter().map(|id| self.kill_run(turn, *id, machine)).sum();
+        if machines == 0 {
+            let answer = match is_known {
+                true => Answer::Conflict(nothing_running(job, machine, instance)),
+                false => Answer::UnknownJob,
+            };
+            return turn.effects.push(Effect::Answer { request, answer });
+        }
+        turn.say(
+            Level::Info,
+            format!("WebSocket: Kill command received for job {job}"),
+        );
+        turn.say(Level::Info, format!("kill of {job} asked for by {who}"));
+        let facts = runs.iter().flat_map(|id| self.kill_facts(*id)).collect();
+        let ticket = self.ticket(Waiting::Answer {
+            request,
+            answer: Answer::KillSent { machines },
+        });
+        turn.effects.push(Effect::Store(Write {
+            facts,
+            ticket: Some(ticket),
+            ..Write::default()
+        }));
+    }
+
+    /// Kills one run, or one machine of it. Returns how many machine runs it concerns.
+    fn kill_run(&mut self, turn: &mut Turn, id: RunId, machine: Option<&str>) -> usize {
+        let Some(run) = self.runs.get_mut(&id) else {
+            return 0;
+        };
+        let mut concerned = 0;
+        if !run.found.is_finished {
+            concerned += 1;
+            match machine {
+                None => {
+                    run.kill.get_or_insert(turn.awake);
+                }
+                Some(machine) if !run.by_machine.contains_key(machine) => {
+                    run.kill_when_known.insert(machine.into());
+                }
+                Some(_) => concerned = 0,
+            }
+        }
+        if machine.is_none() && run.record.kill_asked.is_none() {
+            run.record.kill_asked = Some(turn.now.wall);
+        }
+        let places: Vec<usize> = match machine {
+            Some(machine) => run.by_machine.get(machine).copied().into_iter().collect(),
+            None => (0..run.machines.len()).collect(),
+        };
+        let ids: Vec<MachineRunId> = places
+            .into_iter()
+            .filter(|place| run.machines[*place].is_open())
+            .map(|place| run.machines[place].record.id)
+            .collect();
+        concerned += ids.len();
+        // signals before everything else; then what ends at once
+        for id in &ids {
+            self.mark_killed(turn, *id);
+        }
+        for id in &ids {
+            self.end_if_not_started(turn, *id);
+        }
+        self.touch_run(id);
+        concerned
+    }
+
+    /// What has to be stored of a kill, as it stands after everything that ended at once: an older copy must not
+    /// overwrite an outcome.
+    fn kill_facts(&self, id: RunId) -> Vec<Fact> {
+        let Some(run) = self.runs.get(&id).filter(|run| run.is_stored) else {
+            return Vec::new();
+        };
+        let mut facts = vec![Fact::Run(Box::new(run.record.clone()))];
+        let killed = run
+            .machines
+            .iter()
+            .filter(|m| m.is_unfinished() && m.record.kill_asked.is_some());
+        facts.extend(killed.map(|m| Fact::Machine(Box::new(m.record.clone()))));
+        facts
+    }
+
+    fn mark_killed(&mut self, turn: &mut Turn, id: MachineRunId) {
+        let wall = turn.now.wall;
+        let awake = turn.awake;
+        let Some(m) = self.machine_mut(id) else { return };
+        m.record.kill_asked.get_or_insert(wall);
+        m.kill.get_or_insert(Kill {
+            asked: awake,
+            sent: None,
+        });
+        self.send_kill(turn, id);
+    }
+
+    /// Without the permission to start nothing has started, and nothing will.
+    fn end_if_not_started(&mut self, turn: &mut Turn, id: MachineRunId) {
+        let Some(&(run_id, place)) = self.places.get(&id) else {
+            return;
+        };
+        let Some(run) = self.runs.get_mut(&run_id) else {
+            return;
+        };
+        let m = &run.machines[place];
+        let is_certain = match m.record.stage {
+            MachineStage::Waiting => true,
+            MachineStage::Dispatched | MachineStage::Launched => !m.may_have_started(),
+            _ => false,
+        };
+        if is_certain {
+            run.waiting.retain(|waiting| *waiting != place);
+            self.end_machine(turn, id, 143, false, Some(KILLED_BEFORE), Vec::new());
+        }
+    }
+
+    /// Sends a pending kill, at most once a [`limits::KILL_REPEAT_MS`].
+    pub(super) fn send_kill(&mut self, turn: &mut Turn, id: MachineRunId) {
+        let Some(&(run_id, place)) = self.places.get(&id) else {
+            return;
+        };
+        let Some(run) = self.runs.get_mut(&run_id) else {
+            return;
+        };
+        let m = &mut run.machines[place];
+        let Some(connection) = m.connection else { return };
+        let can_hear = match m.record.stage {
+            MachineStage::Started => true,
+            // a Python wrapper takes the next frame after its connect and start for their acks (fine-print.md 19)
+            MachineStage::Permitted => m.record.ours,
+            _ => false,
+        };
+        let Some(kill) = m.kill.as_mut() else { return };
+        let is_due = kill
+            .sent
+            .is_none_or(|sent| turn.awake >= sent + limits::KILL_REPEAT_MS);
+        if !can_hear || !is_due {
+            return;
+        }
+        let is_first = kill.sent.is_none();
+        kill.sent = Some(turn.awake);
+        let key = SessionKey {
+            job: run.record.job.clone(),
+            instance: run.record.instance.clone(),
+            machine: m.record.machine.clone(),
+        };
+        let text = format!("WebSocket: Sent kill signal to {}:{}", key.instance, key.machine);
+        turn.effects.push(Effect::Send {
+            connection,
+            frame: DaemonFrame::Kill { key },
+        });
+        if is_first {
+            turn.say(Level::Info, text);
+        }
+    }
+}
+
+fn nothing_running(job: &str, machine: Option<&str>, instance: Option<&str>) -> String {
+    let what = instance.unwrap_or(job);
+    match machine {
+        Some(machine) => format!("{what} is not running on {machine}"),
+        None => format!("{what} is not running"),
+    }
+}

@@ -1,0 +1,208 @@
+//! One machine run: its record, its output position, its session and its clocks. Every deadline has a name; all are in
+//! awake time (see [`super::AwakeMs`]), so that the daemon's own stalls move them.
+//! Must not know: other machine runs, effects.
+
+use std::sync::Arc;
+
+use crate::config::JobSpec;
+use crate::engine::AwakeMs;
+use crate::engine::board::MachineBoard;
+use crate::engine::event::ConnectionId;
+use crate::engine::output::Output;
+use crate::engine::record::{MachineRecord, MachineStage, OutputPosition};
+use crate::limits;
+
+/// A machine run in the engine's memory.
+#[derive(Debug)]
+pub struct MachineRun {
+    pub record: MachineRecord,
+    pub output: Output,
+    /// The socket that speaks for it now.
+    pub connection: Option<ConnectionId>,
+    /// Features that hold for its session.
+    pub features: Vec<String>,
+    pub clocks: Clocks,
+    pub kill: Option<Kill>,
+    /// The seq that was refused last as coming from the future, until something in order comes.
+    pub nacked: Option<u64>,
+    /// The board's copy; None when it has to be made anew.
+    pub shown: Option<Arc<MachineBoard>>,
+}
+
+/// When what happened last, in awake time.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Clocks {
+    pub dispatched: AwakeMs,
+    pub launched: AwakeMs,
+    pub connected: AwakeMs,
+    pub started: AwakeMs,
+    /// Latest of what refreshes the heartbeat deadline.
+    pub beat: AwakeMs,
+    pub output: AwakeMs,
+    /// When the connection was asked to read its socket dry.
+    pub probed: Option<AwakeMs>,
+    /// Up to when the socket is known to hold nothing.
+    pub dry: Option<AwakeMs>,
+}
+
+/// A kill that has not been answered by an end.
+#[derive(Clone, Copy, Debug)]
+pub struct Kill {
+    pub asked: AwakeMs,
+    pub sent: Option<AwakeMs>,
+}
+
+/// What a look at the clocks finds due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Overdue {
+    Nothing,
+    /// When the executor did not say within [`limits::DISPATCH_TIMEOUT_MS`] that it launched the wrapper.
+    Dispatch,
+    /// When the wrapper did not connect within `start_timeout` of its launch.
+    Connect,
+    /// When `start` did not follow `connect` within [`limits::CONNECT_TO_START_MS`].
+    Start,
+    /// When the heartbeat deadline has passed, but the socket may hold a beat that nobody has read yet.
+    Probe,
+    /// When the heartbeat deadline has passed for certain; whole seconds of silence.
+    Heartbeat {
+        silent_s: u64,
+    },
+    /// When the wrapper should have ended the command at its `timeout` and has not said so.
+    Timeout,
+    /// When a kill brought no end.
+    Kill,
+}
+
+impl MachineRun {
+    /// A machine run as its record has it, at rest.
+    pub fn new(
+        record: MachineRecord,
+        position: &OutputPosition,
+        spec: &JobSpec,
+        awake: AwakeMs,
+    ) -> MachineRun {
+        let clocks = Clocks {
+            dispatched: awake,
+            launched: awake,
+            connected: awake,
+            started: awake,
+            beat: awake,
+            output: awake,
+            probed: None,
+            dry: None,
+        };
+        let kill = record.kill_asked.map(|_| Kill {
+            asked: awake,
+            sent: None,
+        });
+        MachineRun {
+            output: Output::new(spec.output_limit_bytes, position),
+            record,
+            connection: None,
+            features: Vec::new(),
+            clocks,
+            kill,
+            nacked: None,
+            shown: None,
+        }
+    }
+
+    /// It has no outcome yet.
+    pub fn is_open(&self) -> bool {
+        self.record.stage != MachineStage::Ended
+    }
+
+    /// It has been handed to the executor and has no outcome yet.
+    pub fn is_unfinished(&self) -> bool {
+        self.is_open() && self.record.stage != MachineStage::Waiting
+    }
+
+    /// The command may have been started: late truth may replace what is presumed (fine-print.md 4).
+    pub fn may_have_started(&self) -> bool {
+        self.record.wrapper_id.is_some() || (self.record.env_delivery && self.record.dispatched.is_some())
+    }
+
+    /// A beat (or what counts as one) was read at that moment.
+    pub fn refresh(&mut self, at: AwakeMs) {
+        if at >= self.clocks.beat {
+            self.clocks.beat = at;
+            self.clocks.probed = None;
+        }
+    }
+
+    /// What is due now.
+    pub fn overdue(&self, spec: &JobSpec, awake: AwakeMs) -> Overdue {
+        let passed = |from: AwakeMs, window_ms: u64| awake >= from.saturating_add(window_ms);
+        if self
+            .kill
+            .is_some_and(|kill| passed(self.drained(kill.asked), limits::KILL_GIVE_UP_MS))
+        {
+            return Overdue::Kill;
+        }
+        match self.record.stage {
+            MachineStage::Dispatched if passed(self.clocks.dispatched, limits::DISPATCH_TIMEOUT_MS) => {
+                Overdue::Dispatch
+            }
+            MachineStage::Launched if passed(self.clocks.launched, spec.start_timeout_ms) => Overdue::Connect,
+            // a Python wrapper does not beat before its start
+            MachineStage::Permitted if !self.record.ours => self.late_start(awake),
+            MachineStage::Permitted => match self.silence(spec, awake) {
+                Overdue::Nothing => self.late_start(awake),
+                silence => silence,
+            },
+            MachineStage::Started => match self.silence(spec, awake) {
+                Overdue::Nothing if self.timed_out(spec, awake) => Overdue::Timeout,
+                silence => silence,
+            },
+            _ => Overdue::Nothing,
+        }
+    }
+
+    fn late_start(&self, awake: AwakeMs) -> Overdue {
+        match awake >= self.clocks.connected.saturating_add(limits::CONNECT_TO_START_MS) {
+            true => Overdue::Start,
+            false => Overdue::Nothing,
+        }
+    }
+
+    fn silence(&self, spec: &JobSpec, awake: AwakeMs) -> Overdue {
+        let deadline = self.clocks.beat.saturating_add(spec.heartbeat_timeout_ms);
+        if awake < deadline {
+            return Overdue::Nothing;
+        }
+        let known_dry = self.connection.is_none() || self.clocks.dry.is_some_and(|dry| dry >= deadline);
+        // a connection thread that does not answer a probe is as good as gone
+        let unanswered = self
+            .clocks
+            .probed
+            .is_some_and(|probed| awake >= probed.saturating_add(limits::PROBE_ANSWER_MS));
+        match known_dry || unanswered {
+            true => Overdue::Heartbeat {
+                silent_s: (awake - self.clocks.beat) / 1_000,
+            },
+            false => Overdue::Probe,
+        }
+    }
+
+    fn timed_out(&self, spec: &JobSpec, awake: AwakeMs) -> bool {
+        if spec.timeout_s == 0 {
+            return false;
+        }
+        let due = self
+            .clocks
+            .started
+            .saturating_add(spec.timeout_s.saturating_mul(1_000));
+        awake >= self.drained(due).saturating_add(limits::TIMEOUT_SECOND_LINE_MS)
+    }
+
+    /// The later of `due` and the last output, at most [`limits::DRAIN_EXTENSION_MS`] after `due`: a wrapper that
+    /// drains a large spool is not lost (fine-print.md 5).
+    fn drained(&self, due: AwakeMs) -> AwakeMs {
+        due.max(
+            self.clocks
+                .output
+                .min(due.saturating_add(limits::DRAIN_EXTENSION_MS)),
+        )
+    }
+}

@@ -1,0 +1,119 @@
+//! Goes on after a restart: what storage kept becomes runs again, and what was under way is taken up where that can
+//! be done without starting anything twice (fine-print.md 11).
+//! Must not know: how anything is stored.
+
+use std::sync::Arc;
+
+use log::Level;
+
+use crate::clock::Now;
+use crate::config::Config;
+use crate::engine::effect::{Effect, Write};
+use crate::engine::record::{MachineStage, Recovered, RunId, RunStage};
+use crate::engine::run::{Run, dispatch_effect};
+use crate::engine::{Engine, Turn};
+
+impl Engine {
+    pub(super) fn take_up(&mut self, config: Arc<Config>, recovered: Recovered, now: Now) {
+        let awake = self.awake.at(now.mono);
+        self.take_up_jobs(recovered.jobs);
+        for mut stored in recovered.runs {
+            stored.machines.sort_by_key(|(machine, _)| machine.position);
+            let id = stored.run.id;
+            let job: Arc<str> = stored.run.job.as_str().into();
+            let run = Run::new(stored.run, stored.machines, awake);
+            let state = self.jobs.entry(job.clone()).or_default();
+            state.record.job = job.to_string();
+            if run.is_open() {
+                state.open.push(id);
+            }
+            self.insert_run(run);
+            self.touch_run(id);
+            self.shown.jobs.insert(job);
+        }
+        let facts = self.adopt(config, now.wall);
+        if !facts.is_empty() {
+            self.early.push(Effect::Store(Write {
+                facts,
+                ..Write::default()
+            }));
+        }
+    }
+
+    /// Wrappers can reach the daemon: every open machine run gets its full windows from now on.
+    pub(super) fn listening(&mut self, turn: &mut Turn) {
+        self.is_listening = true;
+        let mut open: Vec<RunId> = self
+            .jobs
+            .values()
+            .flat_map(|state| state.open.iter().copied())
+            .collect();
+        open.sort_unstable();
+        for id in open {
+            self.resume(turn, id);
+        }
+    }
+
+    fn resume(&mut self, turn: &mut Turn, id: RunId) {
+        let Some(run) = self.runs.get_mut(&id).filter(|run| run.is_stored) else {
+            return;
+        };
+        turn.effects.push(Effect::Say {
+            level: Level::Info,
+            text: format!(
+                "{} was under way when the daemon ended: it goes on",
+                run.record.instance
+            ),
+        });
+        run.asked_executor = turn.awake;
+        run.kill = run.kill.map(|_| turn.awake);
+        let mut again = Vec::new();
+        for (place, m) in run.machines.iter_mut().enumerate().filter(|(_, m)| m.is_open()) {
+            let clocks = &mut m.clocks;
+            for clock in [
+                &mut clocks.dispatched,
+                &mut clocks.launched,
+                &mut clocks.connected,
+                &mut clocks.beat,
+                &mut clocks.output,
+            ] {
+                *clock = turn.awake;
+            }
+            // the command's own time ran on; what is over since long counts from now
+            let ran_ms = m
+                .record
+                .started
+                .map_or(0, |at| (turn.now.wall.0 - at.0).max(0) as u64 / 1_000);
+            let timeout_ms = run.record.spec.timeout_s.saturating_mul(1_000);
+            clocks.started = turn.awake.saturating_sub(ran_ms.min(timeout_ms));
+            if let Some(kill) = m.kill.as_mut() {
+                kill.asked = turn.awake;
+            }
+            match (m.record.stage, m.record.env_delivery) {
+                (MachineStage::Waiting, _) => run.waiting.push_back(place),
+                // the permission decides which of two wrappers starts
+                (MachineStage::Dispatched | MachineStage::Launched, false) => {
+                    m.record.stage = MachineStage::Dispatched;
+                    again.push((m.record.id, m.record.machine.clone()));
+                }
+                // it was sent, and is never repeated: it may come yet
+                (MachineStage::Dispatched, true) => m.record.stage = MachineStage::Launched,
+                _ => {}
+            }
+        }
+        if !again.is_empty() {
+            let dispatch = dispatch_effect(run, again, false);
+            turn.effects.push(dispatch);
+        }
+        if run.record.stage == RunStage::Pinging {
+            let (instance, spec) = (run.record.instance.clone(), run.record.spec.clone());
+            turn.effects.push(Effect::Resolve {
+                run: id,
+                instance,
+                spec,
+            });
+        }
+        self.dispatch_waiting(turn, id);
+        self.end_run_if_done(turn, id);
+    }
+}

@@ -1,0 +1,694 @@
+//! A run from its start to its end: store, find machines, dispatch, count what is finished.
+//! Must not know: frames, schedules.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+
+use log::Level;
+
+use crate::budget::Chunk;
+use crate::clock::Wall;
+use crate::config::{Delivery, JobSpec};
+use crate::engine::effect::{Answer, Dispatch, Effect, Fact, JobLogEntry, JobLogLine, Write};
+use crate::engine::event::RequestId;
+use crate::engine::machine_run::MachineRun;
+use crate::engine::record::{
+    MachineRecord, MachineRunId, MachineStage, OutputPosition, RunId, RunRecord, RunStage, Verdict,
+    VerdictRecord,
+};
+use crate::engine::{AwakeMs, Engine, Turn, Waiting, batch};
+
+/// A run in the engine's memory.
+#[derive(Debug)]
+pub struct Run {
+    pub record: RunRecord,
+    pub machines: Vec<MachineRun>,
+    pub by_machine: HashMap<String, usize>,
+    /// Machine runs without an outcome: kept as a count, for a run may have ten thousand.
+    pub open_machines: usize,
+    /// Its start is stored: it may have effects, and is shown.
+    pub is_stored: bool,
+    /// Machines not handed to the executor yet, in order.
+    pub waiting: VecDeque<usize>,
+    /// What the executor has found while everything is needed before anything starts.
+    pub found: Found,
+    /// When the executor was asked, in awake time.
+    pub asked_executor: AwakeMs,
+    /// When a kill of the whole run was asked for, in awake time.
+    pub kill: Option<AwakeMs>,
+    /// Machines to be killed that are not known yet.
+    pub kill_when_known: BTreeSet<String>,
+    /// An id under which a wrapper came that is no target (fine-print.md 27).
+    pub stranger: Option<String>,
+    /// When it ended or was loaded, in awake time: it is forgotten some time later.
+    pub rests_since: AwakeMs,
+    /// How many name collisions its instance name has evaded.
+    pub name_tries: u32,
+}
+
+/// Machines that the executor has named so far.
+#[derive(Debug, Default)]
+pub struct Found {
+    pub up: Vec<String>,
+    pub down: Vec<String>,
+    pub is_finished: bool,
+}
+
+impl Run {
+    /// A run at rest, as its record has it.
+    pub fn new(record: RunRecord, machines: Vec<(MachineRecord, OutputPosition)>, awake: AwakeMs) -> Run {
+        let spec = record.spec.clone();
+        let machines: Vec<MachineRun> = machines
+            .into_iter()
+            .map(|(machine, position)| MachineRun::new(machine, &position, &spec, awake))
+            .collect();
+        let by_machine = machines
+            .iter()
+            .enumerate()
+            .map(|(place, m)| (m.record.machine.clone(), place))
+            .collect();
+        Run {
+            found: Found {
+                is_finished: record.stage != RunStage::Pinging,
+                ..Found::default()
+            },
+            kill: record.kill_asked.map(|_| awake),
+            record,
+            open_machines: machines.iter().filter(|m| m.is_open()).count(),
+            machines,
+            by_machine,
+            is_stored: true,
+            waiting: VecDeque::new(),
+            asked_executor: awake,
+            kill_when_known: BTreeSet::new(),
+            stranger: None,
+            rests_since: awake,
+            name_tries: 0,
+        }
+    }
+
+    /// It has not ended.
+    pub fn is_open(&self) -> bool {
+        self.record.stage != RunStage::Ended
+    }
+
+    /// Day file of its output.
+    pub fn day(&self) -> i64 {
+        self.record.started.secs().div_euclid(86_400)
+    }
+
+    /// An entry for the job's log.
+    pub fn log_entry(&self, at: Wall, what: JobLogLine) -> Effect {
+        Effect::JobLog(JobLogEntry {
+            job: self.record.job.clone(),
+            instance: self.record.instance.clone(),
+            at,
+            what,
+        })
+    }
+}
+
+impl Engine {
+    /// Fires a job: reserves its instance and asks storage; nothing else happens before the commit
+    /// (fine-print.md 11).
+    pub(super) fn start_run(
+        &mut self,
+        turn: &mut Turn,
+        job: &str,
+        due: Option<Wall>,
+        asked_by: Option<(RequestId, String)>,
+    ) {
+        let Some(spec) = self
+            .jobs
+            .get(job)
+            .and_then(|state| state.job.as_ref())
+            .map(|job| job.spec.clone())
+        else {
+            return;
+        };
+        let (request, who) = asked_by.unzip();
+        let id = RunId(self.next_run);
+        self.next_run += 1;
+        let mut record = RunRecord {
+            id,
+            job: job.to_string(),
+            due,
+            asked_by: who,
+            started: turn.now.wall,
+            token: self.random.token(),
+            spec,
+            ..RunRecord::default()
+        };
+        let mut tries = 0;
+        record.instance = self.free_instance(job, turn.now.wall, &mut tries);
+        let mut run = Run::new(record, Vec::new(), turn.awake);
+        run.is_stored = false;
+        run.name_tries = tries;
+        self.insert_run(run);
+        if let Some(state) = self.jobs.get_mut(job) {
+            state.open.push(id);
+        }
+        self.store_start(turn, id, request);
+    }
+
+    /// The instance name of a job that fires now, with `_2`... until nobody bears it.
+    pub(super) fn free_instance(&self, job: &str, at: Wall, tries: &mut u32) -> String {
+        loop {
+            *tries += 1;
+            let name = match *tries {
+                1 => format!("{job}_{}", at.secs()),
+                number => format!("{job}_{}_{number}", at.secs()),
+            };
+            if !self.by_instance.contains_key(name.as_str()) {
+                return name;
+            }
+        }
+    }
+
+    fn store_start(&mut self, turn: &mut Turn, id: RunId, request: Option<RequestId>) {
+        let Some(run) = self.runs.get(&id) else { return };
+        let mut facts = vec![Fact::Start(Box::new(run.record.clone()))];
+        if let Some(due) = run.record.due {
+            facts.push(Fact::Verdict(VerdictRecord {
+                job: run.record.job.clone(),
+                due,
+                until: due,
+                count: 1,
+                verdict: Verdict::Started {
+                    instance: run.record.instance.clone(),
+                },
+            }));
+        }
+        let ticket = self.ticket(Waiting::Start { run: id, request });
+        turn.effects.push(Effect::Store(Write {
+            facts,
+            ticket: Some(ticket),
+            ..Write::default()
+        }));
+    }
+
+    /// The start is stored: now it may have effects.
+    pub(super) fn start_stored(&mut self, turn: &mut Turn, id: RunId, request: Option<RequestId>) {
+        let Some(run) = self.runs.get_mut(&id) else { return };
+        run.is_stored = true;
+        run.asked_executor = turn.awake;
+        let (instance, job, spec) = (
+            run.record.instance.clone(),
+            run.record.job.clone(),
+            run.record.spec.clone(),
+        );
+        turn.effects.push(Effect::Resolve {
+            run: id,
+            instance: instance.clone(),
+            spec,
+        });
+        turn.effects
+            .push(run.log_entry(run.record.started, JobLogLine::Starting));
+        if run.record.kill_asked.is_some() {
+            turn.effects.push(Effect::Store(Write {
+                facts: vec![Fact::Run(Box::new(run.record.clone()))],
+                ..Write::default()
+            }));
+        }
+        if let Some(request) = request {
+            turn.effects.push(Effect::Answer {
+                request,
+                answer: Answer::Started { instance },
+            });
+        }
+        let started = run.record.started;
+        let name = run.record.instance.clone();
+        if let Some(state) = self.jobs.get_mut(job.as_str()) {
+            state.record.last_run = Some(started);
+            state.record.last_instance = Some(name);
+            state.record.result_ok = Some(true);
+            state.record.missed = 0;
+            state.record.overlap = false;
+            turn.store(vec![Fact::Job(state.record.clone())]);
+        }
+        self.touch_run(id);
+    }
+
+    /// Storage holds a run of that name: the next name.
+    pub(super) fn start_renamed(&mut self, turn: &mut Turn, id: RunId, request: Option<RequestId>) {
+        let Some(run) = self.runs.get(&id) else { return };
+        let (job, started, mut tries) = (run.record.job.clone(), run.record.started, run.name_tries);
+        let old = run.record.instance.clone();
+        let name = self.free_instance(&job, started, &mut tries);
+        self.by_instance.remove(old.as_str());
+        self.by_instance.insert(name.as_str().into(), id);
+        if let Some(run) = self.runs.get_mut(&id) {
+            run.record.instance = name;
+            run.name_tries = tries;
+        }
+        self.store_start(turn, id, request);
+    }
+
+    /// The executor has found machines, all or some.
+    pub(super) fn resolved(
+        &mut self,
+        turn: &mut Turn,
+        id: RunId,
+        up: Vec<String>,
+        down: Vec<String>,
+        finished: bool,
+        error: Option<String>,
+    ) {
+        let Some(run) = self.runs.get_mut(&id) else { return };
+        if !run.is_open() || run.found.is_finished {
+            return;
+        }
+        run.found.is_finished = finished || error.is_some();
+        if let Some(error) = error {
+            let text = format!("machines of {} not found: {error}", run.record.instance);
+            turn.effects
+                .push(run.log_entry(turn.now.wall, JobLogLine::Note { text: error.clone() }));
+            turn.say(Level::Error, text);
+            run.record.note = Some(error);
+        }
+        let fresh = |known: &HashMap<String, usize>, machines: Vec<String>| -> Vec<String> {
+            let mut seen = BTreeSet::new();
+            machines
+                .into_iter()
+                .filter(|machine| !known.contains_key(machine) && seen.insert(machine.clone()))
+                .collect()
+        };
+        run.found.up.extend(fresh(&run.by_machine, up));
+        run.found.down.extend(fresh(&run.by_machine, down));
+        let spec = run.record.spec.clone();
+        let needs_all = spec.number_of_targets > 0 || spec.batch_size > 0;
+        if !run.found.is_finished && (needs_all || (run.found.up.is_empty() && run.found.down.is_empty())) {
+            return;
+        }
+        let (up, down) = (
+            std::mem::take(&mut run.found.up),
+            std::mem::take(&mut run.found.down),
+        );
+        if run.found.is_finished {
+            run.record.stage = RunStage::Running;
+        }
+        self.add_machines(turn, id, up, down, &spec);
+    }
+
+    /// Makes machine runs of what was found, and goes on with the run.
+    pub(super) fn add_machines(
+        &mut self,
+        turn: &mut Turn,
+        id: RunId,
+        up: Vec<String>,
+        down: Vec<String>,
+        spec: &JobSpec,
+    ) {
+        let parts = batch::divide(
+            up,
+            down,
+            &self.config.maintenance.machines,
+            spec.number_of_targets,
+            spec.batch_size,
+            &mut self.random,
+        );
+        let env_delivery = !self.delivers_over_socket(spec);
+        let mut write = Write::default();
+        let mut waiting = Vec::new();
+        let mut log = Vec::new();
+        let Some(run) = self.runs.get_mut(&id) else { return };
+        let is_killed = run.kill.is_some();
+        let groups = [
+            (parts.start, None),
+            (parts.down, Some((255, false, "Target did not respond"))),
+            (parts.down_not_needed, Some((255, true, "Target did not respond"))),
+            (parts.in_maintenance, Some((0, true, "Target under maintenance"))),
+        ];
+        for (machines, fate) in groups {
+            for machine in machines {
+                if run.by_machine.contains_key(machine.as_str()) {
+                    continue;
+                }
+                let place = run.machines.len();
+                let record = MachineRecord {
+                    id: MachineRunId(self.next_machine_run),
+                    run: id,
+                    machine: machine.clone(),
+                    position: place as u32,
+                    env_delivery,
+                    ..MachineRecord::default()
+                };
+                self.next_machine_run += 1;
+                self.places.insert(record.id, (id, place));
+                run.by_machine.insert(machine.clone(), place);
+                let mut m = MachineRun::new(record, &OutputPosition::default(), spec, turn.awake);
+                let kill_this = is_killed || run.kill_when_known.remove(&machine);
+                let fate = match fate {
+                    None if kill_this => Some((143, false, "[Job killed before execution]")),
+                    fate => fate,
+                };
+                match fate {
+                    None => waiting.push(place),
+                    Some((retcode, not_counted, text)) => {
+                        m.record.not_counted = not_counted;
+                        end_record(&mut m, turn.now.wall, retcode, false);
+                        notice(&mut m, run.record.started, text, &mut write);
+                        log.push((place, retcode));
+                    }
+                }
+                write.facts.push(Fact::Machine(Box::new(m.record.clone())));
+                run.open_machines += usize::from(m.is_open());
+                run.machines.push(m);
+            }
+        }
+        run.waiting.extend(waiting);
+        write.facts.push(Fact::Run(Box::new(run.record.clone())));
+        let follow = log
+            .into_iter()
+            .map(|(place, retcode)| result_entry(run, place, retcode, turn.now.wall));
+        let follow: Vec<Effect> = follow.collect();
+        if !follow.is_empty() {
+            write.ticket = Some(self.ticket(Waiting::Then(follow)));
+        }
+        turn.effects.push(Effect::Store(write));
+        self.dispatch_waiting(turn, id);
+        self.end_run_if_done(turn, id);
+    }
+
+    /// Hands over as many waiting machines as the batch has room for.
+    pub(super) fn dispatch_waiting(&mut self, turn: &mut Turn, id: RunId) {
+        let Some(run) = self.runs.get_mut(&id) else { return };
+        if run.waiting.is_empty() {
+            return;
+        }
+        let unfinished = run.machines.iter().filter(|m| m.is_unfinished()).count();
+        let room = batch::room(run.record.spec.batch_size, unfinished).min(run.waiting.len());
+        if room == 0 {
+            return;
+        }
+        let places: Vec<usize> = run.waiting.drain(..room).collect();
+        let mut machines = Vec::with_capacity(room);
+        let mut facts = Vec::with_capacity(room);
+        let mut env_delivery = false;
+        for place in places {
+            let m = &mut run.machines[place];
+            m.record.stage = MachineStage::Dispatched;
+            m.record.dispatched = Some(turn.now.wall);
+            m.clocks.dispatched = turn.awake;
+            m.shown = None;
+            env_delivery = m.record.env_delivery;
+            facts.push(Fact::Machine(Box::new(m.record.clone())));
+            machines.push((m.record.id, m.record.machine.clone()));
+        }
+        let dispatch = dispatch_effect(run, machines, env_delivery);
+        self.touch_run(id);
+        if env_delivery {
+            // it is sent once and never repeated: only after it is stored that it was
+            let ticket = self.ticket(Waiting::Then(vec![dispatch]));
+            turn.effects.push(Effect::Store(Write {
+                facts,
+                ticket: Some(ticket),
+                ..Write::default()
+            }));
+        } else {
+            // nothing starts without the permission, which follows this write
+            turn.store(facts);
+            turn.effects.push(dispatch);
+        }
+    }
+
+    /// Whether the job travels over the socket (fine-print.md 23).
+    fn delivers_over_socket(&self, spec: &JobSpec) -> bool {
+        let settings = &self.config.settings;
+        let path = spec
+            .wrapper_path
+            .as_ref()
+            .or(settings.default_wrapper_path.as_ref());
+        let is_ours = match path {
+            Some(path) => path
+                .split_whitespace()
+                .next()
+                .is_some_and(|word| word.rsplit('/').next() == Some("sp-wrapper")),
+            None => self.settings.own_wrapper_by_default,
+        };
+        match spec.delivery {
+            Delivery::Env => false,
+            Delivery::Auto => is_ours && self.settings.private_link,
+            Delivery::Socket => self.settings.private_link,
+        }
+    }
+
+    /// The executor launched the wrapper.
+    pub(super) fn launched(&mut self, turn: &mut Turn, id: MachineRunId) {
+        if let Some(m) = self.machine_mut(id)
+            && m.record.stage == MachineStage::Dispatched
+        {
+            m.record.stage = MachineStage::Launched;
+            m.clocks.launched = turn.awake;
+            self.touch_machine(id);
+        }
+    }
+
+    /// The executor could not launch the wrapper. A wrapper that has connected knows better.
+    pub(super) fn launch_failed(&mut self, turn: &mut Turn, id: MachineRunId, retcode: i32, text: &str) {
+        let stage = self.machine_mut(id).map(|m| m.record.stage);
+        if matches!(stage, Some(MachineStage::Dispatched | MachineStage::Launched)) {
+            self.end_machine(turn, id, retcode, false, Some(text), Vec::new());
+        }
+    }
+
+    /// Ends a machine run, and with the last one its run. `acks` leave with the commit.
+    pub(super) fn end_machine(
+        &mut self,
+        turn: &mut Turn,
+        id: MachineRunId,
+        retcode: i32,
+        presumed: bool,
+        text: Option<&str>,
+        acks: Vec<(super::event::ConnectionId, crate::protocol::DaemonFrame)>,
+    ) {
+        let Some(&(run_id, place)) = self.places.get(&id) else {
+            return;
+        };
+        let Some(run) = self.runs.get_mut(&run_id) else {
+            return;
+        };
+        let job = run.record.job.clone();
+        let started = run.record.started;
+        let m = &mut run.machines[place];
+        let was_revised = m.record.revised_from;
+        run.open_machines -= usize::from(m.is_open());
+        end_record(m, turn.now.wall, retcode, presumed);
+        let machine = m.record.machine.clone();
+        let mut write = Write {
+            acks,
+            after_output_of: Some(id),
+            ..Write::default()
+        };
+        if let Some(text) = text {
+            notice(m, started, text, &mut write);
+        }
+        write.facts.push(Fact::Machine(Box::new(m.record.clone())));
+        let entry = match was_revised.filter(|_| !presumed) {
+            Some(from) => revised_entry(run, place, from, retcode, turn.now.wall),
+            None => result_entry(run, place, retcode, turn.now.wall),
+        };
+        write.ticket = Some(self.ticket(Waiting::Then(vec![entry])));
+        turn.effects.push(Effect::Store(write));
+        let ended = turn.now.wall.iso();
+        turn.say(
+            Level::Info,
+            format!("WebSocket: Updated state for {job}[{machine}] with endtime={ended}, retcode={retcode}"),
+        );
+        turn.say(
+            Level::Info,
+            format!("WebSocket: Target {machine} completed, removing from pending (retcode: {retcode})"),
+        );
+        self.touch_run(run_id);
+        self.dispatch_waiting(turn, run_id);
+        self.end_run_if_done(turn, run_id);
+    }
+
+    /// Ends a run whose machines are all known and have all ended.
+    pub(super) fn end_run_if_done(&mut self, turn: &mut Turn, id: RunId) {
+        let Some(run) = self.runs.get_mut(&id) else { return };
+        let is_done = run.is_open() && run.found.is_finished && run.open_machines == 0;
+        if !is_done {
+            return;
+        }
+        run.record.stage = RunStage::Ended;
+        run.record.ended = Some(turn.now.wall);
+        run.rests_since = turn.awake;
+        run.record.success = success(run);
+        let mut log = Vec::new();
+        if run.machines.is_empty() && run.record.note.is_none() {
+            run.record.note = Some("No targets matched".into());
+            log.push(run.log_entry(turn.now.wall, JobLogLine::NoTargets));
+        }
+        log.push(run.log_entry(turn.now.wall, JobLogLine::Finished));
+        let mut facts = vec![Fact::Run(Box::new(run.record.clone()))];
+        let job = run.record.job.clone();
+        let at = turn.now.wall;
+        if let Some(state) = self.jobs.get_mut(job.as_str()) {
+            state.open.retain(|open| *open != id);
+            if state.record.last_instance.as_deref() == Some(run.record.instance.as_str()) {
+                let counted = || run.machines.iter().filter(|m| !m.record.not_counted);
+                state.record.last_ended = Some(at);
+                state.record.result_ok = run.record.success.or(state.record.result_ok);
+                state.record.last_total_count = counted().count() as u64;
+                state.record.last_failed_count =
+                    counted().filter(|m| m.record.retcode != Some(0)).count() as u64;
+                if run.record.success == Some(true) {
+                    state.record.last_success = Some(at);
+                }
+                facts.push(Fact::Job(state.record.clone()));
+            }
+        }
+        let ticket = self.ticket(Waiting::Then(log));
+        turn.effects.push(Effect::Store(Write {
+            facts,
+            ticket: Some(ticket),
+            ..Write::default()
+        }));
+        turn.say(
+            Level::Info,
+            format!("WebSocket: All targets completed for {job}, exiting monitor loop"),
+        );
+        self.touch_run(id);
+    }
+
+    /// A presumed outcome is withdrawn: its wrapper is back (fine-print.md 4).
+    pub(super) fn reopen(&mut self, turn: &mut Turn, id: MachineRunId) {
+        let Some(&(run_id, place)) = self.places.get(&id) else {
+            return;
+        };
+        let Some(run) = self.runs.get_mut(&run_id) else {
+            return;
+        };
+        let started = run.record.started;
+        let m = &mut run.machines[place];
+        let from = m.record.retcode.unwrap_or(255);
+        run.open_machines += 1;
+        m.record.stage = if m.record.started.is_some() {
+            MachineStage::Started
+        } else {
+            MachineStage::Permitted
+        };
+        m.record.ended = None;
+        m.record.retcode = None;
+        m.record.presumed = false;
+        m.record.revised_from = Some(from);
+        m.clocks.connected = turn.awake;
+        m.clocks.started = m.clocks.started.max(turn.awake);
+        m.refresh(turn.awake);
+        m.kill = m.record.kill_asked.map(|_| super::machine_run::Kill {
+            asked: turn.awake,
+            sent: None,
+        });
+        let machine = m.record.machine.clone();
+        let mut write = Write {
+            after_output_of: Some(id),
+            ..Write::default()
+        };
+        notice(
+            m,
+            started,
+            &format!("[SALTPETER: the wrapper is back, outcome {from} withdrawn]"),
+            &mut write,
+        );
+        write.facts.push(Fact::Machine(Box::new(m.record.clone())));
+        let was_ended = !run.is_open();
+        if was_ended {
+            run.record.stage = RunStage::Running;
+            run.record.ended = None;
+            run.record.success = None;
+            write.facts.push(Fact::Run(Box::new(run.record.clone())));
+        }
+        let (job, instance) = (run.record.job.clone(), run.record.instance.clone());
+        turn.effects.push(Effect::Store(write));
+        turn.say(
+            Level::Warn,
+            format!(
+                "wrapper of {instance} on {machine} is back: its outcome {from} is withdrawn until it reports"
+            ),
+        );
+        if was_ended && let Some(state) = self.jobs.get_mut(job.as_str()) {
+            state.open.push(run_id);
+            if state.record.last_instance.as_deref() == Some(instance.as_str()) {
+                state.record.result_ok = Some(true);
+                turn.store(vec![Fact::Job(state.record.clone())]);
+            }
+        }
+        self.touch_run(run_id);
+    }
+}
+
+/// The effect that starts wrappers of a run.
+pub(super) fn dispatch_effect(
+    run: &Run,
+    machines: Vec<(MachineRunId, String)>,
+    env_delivery: bool,
+) -> Effect {
+    Effect::Dispatch(Dispatch {
+        run: run.record.id,
+        job: run.record.job.clone(),
+        instance: run.record.instance.clone(),
+        token: run.record.token.clone(),
+        spec: run.record.spec.clone(),
+        machines,
+        env_delivery,
+    })
+}
+
+/// Appends a line of the daemon's own to a machine run's output.
+pub(super) fn notice(m: &mut MachineRun, run_started: Wall, text: &str, write: &mut Write) {
+    let day = run_started.secs().div_euclid(86_400);
+    let bytes = m.output.notice(text);
+    let placed = m.output.append(m.record.id, day, Chunk::free(bytes));
+    write.output.extend(placed.rows);
+    write.trim.extend(placed.trim);
+    m.record.left_out_bytes = m.output.left_out_bytes();
+    m.shown = None;
+}
+
+fn end_record(m: &mut MachineRun, at: Wall, retcode: i32, presumed: bool) {
+    m.record.stage = MachineStage::Ended;
+    m.record.ended = Some(at);
+    m.record.retcode = Some(retcode);
+    m.record.presumed = presumed;
+    m.record.left_out_bytes = m.output.left_out_bytes();
+    m.kill = None;
+    m.shown = None;
+}
+
+fn success(run: &Run) -> Option<bool> {
+    let mut counted = run.machines.iter().filter(|m| !m.record.not_counted).peekable();
+    if counted.peek().is_none() && !run.machines.is_empty() {
+        // all in maintenance: skipped, not failed (fine-print.md 9)
+        return None;
+    }
+    Some(counted.peek().is_some() && counted.all(|m| m.record.retcode == Some(0)))
+}
+
+fn result_entry(run: &Run, place: usize, retcode: i32, at: Wall) -> Effect {
+    let m = &run.machines[place].record;
+    run.log_entry(
+        at,
+        JobLogLine::Result {
+            machine: m.machine.clone(),
+            retcode,
+            machine_run: m.id,
+            day: run.day(),
+            limit_bytes: run.record.spec.output_limit_bytes,
+        },
+    )
+}
+
+fn revised_entry(run: &Run, place: usize, from: i32, retcode: i32, at: Wall) -> Effect {
+    let m = &run.machines[place].record;
+    run.log_entry(
+        at,
+        JobLogLine::Revised {
+            machine: m.machine.clone(),
+            from,
+            retcode,
+            machine_run: m.id,
+            day: run.day(),
+            limit_bytes: run.record.spec.output_limit_bytes,
+        },
+    )
+}
