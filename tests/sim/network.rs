@@ -195,7 +195,6 @@ impl World {
                     connection,
                     peer,
                     frame,
-                    read_at,
                 });
             }
             body => {

@@ -223,10 +223,9 @@ impl World {
             self.checker_commit(&write);
             self.storage.put_rows(&mut write);
             self.put_facts(&mut write);
-            for (id, _, below) in &write.trim {
-                if let Some(rows) = self.storage.rows.get_mut(id) {
-                    let limit = self.checker.limit_of(*id);
-                    rows.retain(|r| r.row >= *below || r.byte_offset < limit / 2);
+            for trim in &write.trim {
+                if let Some(rows) = self.storage.rows.get_mut(&trim.machine_run) {
+                    rows.retain(|r| r.row < trim.from_row || r.row >= trim.below_row);
                 }
             }
             released.push((write.acks, write.ticket, StoreOutcome::Committed));
