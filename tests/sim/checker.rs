@@ -37,6 +37,15 @@ pub struct View {
     pub stalls: i64,
 }
 
+/// Somebody asked for a kill of a run that had not ended.
+#[derive(Debug)]
+pub struct KillAsked {
+    request: u64,
+    instance: String,
+    machine: Option<String>,
+    is_confirmed: bool,
+}
+
 /// Everything that the judge remembers.
 #[derive(Default)]
 pub struct Checker {
@@ -59,6 +68,9 @@ pub struct Checker {
     pub dues: Dues,
     pub errors_read: BTreeSet<MachineRunId>,
     pub python_waits: u64,
+    kills: Vec<KillAsked>,
+    /// Output of a connection may be handled after its end was: what is said to it then reaches nobody.
+    late_output_of: Option<ConnectionId>,
     largest_turn: usize,
 }
 
@@ -79,7 +91,8 @@ impl World {
             Some(daemon) if daemon.stalled => now - daemon.stall_began_ms as i64,
             _ => 0,
         };
-        now - self.checker.asleep_ms - if in_stall > STALL_MS as i64 { in_stall } else { 0 }
+        let gone = self.checker.gone_at_ms.map_or(0, |gone| now - gone as i64);
+        now - self.checker.asleep_ms - gone - if in_stall > STALL_MS as i64 { in_stall } else { 0 }
     }
 
     pub fn checker_daemon_started(&mut self) {
@@ -91,8 +104,13 @@ impl World {
         self.checker.gone_at_ms = Some(self.now_ms);
         self.checker.machines = self.storage.machines.clone();
         self.checker.runs = self.storage.runs.clone();
+        let machines = &self.storage.machines;
+        self.checker.views.retain(|id, _| machines.contains_key(id));
         for view in self.checker.views.values_mut() {
             view.complete_read = false;
+        }
+        for wrapper in 0..self.wrappers.len() {
+            self.place_wrapper(wrapper);
         }
         self.dues_daemon_gone();
     }
@@ -135,6 +153,17 @@ impl World {
             Full::Room => self.now_ms,
             _ => u64::MAX,
         };
+    }
+
+    /// Numbers of machine runs that were never stored are given again: finds the one that a wrapper belongs to.
+    pub fn place_wrapper(&mut self, wrapper: usize) {
+        let key = &self.wrappers[wrapper].key;
+        let run = self.storage.names.get(&key.instance).copied();
+        let found = run.and_then(|run| {
+            let mut machines = self.storage.machines_of(run);
+            machines.find(|m| m.machine == key.machine).map(|m| m.id)
+        });
+        self.wrappers[wrapper].machine_run = found.unwrap_or(MachineRunId(u64::MAX - wrapper as u64));
     }
 
     /// The wrapper that this machine run belongs to: not one that was refused.
@@ -188,7 +217,9 @@ impl World {
     }
 
     pub fn checker_before_turn(&mut self, event: &Event) {
+        self.checker.late_output_of = None;
         match event {
+            Event::Output { connection, .. } => self.checker.late_output_of = Some(*connection),
             Event::Launched { machine_run } => {
                 let awake = self.awake();
                 let view = self.checker.views.entry(*machine_run).or_default();
@@ -334,7 +365,7 @@ impl World {
         let failure = self.checker.launch_failures.get(&machine.id);
         match code {
             0 if machine.dispatched.is_none() => Ok(()),
-            143 if machine.kill_asked.is_none() && run.kill_asked.is_none() => Err("nobody asked for a kill".into()),
+            143 if self.kill_of(&run.instance, &machine.machine, false).is_none() => Err("nobody asked for a kill".into()),
             143 if view.started.is_none() || machine.started.is_none() => Ok(()),
             143 if for_s(view.kill_asked, 30) => Ok(()),
             143 => Err("killed, but neither reported nor 30 s passed".into()),
@@ -348,12 +379,22 @@ impl World {
             254 if for_s(view.connected, 15) => Ok(()),
             254 if view.connected.is_some() => Err("it connected less than 15 s ago".into()),
             254 if for_s(view.launched, 30) => Ok(()),
+            // a word of the launch may have been lost with the daemon before
+            254 if view.launched.is_none() && self.life > 1 && for_s(Some(self.checker.listening_at), 30) => Ok(()),
             254 => Err("30 s since the launch are not over".into()),
             255 if self.checker.errors_read.contains(&machine.id) => Ok(()),
             255 if view.launched.is_none() && for_s(view.dispatched, 60) => Ok(()),
             255 if machine.dispatched.is_none() => self.may_be_down(machine),
             _ => Err("nobody reported that".into()),
         }
+    }
+
+    fn kill_of(&self, instance: &str, machine: &str, confirmed: bool) -> Option<&KillAsked> {
+        self.checker.kills.iter().find(|k| {
+            k.instance == instance
+                && k.machine.as_ref().is_none_or(|m| m == machine)
+                && (k.is_confirmed || !confirmed)
+        })
     }
 
     fn may_be_down(&self, machine: &MachineRecord) -> Result<(), String> {
@@ -463,7 +504,7 @@ impl World {
     }
 
     pub fn checker_addressed(&mut self, connection: ConnectionId, what: &str) {
-        if !self.is_live(connection) {
+        if !self.is_live(connection) && self.checker.late_output_of != Some(connection) {
             self.fail("live", format!("{what} for {connection:?}, which is closed"));
         }
     }
@@ -486,6 +527,15 @@ impl World {
         self.dues_commit(write);
     }
 
+    /// Storage refused a start: that run never was.
+    pub fn checker_refused(&mut self, write: &Write) {
+        for fact in &write.facts {
+            if let Fact::Start(run) = fact {
+                self.checker.runs.remove(&run.id);
+            }
+        }
+    }
+
     pub fn checker_resolve(&mut self, run: RunId, instance: &str) {
         if !self.storage.runs.contains_key(&run) {
             self.fail("P3", format!("{instance} is resolved before it is stored"));
@@ -499,7 +549,9 @@ impl World {
         }
         for (id, machine) in &dispatch.machines {
             let stage = self.storage.machines.get(id).map(|m| m.stage);
-            if !matches!(stage, Some(MachineStage::Dispatched | MachineStage::Launched)) {
+            // where the permission decides, a dispatch that a crash forgets starts nothing
+            let is_stored = matches!(stage, Some(MachineStage::Dispatched | MachineStage::Launched));
+            if dispatch.env_delivery && !is_stored {
                 self.fail("P3", format!("{machine} is dispatched, stored stage is {stage:?}"));
             }
             let times = self.executor.dispatched.get(id).copied().unwrap_or(0);
@@ -531,6 +583,17 @@ impl World {
         *times += 1;
         if *times > 1 {
             self.fail("P3", format!("the command of {key:?} starts a second time"));
+        }
+        if let Some(kill) = self.kill_of(&key.instance, &key.machine, true) {
+            // the permission may have been on its way when the kill was confirmed
+            let permitted_before = self
+                .storage
+                .machines
+                .get(&id)
+                .is_some_and(|m| m.kill_asked.is_some() && m.stage != MachineStage::Ended);
+            if !permitted_before && self.wrappers[wrapper].kind == Kind::OursJob {
+                self.fail("kill", format!("the command of {key:?} starts after {kill:?}"));
+            }
         }
         if !self.storage.machines.contains_key(&id) {
             self.fail("P3", format!("the command of {key:?} starts, and nothing of it is stored"));
@@ -568,10 +631,28 @@ impl World {
 
     pub fn checker_asked(&mut self, request: u64, ask: &Ask) {
         let life = u64::from(self.life);
+        if let Ask::Kill { job, machine, instance } = ask {
+            let open = self.checker.runs.values().filter(|r| r.job == *job && r.stage != RunStage::Ended);
+            let wanted = open.filter(|r| instance.as_ref().is_none_or(|i| r.instance == *i));
+            let kills: Vec<KillAsked> = wanted
+                .map(|r| KillAsked {
+                    request,
+                    instance: r.instance.clone(),
+                    machine: machine.clone(),
+                    is_confirmed: false,
+                })
+                .collect();
+            self.checker.kills.extend(kills);
+        }
         self.checker.seen.asked.insert(request, (ask.clone(), life));
     }
 
     pub fn checker_answer(&mut self, request: RequestId, answer: Answer) {
+        if matches!(answer, Answer::KillSent { .. }) {
+            for kill in self.checker.kills.iter_mut().filter(|k| k.request == request.0) {
+                kill.is_confirmed = true;
+            }
+        }
         if self.checker.seen.answers.insert(request.0, answer).is_some() {
             self.fail("answers", format!("{request:?} is answered twice"));
         }

@@ -34,7 +34,7 @@ impl World {
         let board = !self.checker.seen.board.running.is_empty();
         let coming = self.queue.values().any(|a| matches!(a, Action::Launch(_)));
         let busy = self.wrappers.iter().enumerate().any(|(i, _)| self.is_busy(i));
-        self.daemon.is_some() && !open && !board && !coming && !busy && self.storage.idle()
+        self.daemon.as_ref().is_some_and(|d| d.listening && !d.stalled) && !open && !board && !coming && !busy && self.storage.idle()
     }
 
     /// It still has something to tell, and somebody to tell it to.

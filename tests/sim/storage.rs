@@ -205,6 +205,7 @@ impl World {
         while let Some(mut write) = self.storage.pending.pop_front() {
             if let Some(outcome) = self.storage.refusal(&write) {
                 trace!(self, "STORAGE refuses {outcome:?}");
+                self.checker_refused(&write);
                 released.push((Vec::new(), write.ticket, outcome));
                 continue;
             }

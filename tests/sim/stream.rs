@@ -103,7 +103,7 @@ fn forward(text: &[u8], truth: &Truth, may_be_cut: bool) -> Result<u64, String> 
                 return Err(format!("'{words}', but {next} comes next"));
             }
             next = to as usize + 1;
-        } else if !words.starts_with('[') && !words.is_empty() && !(may_be_cut && line.len() == rest.len()) {
+        } else if !is_daemons(&words) && !(may_be_cut && line.len() == rest.len()) {
             let shown: String = words.chars().take(80).collect();
             return Err(format!("byte {at}: expected frame {next}, found '{shown}'"));
         }
@@ -131,13 +131,19 @@ fn backward(text: &[u8], truth: &Truth, covered: u64) -> Result<(), String> {
         }
         let begin = rest[..rest.len() - 1].iter().rposition(|b| *b == b'\n').map_or(0, |p| p + 1);
         let line = String::from_utf8_lossy(&rest[begin..]).trim().to_string();
-        if !line.starts_with('[') && !line.is_empty() && begin > 0 {
+        if !is_daemons(&line) && begin > 0 {
             let shown: String = line.chars().take(80).collect();
             return Err(format!("tail: expected frame {} before byte {end}, found '{shown}'", next as i64 - 1));
         }
         end = begin;
     }
     Ok(())
+}
+
+/// A line of the daemon's own: no wrapper's frame has a space, but in a notice, and all begin with `w` and a number.
+fn is_daemons(line: &str) -> bool {
+    let frame = line.starts_with('w') && line[1..].starts_with(|c: char| c.is_ascii_digit());
+    line.is_empty() || (line.contains(' ') && !frame)
 }
 
 fn lost_messages(words: &str) -> Option<(u64, u64)> {

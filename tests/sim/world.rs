@@ -48,7 +48,6 @@ pub enum Action {
 
 /// Everything.
 pub struct World {
-    pub seed: u64,
     pub now_ms: u64,
     pub wall_offset_us: i64,
     pub queue: BTreeMap<(u64, u64), Action>,
@@ -93,7 +92,6 @@ impl World {
         let mut rng = Rng::new(seed);
         let jobs: BTreeMap<_, _> = jobs.into_iter().map(|j| (j.name.clone(), j)).collect();
         let mut world = World {
-            seed,
             now_ms: 0,
             wall_offset_us: 0,
             queue: BTreeMap::new(),
@@ -140,11 +138,6 @@ impl World {
             mono: self.mono(),
             wall: self.wall(),
         }
-    }
-
-    /// Virtual time of a moment of the monotonic clock.
-    pub fn ms_of(mono: Mono) -> u64 {
-        mono.0.saturating_sub(BOOT_MS)
     }
 
     /// Virtual milliseconds until the wall clock reaches its next whole second.

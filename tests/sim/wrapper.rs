@@ -343,6 +343,7 @@ impl World {
     }
 
     fn connect_acked(&mut self, wrapper: usize, ack: ConnectAck) {
+        self.place_wrapper(wrapper);
         let w = &mut self.wrappers[wrapper];
         w.ready = true;
         w.connect_acked = true;
