@@ -34,6 +34,7 @@ pub struct View {
     pub kill_asked: Option<i64>,
     pub complete_read: bool,
     pub reopened: bool,
+    reopened_at: i64,
     pub stalls: i64,
 }
 
@@ -144,10 +145,6 @@ impl World {
         }
     }
 
-    pub fn checker_wall_stepped(&mut self) {
-        self.dues_wall_stepped();
-    }
-
     pub fn checker_disk(&mut self) {
         self.checker.disk_trouble_until = match self.storage.full {
             Full::Room => self.now_ms,
@@ -225,6 +222,7 @@ impl World {
                 let view = self.checker.views.entry(*machine_run).or_default();
                 view.launched.get_or_insert(awake);
             }
+            Event::Request { request, ask, .. } => self.kill_handled(request.0, ask),
             Event::Config(config) => {
                 self.checker.global_maintenance = config.maintenance.global;
                 self.dues_config();
@@ -295,6 +293,7 @@ impl World {
         }
         if was_ended && !is_ended {
             view.reopened = true;
+            view.reopened_at = awake;
             view.sign_low = Some(awake);
             view.sign_high = Some(awake);
             view.kill_asked = view.kill_asked.map(|_| awake);
@@ -358,7 +357,7 @@ impl World {
         let nothing = View::default();
         let view = self.checker.views.get(&machine.id).unwrap_or(&nothing);
         let awake = self.awake();
-        let slack = if self.checker.stall_count > 0 || self.life > 1 { 1_500 } else { 100 };
+        let slack = 100 + 2_100 * self.checker.stall_count.min(4) + if self.life > 1 { 1_500 } else { 0 };
         let since = |moment: Option<i64>| moment.map(|m| awake - m + slack);
         let for_s = |moment: Option<i64>, s: i64| since(moment).is_some_and(|ms| ms >= s * 1_000);
         let run = self.checker.runs.get(&machine.run).ok_or("of no run")?;
@@ -409,8 +408,10 @@ impl World {
 
     /// Looks for machine runs that should have ended by now.
     fn overdue(&mut self) {
+        if self.daemon.as_ref().is_none_or(|d| !d.listening) {
+            return;
+        }
         let awake = self.awake();
-        let base = self.checker.listening_at;
         let mut late = None;
         for machine in self.checker.machines.values() {
             if machine.stage == MachineStage::Ended || machine.stage == MachineStage::Waiting {
@@ -419,6 +420,8 @@ impl World {
             let Some(view) = self.checker.views.get(&machine.id) else { continue };
             let Some(run) = self.checker.runs.get(&machine.run) else { continue };
             let slack = 1_500 + 1_500 * self.checker.stall_count.min(2);
+            // after a restart, and when it was reopened, its windows may run anew
+            let base = self.checker.listening_at.max(view.reopened_at);
             let since = |moment: Option<i64>| moment.map_or(0, |m| awake - m.max(base));
             let over = |moment: Option<i64>, ms: i64| since(moment) > ms + slack;
             let drained = |moment: Option<i64>| moment.map(|m| m.max(view.last_output.unwrap_or(m)));
@@ -442,7 +445,7 @@ impl World {
             } else {
                 continue;
             };
-            late = Some(format!("{why}: {machine:?} {view:?} awake {awake}"));
+            late = Some(format!("{why}: {machine:?} {view:?} awake {awake} base {base}"));
             break;
         }
         if let Some(text) = late {
@@ -454,7 +457,8 @@ impl World {
 
     /// A frame for a connection leaves the daemon.
     pub fn checker_frame_out(&mut self, connection: ConnectionId, frame: &DaemonFrame, after_commit: bool) {
-        if !after_commit {
+        // a refusal of what came before the end of its connection reaches nobody, and harms nobody
+        if !after_commit && !matches!(frame, DaemonFrame::Error { .. }) {
             self.checker_addressed(connection, "Send");
         }
         let Some(conn) = self.conns.get(&connection.0) else { return };
@@ -504,7 +508,7 @@ impl World {
     }
 
     pub fn checker_addressed(&mut self, connection: ConnectionId, what: &str) {
-        if !self.is_live(connection) && self.checker.late_output_of != Some(connection) {
+        if what != "Close" && !self.is_live(connection) && self.checker.late_output_of != Some(connection) {
             self.fail("live", format!("{what} for {connection:?}, which is closed"));
         }
     }
@@ -631,6 +635,10 @@ impl World {
 
     pub fn checker_asked(&mut self, request: u64, ask: &Ask) {
         let life = u64::from(self.life);
+        self.checker.seen.asked.insert(request, (ask.clone(), life));
+    }
+
+    fn kill_handled(&mut self, request: u64, ask: &Ask) {
         if let Ask::Kill { job, machine, instance } = ask {
             let open = self.checker.runs.values().filter(|r| r.job == *job && r.stage != RunStage::Ended);
             let wanted = open.filter(|r| instance.as_ref().is_none_or(|i| r.instance == *i));
@@ -644,7 +652,6 @@ impl World {
                 .collect();
             self.checker.kills.extend(kills);
         }
-        self.checker.seen.asked.insert(request, (ask.clone(), life));
     }
 
     pub fn checker_answer(&mut self, request: RequestId, answer: Answer) {

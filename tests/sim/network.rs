@@ -312,6 +312,7 @@ impl World {
             return;
         }
         conn.daemon_open = false;
+        conn.backlog.clear();
         let at = conn.down_last_ms.max(self.now_ms + wait);
         if !conn.cut {
             self.at(at, Action::WrapperSeesClose { conn: id });

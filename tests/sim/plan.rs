@@ -249,7 +249,7 @@ impl World {
     pub fn step_wall(&mut self, us: i64) {
         trace!(self, "CLOCK steps by {us} us");
         self.wall_offset_us += us;
-        self.checker_wall_stepped();
+        self.dues_wall_stepped(us);
     }
 
     fn network_fault(&mut self, fault: Fault) {

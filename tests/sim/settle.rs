@@ -20,6 +20,12 @@ impl World {
         if self.failure.is_some() {
             return;
         }
+        // a wrapper that obeys nothing was given up, and would come back for ever
+        for wrapper in 0..self.wrappers.len() {
+            if self.wrappers[wrapper].command.is_some_and(|c| c.behaviour.stuck) {
+                self.wrapper_killed(wrapper, false);
+            }
+        }
         // a little more: nothing may come to life again
         self.run_for(20_000);
         if !self.is_quiet() && self.failure.is_none() {
