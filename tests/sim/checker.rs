@@ -25,6 +25,8 @@ pub struct View {
     pub dispatched: Option<i64>,
     pub launched: Option<i64>,
     pub connected: Option<i64>,
+    /// The answer to its first connect left.
+    pub answered: Option<i64>,
     pub started: Option<i64>,
     /// The last beat, start (and connect of ours): at the latest; and as late as the daemon may take it for.
     sign_low: Option<i64>,
@@ -375,8 +377,11 @@ impl World {
             253 => Err("the last sign of life is not 15 s old".into()),
             _ if failure == Some(&code) => Ok(()),
             254 if view.started.is_some() && machine.started.is_some() => Err("but it was started".into()),
-            254 if for_s(view.connected, 15) => Ok(()),
-            254 if view.connected.is_some() => Err("it connected less than 15 s ago".into()),
+            254 if for_s(view.answered, 15) => Ok(()),
+            254 if view.answered.is_some() => Err("its connect was answered less than 15 s ago".into()),
+            254 if view.connected.is_some() && self.storage.full == Full::ForAll => {
+                Err("its connect was never answered, and that is the daemon's own trouble".into())
+            }
             254 if for_s(view.launched, 30) => Ok(()),
             // a word of the launch may have been lost with the daemon before
             254 if view.launched.is_none() && self.life > 1 && for_s(Some(self.checker.listening_at), 30) => Ok(()),
@@ -457,8 +462,8 @@ impl World {
 
     /// A frame for a connection leaves the daemon.
     pub fn checker_frame_out(&mut self, connection: ConnectionId, frame: &DaemonFrame, after_commit: bool) {
-        // a refusal of what came before the end of its connection reaches nobody, and harms nobody
-        if !after_commit && !matches!(frame, DaemonFrame::Error { .. }) {
+        // an answer to what came before the end of its connection reaches nobody, and harms nobody
+        if !after_commit && matches!(frame, DaemonFrame::Kill { .. }) {
             self.checker_addressed(connection, "Send");
         }
         let Some(conn) = self.conns.get(&connection.0) else { return };
@@ -473,8 +478,13 @@ impl World {
                 return;
             }
         };
+        let awake = self.awake();
         let w = &self.wrappers[wrapper];
         let id = w.machine_run;
+        if matches!(frame, DaemonFrame::ConnectAck(_)) {
+            let view = self.checker.views.entry(id).or_default();
+            view.answered.get_or_insert(awake);
+        }
         let stored = self.storage.machines.get(&id);
         match frame {
             DaemonFrame::ConnectAck(ack) if ack.job.is_some() => {

@@ -20,6 +20,7 @@ struct Span {
     schedule: Schedule,
     deadline_s: Option<i64>,
     /// Looked at up to here.
+    since: Wall,
     looked: Wall,
     next: Option<Wall>,
     /// It was in force before the last change of configuration, too.
@@ -53,8 +54,12 @@ impl World {
     }
 
     pub fn dues_daemon_gone(&mut self) {
-        let given: BTreeSet<_> = self.checker.dues.given.keys().cloned().collect();
-        self.checker.dues.said = given;
+        let dues = &mut self.checker.dues;
+        dues.said = dues.given.keys().cloned().collect();
+        // what was said before a change of the schedule is lost, and is not asked for again
+        let (spans, given) = (&dues.spans, &dues.given);
+        dues.wanted
+            .retain(|key| given.contains_key(key) || spans.get(&key.0).is_some_and(|s| s.since.0 < key.1));
     }
 
     pub fn dues_wall_stepped(&mut self, us: i64) {
@@ -81,6 +86,7 @@ impl World {
                         next: next_after(&job.schedule, looked),
                         schedule: job.schedule.clone(),
                         deadline_s: job.spec.start_deadline_s,
+                        since: looked,
                         looked,
                         is_old: false,
                     }

@@ -110,7 +110,6 @@ pub fn build(seed: u64) -> (World, Plan) {
     let mut world = World::new(seed, jobs, machines);
     let calm = rng.chance(100);
     let faults_end_ms = rng.range(120_000, 900_000);
-    world.faults_end_ms = faults_end_ms;
     world.executor.chaos = if calm { 0 } else { *rng.pick(&[0, 30, 200]) };
     world.wall_offset_us = rng.below(3_600_000_000) as i64;
     for _ in 0..rng.range(2, 10) {
@@ -126,11 +125,11 @@ pub fn build(seed: u64) -> (World, Plan) {
         }
     }
     world.at(faults_end_ms, Action::Fault(Fault::Heal));
-    let mut bound_ms = faults_end_ms + 5 * (110_000 + 120_000 + 30_000 + 660_000) + 1_000_000;
+    let mut bound_ms = faults_end_ms + 3_000_000 + 5 * (110_000 + 120_000 + 30_000 + 660_000) + 1_000_000;
     if !calm_end {
         let kill_at = faults_end_ms + rng.range(0, 300_000);
         world.at(kill_at, Action::Fault(Fault::KillAll));
-        bound_ms = kill_at + 1_800_000;
+        bound_ms = kill_at + 3_000_000 + 1_800_000;
     }
     world.at(0, Action::StartDaemon);
     (world, Plan { faults_end_ms, bound_ms })
@@ -222,6 +221,7 @@ impl World {
             0 => self.rng.range(100, 2_000),
             1 => self.rng.range(2_000, 14_000),
             2 => self.rng.range(14_000, 90_000),
+            _ if self.rng.chance(200) => self.rng.range(900_000, 3_000_000),
             _ => self.rng.range(90_000, 500_000),
         }
     }
@@ -441,6 +441,12 @@ impl World {
 
     /// The faults are over.
     fn heal(&mut self) {
+        if self.restart_pending {
+            // first it shall see what became due meanwhile
+            self.after(5_000, Action::Fault(Fault::Heal));
+            return;
+        }
+        self.healed = true;
         for machine in &mut self.machines {
             machine.cut_off = false;
             machine.up = true;

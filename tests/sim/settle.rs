@@ -40,7 +40,7 @@ impl World {
         let board = !self.checker.seen.board.running.is_empty();
         let coming = self.queue.values().any(|a| matches!(a, Action::Launch(_)));
         let busy = self.wrappers.iter().enumerate().any(|(i, _)| self.is_busy(i));
-        self.daemon.as_ref().is_some_and(|d| d.listening && !d.stalled) && !open && !board && !coming && !busy && self.storage.idle()
+        self.healed && self.daemon.as_ref().is_some_and(|d| d.listening && !d.stalled) && !open && !board && !coming && !busy && self.storage.idle()
     }
 
     /// It still has something to tell, and somebody to tell it to.
@@ -154,8 +154,7 @@ impl World {
             && wanted > 0
             && up.len() >= wanted
             && ran.len() < wanted
-            && run.kill_asked.is_none()
-            && machines.iter().all(|m| m.kill_asked.is_none() && m.retcode != Some(0))
+            && machines.iter().all(|m| m.retcode != Some(143) && m.retcode != Some(0))
         {
             return Err(format!("{} machines ran, {wanted} are wanted and {} are up", ran.len(), up.len()));
         }

@@ -69,7 +69,8 @@ pub struct World {
     pub jobs: BTreeMap<String, JobSetup>,
     pub behaviours: BTreeMap<String, Behaviour>,
     pub config: Arc<Config>,
-    pub faults_end_ms: u64,
+    /// The faults are over.
+    pub healed: bool,
     pub failure: Option<String>,
     pub tracing: bool,
     pub trace: VecDeque<String>,
@@ -111,7 +112,7 @@ impl World {
             jobs,
             behaviours: BTreeMap::new(),
             config: Arc::default(),
-            faults_end_ms: 0,
+            healed: false,
             failure: None,
             tracing: false,
             trace: VecDeque::new(),
