@@ -91,6 +91,8 @@ pub const BULK_QUEUE: usize = 8_192;
 pub const OUTPUT_BUDGET_BYTES: usize = 128 << 20;
 /// Writes that wait for the storage thread.
 pub const STORAGE_QUEUE: usize = 65_536;
+/// From here on the storage queue takes only writes that carry facts (fine-print.md 15).
+pub const STORAGE_QUEUE_FOR_OUTPUT: usize = 49_152;
 /// Entries that wait for the job log thread.
 pub const JOB_LOG_QUEUE: usize = 65_536;
 /// Requests that wait for the executor.
@@ -114,6 +116,32 @@ pub const DISK_RESERVE_BYTES: u64 = 16 << 20;
 pub const DISK_RETRY_MS: u64 = 1_000;
 /// Rows that retention removes in one step, between commits.
 pub const RETENTION_STEP_ROWS: usize = 500;
+/// Between two steps of retention while commits wait.
+pub const RETENTION_PAUSE_MS: u64 = 250;
+/// A day file is cut down by this much a step before it is removed: unlinking gigabytes at once takes seconds.
+pub const RETENTION_STEP_BYTES: u64 = 256 << 20;
+/// Bytes in one commit: tens of milliseconds of the disk's work.
+pub const COMMIT_BYTES: usize = 8 << 20;
+/// Writes in one commit.
+pub const COMMIT_WRITES: usize = 4_096;
+/// What a fact counts for in [`COMMIT_BYTES`].
+pub const FACT_BYTES: usize = 1_024;
+/// Day files that the storage thread, and each reader, keeps open.
+pub const OPEN_DAY_FILES: usize = 4;
+/// Output read from storage in one go; a longer row is read whole.
+pub const OUTPUT_READ_BYTES: usize = 256 << 10;
+/// Runs in one page of history at most.
+pub const HISTORY_PAGE: usize = 1_000;
+
+// -- job logs
+
+/// Log files kept open.
+pub const JOB_LOG_FILES: usize = 64;
+/// A part of a line between two `\r` that is held back until it is known to be the last; a longer one is read again.
+pub const JOB_LOG_SEGMENT_BYTES: usize = 64 << 10;
+
+// -- the engine's memory
+
 /// Runs that have ended stay in the engine's memory this long for late frames; older ones are loaded on demand.
 pub const ENDED_RUN_KEPT_MS: u64 = 600_000;
 
@@ -142,6 +170,8 @@ pub const CONFIG_POLL_MS: u64 = 1_000;
 pub const CONFIG_FILE_BYTES: u64 = 64 << 20;
 /// Values in one job file, counting what aliases repeat: 10,000 jobs have 200,000.
 pub const CONFIG_NODES: usize = 4_000_000;
+/// Larger files are parsed in pieces of about this size.
+pub const CONFIG_PIECE_BYTES: usize = 128 << 10;
 /// Up to so many files, each is looked at every `CONFIG_POLL_MS` even where the kernel tells of changes.
 pub const CONFIG_SWEEP_FILES: usize = 256;
 /// More files than that are all looked at this often; links always every `CONFIG_POLL_MS`.
