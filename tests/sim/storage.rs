@@ -53,6 +53,39 @@ pub struct Storage {
     pub slow: bool,
 }
 
+/// What writes that wait for room speak of: whatever else speaks of it waits behind them.
+#[derive(Default)]
+struct Waiting {
+    outputs: BTreeSet<MachineRunId>,
+    machines: BTreeSet<MachineRunId>,
+    runs: BTreeSet<RunId>,
+}
+
+impl Waiting {
+    fn add(&mut self, write: &Write) {
+        self.outputs.extend(write.output.iter().map(|r| r.machine_run));
+        self.outputs.extend(write.trim.iter().map(|t| t.machine_run));
+        for fact in &write.facts {
+            match fact {
+                Fact::Start(run) | Fact::Run(run) => drop(self.runs.insert(run.id)),
+                Fact::Machine(machine) => drop(self.machines.insert(machine.id)),
+                _ => {}
+            }
+        }
+    }
+
+    fn concerns(&self, write: &Write) -> bool {
+        !write.output.is_empty()
+            || !write.trim.is_empty()
+            || write.after_output_of.is_some_and(|m| self.outputs.contains(&m))
+            || write.facts.iter().any(|fact| match fact {
+                Fact::Start(run) | Fact::Run(run) => self.runs.contains(&run.id),
+                Fact::Machine(m) => self.machines.contains(&m.id) || self.runs.contains(&m.run),
+                _ => false,
+            })
+    }
+}
+
 impl Storage {
     pub fn reason(&self) -> Option<String> {
         (self.full != Full::Room).then(|| "disk full".to_string())
@@ -66,6 +99,9 @@ impl Storage {
         let mut wanted: BTreeSet<RunId> = last.into_values().collect();
         let open = self.runs.values().filter(|r| r.stage != RunStage::Ended);
         wanted.extend(open.map(|r| r.id));
+        // output that waits for room holds back the end that depends on it
+        let open = self.machines.values().filter(|m| m.stage != MachineStage::Ended);
+        wanted.extend(open.map(|m| m.run));
         Recovered {
             last_look: self.last_look,
             next_run: self.runs.keys().next_back().map_or(1, |id| id.0 + 1),
@@ -134,9 +170,6 @@ impl Storage {
     fn refusal(&self, write: &Write) -> Option<StoreOutcome> {
         for fact in &write.facts {
             if let Fact::Start(run) = fact {
-                if self.full == Full::ForAll {
-                    return Some(StoreOutcome::Failed("disk full".into()));
-                }
                 if let Some(due) = run.due
                     && self
                         .verdicts
@@ -200,24 +233,25 @@ impl World {
     /// Everything that there is room for, in order. What waits for room keeps its place.
     fn commit_all(&mut self, release: bool) {
         let mut rest = VecDeque::new();
-        let mut waiting: BTreeSet<MachineRunId> = BTreeSet::new();
+        let mut waiting = Waiting::default();
         let mut released = Vec::new();
         while let Some(mut write) = self.storage.pending.pop_front() {
-            if let Some(outcome) = self.storage.refusal(&write) {
+            let full = self.storage.full;
+            let waits_for_output = full != Full::Room && waiting.concerns(&write);
+            let waits_for_facts = full == Full::ForAll && !write.facts.is_empty();
+            let outcome = match waits_for_facts && write.ticket.is_some() && !waits_for_output {
+                true => Some(StoreOutcome::Failed("disk full".into())),
+                false if waits_for_output || waits_for_facts => None,
+                false => self.storage.refusal(&write),
+            };
+            if let Some(outcome) = outcome {
                 trace!(self, "STORAGE refuses {outcome:?}");
                 self.checker_refused(&write);
                 released.push((Vec::new(), write.ticket, outcome));
                 continue;
             }
-            let held = match self.storage.full {
-                Full::Room => false,
-                Full::ForAll => true,
-                Full::ForOutput => {
-                    !write.output.is_empty() || write.after_output_of.is_some_and(|m| waiting.contains(&m))
-                }
-            };
-            if held {
-                waiting.extend(write.output.iter().map(|r| r.machine_run));
+            if waits_for_output || waits_for_facts {
+                waiting.add(&write);
                 rest.push_back(write);
                 continue;
             }
