@@ -72,6 +72,7 @@ pub struct Checker {
     pub errors_read: BTreeSet<MachineRunId>,
     pub python_waits: u64,
     kills: Vec<KillAsked>,
+    pub kill_frames: u64,
     /// Output of a connection may be handled after its end was: what is said to it then reaches nobody.
     late_output_of: Option<ConnectionId>,
     largest_turn: usize,
@@ -186,7 +187,11 @@ impl World {
         }
         let (awake, now_ms) = (self.awake(), self.now_ms);
         let python = self.wrappers[wrapper].kind == Kind::Python;
-        let view = self.checker.views.entry(self.wrappers[wrapper].machine_run).or_default();
+        let view = self
+            .checker
+            .views
+            .entry(self.wrappers[wrapper].machine_run)
+            .or_default();
         let sign = match &frame.body {
             WrapperBody::Connect { .. } => {
                 view.connected = Some(awake);
@@ -306,7 +311,15 @@ impl World {
             && let Err(why) = self.explain(machine)
         {
             let promise = if machine.retcode == Some(253) { "P5" } else { "P2" };
-            self.fail(promise, format!("{} ends with {:?}: {why}; {:?}", machine.machine, machine.retcode, self.checker.views.get(&machine.id)));
+            self.fail(
+                promise,
+                format!(
+                    "{} ends with {:?}: {why}; {:?}",
+                    machine.machine,
+                    machine.retcode,
+                    self.checker.views.get(&machine.id)
+                ),
+            );
         }
         self.batch_said(machine.run);
     }
@@ -339,7 +352,12 @@ impl World {
                 continue;
             }
             codes.insert(128 - code);
-            if self.checker.views.get(&id).is_some_and(|v| v.kill_asked.is_some()) {
+            if self
+                .checker
+                .views
+                .get(&id)
+                .is_some_and(|v| v.kill_asked.is_some())
+            {
                 codes.insert(143);
             }
             let up_ms = w.command.map_or(0, |c| self.now_ms - c.started_ms);
@@ -366,7 +384,9 @@ impl World {
         let failure = self.checker.launch_failures.get(&machine.id);
         match code {
             0 if machine.dispatched.is_none() => Ok(()),
-            143 if self.kill_of(&run.instance, &machine.machine, false).is_none() => Err("nobody asked for a kill".into()),
+            143 if self.kill_of(&run.instance, &machine.machine, false).is_none() => {
+                Err("nobody asked for a kill".into())
+            }
             143 if view.started.is_none() || machine.started.is_none() => Ok(()),
             143 if for_s(view.kill_asked, 30) => Ok(()),
             143 => Err("killed, but neither reported nor 30 s passed".into()),
@@ -384,7 +404,9 @@ impl World {
             }
             254 if for_s(view.launched, 30) => Ok(()),
             // a word of the launch may have been lost with the daemon before
-            254 if view.launched.is_none() && self.life > 1 && for_s(Some(self.checker.listening_at), 30) => Ok(()),
+            254 if view.launched.is_none() && self.life > 1 && for_s(Some(self.checker.listening_at), 30) => {
+                Ok(())
+            }
             254 => Err("30 s since the launch are not over".into()),
             255 if self.checker.errors_read.contains(&machine.id) => Ok(()),
             255 if view.launched.is_none() && for_s(view.dispatched, 60) => Ok(()),
@@ -422,8 +444,12 @@ impl World {
             if machine.stage == MachineStage::Ended || machine.stage == MachineStage::Waiting {
                 continue;
             }
-            let Some(view) = self.checker.views.get(&machine.id) else { continue };
-            let Some(run) = self.checker.runs.get(&machine.run) else { continue };
+            let Some(view) = self.checker.views.get(&machine.id) else {
+                continue;
+            };
+            let Some(run) = self.checker.runs.get(&machine.run) else {
+                continue;
+            };
             let slack = 1_500 + 1_500 * self.checker.stall_count.min(2);
             // after a restart, and when it was reopened, its windows may run anew
             let base = self.checker.listening_at.max(view.reopened_at);
@@ -464,9 +490,12 @@ impl World {
     pub fn checker_frame_out(&mut self, connection: ConnectionId, frame: &DaemonFrame, after_commit: bool) {
         // an answer to what came before the end of its connection reaches nobody, and harms nobody
         if !after_commit && matches!(frame, DaemonFrame::Kill { .. }) {
+            self.checker.kill_frames += 1;
             self.checker_addressed(connection, "Send");
         }
-        let Some(conn) = self.conns.get(&connection.0) else { return };
+        let Some(conn) = self.conns.get(&connection.0) else {
+            return;
+        };
         let wrapper = match conn.owner {
             Owner::Wrapper(wrapper) => wrapper,
             Owner::Intruder(kind) => {
@@ -490,7 +519,10 @@ impl World {
             DaemonFrame::ConnectAck(ack) if ack.job.is_some() => {
                 let permitted = stored.is_some_and(|m| {
                     m.wrapper_id.as_deref() == Some(&w.wrapper_id)
-                        && !matches!(m.stage, MachineStage::Waiting | MachineStage::Dispatched | MachineStage::Launched)
+                        && !matches!(
+                            m.stage,
+                            MachineStage::Waiting | MachineStage::Dispatched | MachineStage::Launched
+                        )
                 });
                 let ended = stored.is_some_and(|m| m.stage == MachineStage::Ended);
                 if !permitted || ended {
@@ -502,7 +534,10 @@ impl World {
                 let covered = self.storage.covered(id);
                 let gone = stored.is_some_and(|m| m.stage == MachineStage::Ended && !m.presumed);
                 if covered < *seq as i64 && !gone {
-                    self.fail("P2", format!("seq {seq} of w{wrapper} is acked, stored is up to {covered}"));
+                    self.fail(
+                        "P2",
+                        format!("seq {seq} of w{wrapper} is acked, stored is up to {covered}"),
+                    );
                 }
             }
             DaemonFrame::CompleteAck { .. } => {
@@ -559,14 +594,20 @@ impl World {
     pub fn checker_dispatch(&mut self, dispatch: &Dispatch) {
         let awake = self.awake();
         if !self.storage.runs.contains_key(&dispatch.run) {
-            self.fail("P3", format!("{} is dispatched before it is stored", dispatch.instance));
+            self.fail(
+                "P3",
+                format!("{} is dispatched before it is stored", dispatch.instance),
+            );
         }
         for (id, machine) in &dispatch.machines {
             let stage = self.storage.machines.get(id).map(|m| m.stage);
             // where the permission decides, a dispatch that a crash forgets starts nothing
             let is_stored = matches!(stage, Some(MachineStage::Dispatched | MachineStage::Launched));
             if dispatch.env_delivery && !is_stored {
-                self.fail("P3", format!("{machine} is dispatched, stored stage is {stage:?}"));
+                self.fail(
+                    "P3",
+                    format!("{machine} is dispatched, stored stage is {stage:?}"),
+                );
             }
             let times = self.executor.dispatched.get(id).copied().unwrap_or(0);
             if dispatch.env_delivery && times > 0 {
@@ -586,7 +627,10 @@ impl World {
             .filter(|m| m.dispatched.is_some())
             .count();
         if wanted > 0 && ever > wanted {
-            self.fail("number_of_targets", format!("{ever} machines were dispatched, {wanted} are wanted"));
+            self.fail(
+                "number_of_targets",
+                format!("{ever} machines were dispatched, {wanted} are wanted"),
+            );
         }
     }
 
@@ -610,7 +654,10 @@ impl World {
             }
         }
         if !self.storage.machines.contains_key(&id) {
-            self.fail("P3", format!("the command of {key:?} starts, and nothing of it is stored"));
+            self.fail(
+                "P3",
+                format!("the command of {key:?} starts, and nothing of it is stored"),
+            );
         }
     }
 
@@ -623,7 +670,10 @@ impl World {
             && (machine.presumed || machine.stage != MachineStage::Ended)
             && self.is_entitled(wrapper)
         {
-            self.fail("P2", format!("w{wrapper} with a running command is told {code:?}; stored: {machine:?}"));
+            self.fail(
+                "P2",
+                format!("w{wrapper} with a running command is told {code:?}; stored: {machine:?}"),
+            );
         }
     }
 
@@ -637,7 +687,10 @@ impl World {
         if let Some(machine) = stored
             && (machine.presumed || machine.stage != MachineStage::Ended)
         {
-            self.fail("P2", format!("w{wrapper} was told -1 and dropped its output; stored: {machine:?}"));
+            self.fail(
+                "P2",
+                format!("w{wrapper} was told -1 and dropped its output; stored: {machine:?}"),
+            );
         }
     }
 
@@ -649,8 +702,17 @@ impl World {
     }
 
     fn kill_handled(&mut self, request: u64, ask: &Ask) {
-        if let Ask::Kill { job, machine, instance } = ask {
-            let open = self.checker.runs.values().filter(|r| r.job == *job && r.stage != RunStage::Ended);
+        if let Ask::Kill {
+            job,
+            machine,
+            instance,
+        } = ask
+        {
+            let open = self
+                .checker
+                .runs
+                .values()
+                .filter(|r| r.job == *job && r.stage != RunStage::Ended);
             let wanted = open.filter(|r| instance.as_ref().is_none_or(|i| r.instance == *i));
             let kills: Vec<KillAsked> = wanted
                 .map(|r| KillAsked {

@@ -56,7 +56,12 @@ impl World {
         self.life += 1;
         let life = self.life;
         let recovered = self.storage.recovered();
-        trace!(self, "DAEMON starts, life {life}, last look {:?}, {} runs", recovered.last_look, recovered.runs.len());
+        trace!(
+            self,
+            "DAEMON starts, life {life}, last look {:?}, {} runs",
+            recovered.last_look,
+            recovered.runs.len()
+        );
         let settings = EngineSettings {
             seed: self.rng.bytes32(),
             private_link: true,
@@ -166,7 +171,12 @@ impl World {
         trace!(self, "DAEMON goes on");
         self.checker_stall_over(self.now_ms - began);
         if was_frozen {
-            let conns: Vec<u64> = self.conns.iter().filter(|(_, c)| c.has_backlog()).map(|(id, _)| *id).collect();
+            let conns: Vec<u64> = self
+                .conns
+                .iter()
+                .filter(|(_, c)| c.has_backlog())
+                .map(|(id, _)| *id)
+                .collect();
             for conn in conns {
                 let wait = self.delay(0, 200);
                 self.after(wait, Action::Backlog { conn });
@@ -219,7 +229,11 @@ impl World {
     /// Output waits in a lane of its own, in order, behind everything else.
     pub fn bulk(&mut self, event: Event) {
         let slow = self.jitter && self.rng.chance(20);
-        let wait = if slow { self.delay(100, 3_000) } else { self.delay(0, 20) };
+        let wait = if slow {
+            self.delay(100, 3_000)
+        } else {
+            self.delay(0, 20)
+        };
         let life = self.life;
         if let Some(daemon) = &mut self.daemon {
             daemon.bulk.push_back(event);

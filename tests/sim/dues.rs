@@ -50,7 +50,8 @@ impl World {
         // jobs that went away while nobody looked: what had no verdict by then gets none
         let dues = &mut self.checker.dues;
         let (spans, given) = (&dues.spans, &dues.given);
-        dues.wanted.retain(|key| given.contains_key(key) || spans.get(&key.0).is_some_and(|s| s.is_old));
+        dues.wanted
+            .retain(|key| given.contains_key(key) || spans.get(&key.0).is_some_and(|s| s.is_old));
     }
 
     pub fn dues_daemon_gone(&mut self) {
@@ -96,7 +97,8 @@ impl World {
         }
         // what was due just before a job went away may go either way
         for (name, _) in std::mem::take(&mut dues.spans) {
-            dues.wanted.retain(|(job, due)| *job != name || *due < wall.0 - EDGE_US);
+            dues.wanted
+                .retain(|(job, due)| *job != name || *due < wall.0 - EDGE_US);
         }
         dues.spans = spans;
     }
@@ -128,12 +130,20 @@ impl World {
         let late_us = self.wall().0 - verdict.due.0;
         let quiet = self.now_ms.saturating_sub(self.checker.disk_trouble_until) > 70_000
             && self.checker.disk_trouble_until != u64::MAX;
-        let Some(span) = self.checker.dues.spans.get(&verdict.job) else { return };
+        let Some(span) = self.checker.dues.spans.get(&verdict.job) else {
+            return;
+        };
         let newest = next_after(&span.schedule, verdict.due).is_none_or(|n| n > self.wall());
         let in_time = span.deadline_s.map_or(1_500_000, |s| s * 1_000_000 - 1_000_000);
         match &verdict.verdict {
-            Verdict::Missed { reason } if newest && late_us < in_time && quiet && !self.checker.global_maintenance => {
-                let text = format!("{} due {} is recorded missed ({reason}) {late_us} us after it", verdict.job, verdict.due.iso());
+            Verdict::Missed { reason }
+                if newest && late_us < in_time && quiet && !self.checker.global_maintenance =>
+            {
+                let text = format!(
+                    "{} due {} is recorded missed ({reason}) {late_us} us after it",
+                    verdict.job,
+                    verdict.due.iso()
+                );
                 self.fail("P3", text);
             }
             Verdict::Started { instance } if late_us > 75_000_000 => {
@@ -157,7 +167,8 @@ impl World {
             let Fact::Verdict(verdict) = fact else { continue };
             let key = (verdict.job.clone(), verdict.due.0);
             if let Some(before) = self.storage.verdicts.get(&key)
-                && !(matches!(before.verdict, Verdict::Missed { .. }) && matches!(verdict.verdict, Verdict::Started { .. }))
+                && !(matches!(before.verdict, Verdict::Missed { .. })
+                    && matches!(verdict.verdict, Verdict::Started { .. }))
             {
                 // storage keeps the one that it has
                 continue;
@@ -180,7 +191,9 @@ impl World {
     }
 
     fn stretch(&mut self, verdict: &VerdictRecord) {
-        let Some(schedule) = self.jobs.get(&verdict.job).map(|j| j.job().schedule) else { return };
+        let Some(schedule) = self.jobs.get(&verdict.job).map(|j| j.job().schedule) else {
+            return;
+        };
         let now_differs = self
             .checker
             .dues
@@ -192,11 +205,19 @@ impl World {
         while let Some(at) = due.filter(|d| *d <= verdict.until) {
             count += 1;
             let key = (verdict.job.clone(), at.0);
-            self.checker.dues.given.entry(key).or_default().push(verdict.verdict.clone());
+            self.checker
+                .dues
+                .given
+                .entry(key)
+                .or_default()
+                .push(verdict.verdict.clone());
             due = next_after(&schedule, at);
         }
         if count != verdict.count && !now_differs {
-            let text = format!("a record of {} misses stands for {count}: {verdict:?}", verdict.count);
+            let text = format!(
+                "a record of {} misses stands for {count}: {verdict:?}",
+                verdict.count
+            );
             self.fail("P3", text);
         }
     }
@@ -208,13 +229,20 @@ impl World {
         let mut failure = None;
         for (job, due) in dues.wanted.iter().filter(|(_, due)| *due < wall.0) {
             if !dues.given.contains_key(&(job.clone(), *due)) {
-                failure = Some(format!("{job} due {} was passed over without a trace", Wall(*due).iso()));
+                failure = Some(format!(
+                    "{job} due {} was passed over without a trace",
+                    Wall(*due).iso()
+                ));
                 break;
             }
         }
         for ((job, due), given) in &dues.given {
             if given.len() > 1 && !dues.stepped_back {
-                failure = Some(format!("{job} due {} has {} verdicts: {given:?}", Wall(*due).iso(), given.len()));
+                failure = Some(format!(
+                    "{job} due {} has {} verdicts: {given:?}",
+                    Wall(*due).iso(),
+                    given.len()
+                ));
                 break;
             }
         }

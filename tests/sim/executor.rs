@@ -49,20 +49,29 @@ impl World {
         self.checker_resolve(run, &instance);
         let matched: Vec<usize> = match &spec.targets {
             Targets::Text(text) if text == "*" => (0..self.machines.len()).collect(),
-            Targets::Text(text) => (0..self.machines.len()).filter(|m| self.machines[*m].name == *text).collect(),
+            Targets::Text(text) => (0..self.machines.len())
+                .filter(|m| self.machines[*m].name == *text)
+                .collect(),
             Targets::List(list) => (0..self.machines.len())
                 .filter(|m| list.contains(&self.machines[*m].name))
                 .collect(),
         };
         if self.rng.chance(self.executor.chaos / 6) {
             let wait = self.delay(10, 20_000);
-            let event = resolved(run, vec![], vec![], true, Some("salt-master does not answer".into()));
+            let event = resolved(
+                run,
+                vec![],
+                vec![],
+                true,
+                Some("salt-master does not answer".into()),
+            );
             self.checker.executor_errors.insert(run);
             self.control_after(wait, event);
             return;
         }
         let (up, down): (Vec<usize>, Vec<usize>) = matched.into_iter().partition(|m| self.machines[*m].up);
-        let names = |world: &World, list: &[usize]| list.iter().map(|m| world.machines[*m].name.clone()).collect();
+        let names =
+            |world: &World, list: &[usize]| list.iter().map(|m| world.machines[*m].name.clone()).collect();
         let (up, down): (Vec<String>, Vec<String>) = (names(self, &up), names(self, &down));
         self.checker.resolved.insert(run, (up.clone(), down.clone()));
         let mut wait = self.delay(5, 400);
@@ -121,7 +130,10 @@ impl World {
         let frozen_until = self.machines[launch.machine].frozen_until_ms;
         if frozen_until > self.now_ms {
             let wait = frozen_until - self.now_ms + comes_at;
-            trace!(self, "machine {name} is frozen: starts {} in {wait} ms", launch.instance);
+            trace!(
+                self,
+                "machine {name} is frozen: starts {} in {wait} ms", launch.instance
+            );
             self.after(wait, Action::Launch(Box::new(launch)));
             return;
         }

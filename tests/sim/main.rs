@@ -12,6 +12,7 @@ mod network;
 mod plan;
 mod python;
 mod rng;
+mod scenarios;
 mod settle;
 mod setup;
 mod storage;
@@ -72,7 +73,9 @@ fn replay(seed: u64, lines: usize) {
         println!("{line}");
     }
     if let Some(failure) = failure {
-        panic!("seed {seed}: {failure}\nreplay: SALTPETER_SIM_SEED={seed} cargo test --test sim promises_hold_1 -- --nocapture");
+        panic!(
+            "seed {seed}: {failure}\nreplay: SALTPETER_SIM_SEED={seed} cargo test --test sim promises_hold_1 -- --nocapture"
+        );
     }
 }
 

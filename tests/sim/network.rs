@@ -101,7 +101,9 @@ impl World {
 
     pub fn send_up(&mut self, id: u64, frame: WrapperFrame) {
         let wait = self.frame_delay();
-        let Some(conn) = self.conns.get_mut(&id) else { return };
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
         if !conn.wrapper_open {
             return;
         }
@@ -114,7 +116,9 @@ impl World {
 
     pub fn send_down(&mut self, id: u64, frame: DaemonFrame) {
         let wait = self.frame_delay();
-        let Some(conn) = self.conns.get_mut(&id) else { return };
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
         if !conn.daemon_open || conn.cut {
             return;
         }
@@ -128,7 +132,9 @@ impl World {
     pub fn frame_arrives(&mut self, id: u64, frame: WrapperFrame) {
         let life = self.life;
         let frozen = self.daemon.as_ref().is_some_and(|d| d.frozen);
-        let Some(conn) = self.conns.get_mut(&id) else { return };
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
         if conn.cut || !conn.daemon_open || conn.life != life || conn.close_seen {
             return;
         }
@@ -149,7 +155,9 @@ impl World {
                 None => break,
             }
         }
-        let Some(conn) = self.conns.get_mut(&id) else { return };
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
         let probes = std::mem::take(&mut conn.probes_waiting);
         let close = std::mem::take(&mut conn.close_seen);
         for _ in 0..probes {
@@ -165,7 +173,9 @@ impl World {
         let read_at = self.mono();
         let squeezed = self.daemon.as_ref().is_some_and(|d| d.squeezed);
         self.checker_frame_read(id, &frame);
-        let Some(conn) = self.conns.get_mut(&id) else { return };
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
         let connection = ConnectionId(id);
         let peer = conn.peer.clone();
         match frame.body {
@@ -247,7 +257,9 @@ impl World {
         let frozen = self.daemon.as_ref().is_some_and(|d| d.frozen);
         let wait = self.delay(0, 40);
         let at = self.mono();
-        let Some(conn) = self.conns.get_mut(&id) else { return };
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
         if !conn.daemon_open {
             return;
         }
@@ -265,7 +277,9 @@ impl World {
 
     /// The engine is told that a connection is gone.
     fn tell_closed(&mut self, id: u64, wait: u64) {
-        let Some(conn) = self.conns.get_mut(&id) else { return };
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
         let connection = ConnectionId(id);
         let closed = Event::Closed {
             connection,
@@ -281,12 +295,17 @@ impl World {
 
     /// The path between both ends is gone; each notices when it does. `half_open_ms`: how late the daemon does.
     pub fn cut(&mut self, id: u64, wrapper_after_ms: u64, daemon_after_ms: u64) {
-        let Some(conn) = self.conns.get_mut(&id) else { return };
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
         if conn.cut {
             return;
         }
         conn.cut = true;
-        trace!(self, "NET c{id} is cut; wrapper sees it in {wrapper_after_ms}, daemon in {daemon_after_ms}");
+        trace!(
+            self,
+            "NET c{id} is cut; wrapper sees it in {wrapper_after_ms}, daemon in {daemon_after_ms}"
+        );
         self.after(wrapper_after_ms, Action::WrapperSeesClose { conn: id });
         self.after(daemon_after_ms, Action::DaemonSeesClose { conn: id });
     }
@@ -294,7 +313,9 @@ impl World {
     /// The wrapper closes its end (or its process is gone): what it sent still arrives.
     pub fn wrapper_closes(&mut self, id: u64) {
         let wait = self.frame_delay();
-        let Some(conn) = self.conns.get_mut(&id) else { return };
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
         if !conn.wrapper_open {
             return;
         }
@@ -307,7 +328,9 @@ impl World {
 
     pub fn daemon_closes(&mut self, id: u64) {
         let wait = self.frame_delay();
-        let Some(conn) = self.conns.get_mut(&id) else { return };
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
         if !conn.daemon_open {
             return;
         }
@@ -323,7 +346,9 @@ impl World {
     pub fn daemon_sees_close(&mut self, id: u64) {
         let life = self.life;
         let frozen = self.daemon.as_ref().is_none_or(|d| d.frozen);
-        let Some(conn) = self.conns.get_mut(&id) else { return };
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
         if !conn.daemon_open || conn.life != life {
             return;
         }
@@ -340,7 +365,9 @@ impl World {
         let ids: Vec<u64> = self.conns.keys().copied().collect();
         for id in ids {
             let wait = self.delay(1, 100);
-            let Some(conn) = self.conns.get_mut(&id) else { continue };
+            let Some(conn) = self.conns.get_mut(&id) else {
+                continue;
+            };
             conn.daemon_open = false;
             let at = conn.down_last_ms.max(self.now_ms) + wait;
             if !conn.cut && conn.wrapper_open {
@@ -365,7 +392,9 @@ impl World {
     }
 
     pub fn wrapper_sees_close(&mut self, id: u64) {
-        let Some(conn) = self.conns.get_mut(&id) else { return };
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
         if !conn.wrapper_open {
             return;
         }

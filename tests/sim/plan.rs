@@ -132,7 +132,13 @@ pub fn build(seed: u64) -> (World, Plan) {
         bound_ms = kill_at + 3_000_000 + 1_800_000;
     }
     world.at(0, Action::StartDaemon);
-    (world, Plan { faults_end_ms, bound_ms })
+    (
+        world,
+        Plan {
+            faults_end_ms,
+            bound_ms,
+        },
+    )
 }
 
 fn draw_fault(rng: &mut Rng) -> Fault {
@@ -174,13 +180,21 @@ impl World {
             }
             Fault::Shutdown => self.order_shutdown(),
             Fault::Stall => {
-                let ms = if self.rng.chance(300) { self.rng.range(100, 900) } else { self.rng.range(4_000, 120_000) };
+                let ms = if self.rng.chance(300) {
+                    self.rng.range(100, 900)
+                } else {
+                    self.rng.range(4_000, 120_000)
+                };
                 let frozen = self.rng.chance(500);
                 self.stall(ms, frozen);
             }
             Fault::StepWall => {
                 let forward = self.rng.chance(500);
-                let s = if self.rng.chance(600) { self.rng.range(1, 90) } else { self.rng.range(90, 8_000) };
+                let s = if self.rng.chance(600) {
+                    self.rng.range(1, 90)
+                } else {
+                    self.rng.range(90, 8_000)
+                };
                 let us = s as i64 * 1_000_000 + self.rng.below(1_000) as i64 * 1_000;
                 self.step_wall(if forward { us } else { -us });
             }
@@ -255,11 +269,24 @@ impl World {
     fn network_fault(&mut self, fault: Fault) {
         match fault {
             Fault::CutSome => {
-                let ids: Vec<u64> = self.conns.iter().filter(|(_, c)| c.wrapper_open).map(|(id, _)| *id).collect();
+                let ids: Vec<u64> = self
+                    .conns
+                    .iter()
+                    .filter(|(_, c)| c.wrapper_open)
+                    .map(|(id, _)| *id)
+                    .collect();
                 for id in ids {
                     if self.rng.chance(600) {
-                        let wrapper = if self.rng.chance(300) { self.rng.range(5_000, 40_000) } else { self.rng.range(0, 500) };
-                        let daemon = if self.rng.chance(300) { self.rng.range(20_000, 600_000) } else { self.rng.range(0, 500) };
+                        let wrapper = if self.rng.chance(300) {
+                            self.rng.range(5_000, 40_000)
+                        } else {
+                            self.rng.range(0, 500)
+                        };
+                        let daemon = if self.rng.chance(300) {
+                            self.rng.range(20_000, 600_000)
+                        } else {
+                            self.rng.range(0, 500)
+                        };
                         self.cut(id, wrapper, daemon);
                     }
                 }
@@ -270,7 +297,9 @@ impl World {
                 let ids: Vec<u64> = self
                     .conns
                     .iter()
-                    .filter(|(_, c)| matches!(c.owner, Owner::Wrapper(w) if self.wrappers[w].machine == machine))
+                    .filter(
+                        |(_, c)| matches!(c.owner, Owner::Wrapper(w) if self.wrappers[w].machine == machine),
+                    )
                     .map(|(id, _)| *id)
                     .collect();
                 for id in ids {
@@ -295,7 +324,9 @@ impl World {
             self.wrappers[wrapper].stopped = false;
             return;
         }
-        let alive: Vec<usize> = (0..self.wrappers.len()).filter(|w| self.wrappers[*w].alive).collect();
+        let alive: Vec<usize> = (0..self.wrappers.len())
+            .filter(|w| self.wrappers[*w].alive)
+            .collect();
         if alive.is_empty() {
             return;
         }
@@ -353,9 +384,17 @@ impl World {
                     .filter(|r| r.stage != RunStage::Ended && r.job == job)
                     .map(|r| r.instance.clone())
                     .collect();
-                let instance = (!open.is_empty() && self.rng.chance(300)).then(|| self.rng.pick(&open).clone());
-                let machine = self.rng.chance(400).then(|| self.rng.pick(&self.machines).name.clone());
-                self.ask(Ask::Kill { job, machine, instance });
+                let instance =
+                    (!open.is_empty() && self.rng.chance(300)).then(|| self.rng.pick(&open).clone());
+                let machine = self
+                    .rng
+                    .chance(400)
+                    .then(|| self.rng.pick(&self.machines).name.clone());
+                self.ask(Ask::Kill {
+                    job,
+                    machine,
+                    instance,
+                });
             }
         }
     }
@@ -402,7 +441,8 @@ impl World {
             .filter(|r| r.stage != RunStage::Ended)
             .map(|r| (r.id, r.job.clone(), r.instance.clone(), r.token.clone()))
             .collect();
-        let Some((id, job, instance, token)) = (!open.is_empty()).then(|| self.rng.pick(&open).clone()) else {
+        let Some((id, job, instance, token)) = (!open.is_empty()).then(|| self.rng.pick(&open).clone())
+        else {
             return;
         };
         let machines: Vec<(String, bool)> = self
@@ -414,7 +454,11 @@ impl World {
         let Some((machine, has_id)) = (!machines.is_empty()).then(|| self.rng.pick(&machines).clone()) else {
             return;
         };
-        let mut key = SessionKey { job, instance, machine };
+        let mut key = SessionKey {
+            job,
+            instance,
+            machine,
+        };
         let other = open.iter().find(|o| o.0 != id).map(|o| o.3.clone());
         let kind = self.rng.below(5);
         let token = match kind {
@@ -481,7 +525,12 @@ fn intruder_frames(rng: &mut Rng, key: &SessionKey, only_joins: bool) -> Vec<Wra
         seq: Some(rng.below(4)),
     });
     let connect = WrapperBody::Connect {
-        accepts: Some(vec!["job".into(), "window".into(), "resume".into(), "data_base64".into()]),
+        accepts: Some(vec![
+            "job".into(),
+            "window".into(),
+            "resume".into(),
+            "data_base64".into(),
+        ]),
         wrapper_id: Some("intruder".into()),
         version: Some("6.6.6".into()),
     };

@@ -64,7 +64,10 @@ impl World {
         if w.step != step || w.conn != Some(conn) || w.waits_for == Wait::Nothing {
             return;
         }
-        trace!(self, "WRAPPER w{wrapper} (python) has waited in vain for {:?}", w.waits_for);
+        trace!(
+            self,
+            "WRAPPER w{wrapper} (python) has waited in vain for {:?}", w.waits_for
+        );
         self.checker_python_waited(wrapper);
         self.wrapper_hangs_up(wrapper);
     }
@@ -75,7 +78,12 @@ impl World {
         if !w.ready || w.conn.is_none() {
             return;
         }
-        let pending: Vec<u64> = w.pending.iter().copied().filter(|s| only.is_none_or(|o| o == *s)).collect();
+        let pending: Vec<u64> = w
+            .pending
+            .iter()
+            .copied()
+            .filter(|s| only.is_none_or(|o| o == *s))
+            .collect();
         for seq in pending {
             self.say_output(wrapper, seq);
         }
@@ -102,7 +110,10 @@ impl World {
         match waits_for {
             Wait::Connect => {
                 if !matches!(frame, DaemonFrame::ConnectAck(_)) {
-                    self.fail("wire", format!("a Python wrapper that waits for its connect ack was sent {frame:?}"));
+                    self.fail(
+                        "wire",
+                        format!("a Python wrapper that waits for its connect ack was sent {frame:?}"),
+                    );
                     return;
                 }
                 let w = &mut self.wrappers[wrapper];
@@ -116,7 +127,10 @@ impl World {
             }
             Wait::Start => {
                 if !matches!(frame, DaemonFrame::StartAck) {
-                    self.fail("wire", format!("a Python wrapper that waits for its start ack was sent {frame:?}"));
+                    self.fail(
+                        "wire",
+                        format!("a Python wrapper that waits for its start ack was sent {frame:?}"),
+                    );
                     return;
                 }
                 let w = &mut self.wrappers[wrapper];
@@ -137,7 +151,10 @@ impl World {
         match frame {
             DaemonFrame::OutputAck { seq } => {
                 if seq >= w.frames.len() as u64 {
-                    self.fail("P2", format!("w{wrapper}: an ack for seq {seq} that was never sent"));
+                    self.fail(
+                        "P2",
+                        format!("w{wrapper}: an ack for seq {seq} that was never sent"),
+                    );
                     return;
                 }
                 w.pending.remove(&seq);

@@ -40,7 +40,13 @@ impl World {
         let board = !self.checker.seen.board.running.is_empty();
         let coming = self.queue.values().any(|a| matches!(a, Action::Launch(_)));
         let busy = self.wrappers.iter().enumerate().any(|(i, _)| self.is_busy(i));
-        self.healed && self.daemon.as_ref().is_some_and(|d| d.listening && !d.stalled) && !open && !board && !coming && !busy && self.storage.idle()
+        self.healed
+            && self.daemon.as_ref().is_some_and(|d| d.listening && !d.stalled)
+            && !open
+            && !board
+            && !coming
+            && !busy
+            && self.storage.idle()
     }
 
     /// It still has something to tell, and somebody to tell it to.
@@ -65,8 +71,17 @@ impl World {
         }
         for i in (0..self.wrappers.len()).filter(|i| self.is_busy(*i)) {
             let w = &self.wrappers[i];
-            text.push_str(&format!("w{i} {:?} {:?} conn {:?} {:?} complete {:?} acked {} of {}, pending {:?}; ",
-                w.kind, w.key.instance, w.conn, w.command, w.complete, w.acked, w.frames.len(), w.pending.first()));
+            text.push_str(&format!(
+                "w{i} {:?} {:?} conn {:?} {:?} complete {:?} acked {} of {}, pending {:?}; ",
+                w.kind,
+                w.key.instance,
+                w.conn,
+                w.command,
+                w.complete,
+                w.acked,
+                w.frames.len(),
+                w.pending.first()
+            ));
         }
         let board: Vec<_> = self.checker.seen.board.running.keys().collect();
         text.push_str(&format!("board {board:?}"));
@@ -81,7 +96,11 @@ impl World {
         let mut failure = None;
         for (id, machine) in &self.storage.machines {
             if let Err(text) = self.judge_machine(machine) {
-                failure = Some(format!("{:?} {}: {text}", self.storage.runs.get(&machine.run).map(|r| &r.instance), machine.machine));
+                failure = Some(format!(
+                    "{:?} {}: {text}",
+                    self.storage.runs.get(&machine.run).map(|r| &r.instance),
+                    machine.machine
+                ));
                 break;
             }
             let _ = id;
@@ -107,7 +126,10 @@ impl World {
         let rows = self.storage.rows.get(&machine.id).unwrap_or(&nothing);
         let limit_bytes = self.checker.limit_of(machine.id);
         let none = std::collections::BTreeSet::new();
-        let wrapper = self.wrappers.iter().find(|w| w.machine_run == machine.id && w.started());
+        let wrapper = self
+            .wrappers
+            .iter()
+            .find(|w| w.machine_run == machine.id && w.started());
         let Some(w) = wrapper else {
             return Ok(());
         };
@@ -126,11 +148,17 @@ impl World {
         if w.complete_acked {
             let told = self.reported(machine.id);
             if !machine.retcode.is_some_and(|c| told.contains(&i64::from(c))) || machine.presumed {
-                return Err(format!("its end was acked as {told:?}, stored is {:?}, presumed {}", machine.retcode, machine.presumed));
+                return Err(format!(
+                    "its end was acked as {told:?}, stored is {:?}, presumed {}",
+                    machine.retcode, machine.presumed
+                ));
             }
             let unlost = w.frames.len() as u64 - w.lost.range(covered..).count() as u64;
             if covered < unlost {
-                return Err(format!("its end was acked with {covered} of {} frames stored", w.frames.len()));
+                return Err(format!(
+                    "its end was acked with {covered} of {} frames stored",
+                    w.frames.len()
+                ));
             }
         }
         Ok(())
@@ -147,16 +175,25 @@ impl World {
         }
         let all_well = !ran.is_empty() && machines.iter().all(|m| m.retcode == Some(0));
         if all_well && run.success != Some(true) {
-            return Err(format!("every machine ended with 0, success is {:?}", run.success));
+            return Err(format!(
+                "every machine ended with 0, success is {:?}",
+                run.success
+            ));
         }
         let wanted = run.spec.number_of_targets;
         if let Some((up, _)) = self.checker.resolved.get(&run.id)
             && wanted > 0
             && up.len() >= wanted
             && ran.len() < wanted
-            && machines.iter().all(|m| m.retcode != Some(143) && m.retcode != Some(0))
+            && machines
+                .iter()
+                .all(|m| m.retcode != Some(143) && m.retcode != Some(0))
         {
-            return Err(format!("{} machines ran, {wanted} are wanted and {} are up", ran.len(), up.len()));
+            return Err(format!(
+                "{} machines ran, {wanted} are wanted and {} are up",
+                ran.len(),
+                up.len()
+            ));
         }
         Ok(())
     }

@@ -130,7 +130,11 @@ impl JobSetup {
                 [one] if one == "*" => Targets::Text("*".into()),
                 list => Targets::List(list.to_vec()),
             },
-            target_type: if self.targets[0] == "*" { "glob".into() } else { "list".into() },
+            target_type: if self.targets[0] == "*" {
+                "glob".into()
+            } else {
+                "list".into()
+            },
             env: BTreeMap::from([("JOB".to_string(), self.name.clone())]),
             timeout_s: self.timeout_s,
             number_of_targets: self.number_of_targets,
@@ -142,7 +146,11 @@ impl JobSetup {
             heartbeat_timeout_ms: 15_000,
             start_timeout_ms: 30_000,
             start_deadline_s: self.start_deadline_s,
-            delivery: if self.kind == Kind::OursEnv { Delivery::Env } else { Delivery::Auto },
+            delivery: if self.kind == Kind::OursEnv {
+                Delivery::Env
+            } else {
+                Delivery::Auto
+            },
             ..JobSpec::default()
         };
         Job {
@@ -207,7 +215,11 @@ impl Behaviour {
                 1 => rng.range(5, 200),
                 _ => rng.range(200, 15_000),
             },
-            chunk_bytes: if rng.chance(100) { 3_000 } else { rng.range(0, 200) as usize },
+            chunk_bytes: if rng.chance(100) {
+                3_000
+            } else {
+                rng.range(0, 200) as usize
+            },
             ignores_term: rng.chance(150),
             stuck: rng.chance(60),
         }

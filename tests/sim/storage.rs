@@ -8,8 +8,8 @@ use saltpeter::clock::Wall;
 use saltpeter::engine::effect::{Fact, Write};
 use saltpeter::engine::event::{Event, StoreOutcome};
 use saltpeter::engine::record::{
-    JobRecord, MachineRecord, MachineRunId, MachineStage, OutputPosition, Recovered, RunId, RunRecord, RunStage,
-    StoredRun, Verdict, VerdictRecord,
+    JobRecord, MachineRecord, MachineRunId, MachineStage, OutputPosition, Recovered, RunId, RunRecord,
+    RunStage, StoredRun, Verdict, VerdictRecord,
 };
 
 use crate::trace;
@@ -142,7 +142,13 @@ impl Storage {
             return OutputPosition::default();
         };
         let text = String::from_utf8_lossy(&last.data);
-        let mut last_bytes: Vec<u8> = rows.iter().rev().take(4).rev().flat_map(|r| r.data.clone()).collect();
+        let mut last_bytes: Vec<u8> = rows
+            .iter()
+            .rev()
+            .take(4)
+            .rev()
+            .flat_map(|r| r.data.clone())
+            .collect();
         last_bytes = last_bytes.split_off(last_bytes.len().saturating_sub(4));
         OutputPosition {
             next_seq: last.seq.map_or(0, |s| s + 1),
@@ -266,7 +272,12 @@ impl World {
             released.push((write.acks, write.ticket, StoreOutcome::Committed));
         }
         self.storage.pending = rest;
-        trace!(self, "STORAGE commits {}, {} wait", released.len(), self.storage.pending.len());
+        trace!(
+            self,
+            "STORAGE commits {}, {} wait",
+            released.len(),
+            self.storage.pending.len()
+        );
         if !release {
             return;
         }

@@ -25,11 +25,17 @@ pub fn compare(rows: &[Row], truth: &Truth) -> Result<u64, String> {
     for (i, pair) in rows.windows(2).enumerate() {
         let (a, b) = (&pair[0], &pair[1]);
         if b.row <= a.row || b.seq < a.seq {
-            return Err(format!("row {} (seq {:?}) stands before row {} (seq {:?})", a.row, a.seq, b.row, b.seq));
+            return Err(format!(
+                "row {} (seq {:?}) stands before row {} (seq {:?})",
+                a.row, a.seq, b.row, b.seq
+            ));
         }
         let end = a.byte_offset + a.data.len() as u64;
         if b.byte_offset < end {
-            return Err(format!("row {} begins at byte {}, the row before ends at {end}", b.row, b.byte_offset));
+            return Err(format!(
+                "row {} begins at byte {}, the row before ends at {end}",
+                b.row, b.byte_offset
+            ));
         }
         if b.byte_offset > end {
             if truth.limit_bytes == 0 || gap_at.is_some() {
@@ -41,7 +47,11 @@ pub fn compare(rows: &[Row], truth: &Truth) -> Result<u64, String> {
     if rows[0].byte_offset != 0 {
         return Err(format!("begins at byte {}", rows[0].byte_offset));
     }
-    let bytes = |rows: &[Row]| rows.iter().flat_map(|r| r.data.iter().copied()).collect::<Vec<u8>>();
+    let bytes = |rows: &[Row]| {
+        rows.iter()
+            .flat_map(|r| r.data.iter().copied())
+            .collect::<Vec<u8>>()
+    };
     match gap_at {
         None => {
             let held = forward(&bytes(rows), truth, false)?;
@@ -64,7 +74,9 @@ fn sizes(head: u64, tail: u64, truth: &Truth) -> Result<(), String> {
     let frame = truth.frames.iter().map(Vec::len).max().unwrap_or(0) as u64 + 200;
     let short = head + frame < limit / 2 || tail + frame < limit / 2;
     if short || head + tail > limit + 2 * frame {
-        return Err(format!("of {limit} bytes allowed, {head} and {tail} are kept as head and tail"));
+        return Err(format!(
+            "of {limit} bytes allowed, {head} and {tail} are kept as head and tail"
+        ));
     }
     Ok(())
 }
@@ -129,11 +141,17 @@ fn backward(text: &[u8], truth: &Truth, covered: u64) -> Result<(), String> {
                 return Ok(());
             }
         }
-        let begin = rest[..rest.len() - 1].iter().rposition(|b| *b == b'\n').map_or(0, |p| p + 1);
+        let begin = rest[..rest.len() - 1]
+            .iter()
+            .rposition(|b| *b == b'\n')
+            .map_or(0, |p| p + 1);
         let line = String::from_utf8_lossy(&rest[begin..]).trim().to_string();
         if !is_daemons(&line) && begin > 0 {
             let shown: String = line.chars().take(80).collect();
-            return Err(format!("tail: expected frame {} before byte {end}, found '{shown}'", next as i64 - 1));
+            return Err(format!(
+                "tail: expected frame {} before byte {end}, found '{shown}'",
+                next as i64 - 1
+            ));
         }
         end = begin;
     }

@@ -55,6 +55,8 @@ pub struct World {
     pub rng: Rng,
     /// What the world does to slow things down; off in scenarios, which want exact moments.
     pub jitter: bool,
+    /// Wrappers forget to beat.
+    pub beatless: bool,
     pub daemon: Option<Daemon>,
     pub life: u32,
     /// A daemon exists or will be started.
@@ -99,6 +101,7 @@ impl World {
             next_action: 0,
             rng: rng.fork(),
             jitter: true,
+            beatless: false,
             daemon: None,
             life: 0,
             restart_pending: false,
@@ -159,7 +162,11 @@ impl World {
 
     /// A small random delay, or none where exact moments are wanted.
     pub fn delay(&mut self, low: u64, high: u64) -> u64 {
-        if self.jitter { self.rng.range(low, high) } else { low }
+        if self.jitter {
+            self.rng.range(low, high)
+        } else {
+            low
+        }
     }
 
     /// Lets everything happen up to that moment, or until a promise is broken.
@@ -228,7 +235,11 @@ impl World {
     /// A promise is broken. The first one stops the world.
     pub fn fail(&mut self, promise: &str, what: String) {
         if self.failure.is_none() {
-            let text = format!("[{promise}] at {} ms ({}): {what}", self.now_ms, self.wall().iso());
+            let text = format!(
+                "[{promise}] at {} ms ({}): {what}",
+                self.now_ms,
+                self.wall().iso()
+            );
             trace!(self, "FAILURE {text}");
             self.failure = Some(text);
         }

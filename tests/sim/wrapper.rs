@@ -8,8 +8,8 @@ use saltpeter::clock::Wall;
 use saltpeter::engine::record::MachineRunId;
 use saltpeter::limits;
 use saltpeter::protocol::{
-    ConnectAck, DaemonFrame, ErrorCode, FEATURE_DATA_BASE64, FEATURE_JOB, FEATURE_RESUME, FEATURE_WINDOW, OutputBody,
-    SessionKey, WrapperBody, WrapperFrame,
+    ConnectAck, DaemonFrame, ErrorCode, FEATURE_DATA_BASE64, FEATURE_JOB, FEATURE_RESUME, FEATURE_WINDOW,
+    OutputBody, SessionKey, WrapperBody, WrapperFrame,
 };
 
 use crate::executor::Launch;
@@ -22,14 +22,21 @@ use crate::world::{Action, World};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Timer {
     Dial,
-    Beat { conn: u64 },
-    Emit { number: u32 },
+    Beat {
+        conn: u64,
+    },
+    Emit {
+        number: u32,
+    },
     CommandEnd,
     TimeUp,
     TermAnswered,
     Sigkill,
     /// No ack for too long on that connection; `step` tells the Python wrapper's question.
-    Impatient { conn: u64, step: u64 },
+    Impatient {
+        conn: u64,
+        step: u64,
+    },
     Leave,
 }
 
@@ -101,7 +108,10 @@ impl World {
             return;
         }
         let index = self.wrappers.len();
-        trace!(self, "WRAPPER w{index} {:?} of {} on {}", launch.kind, launch.instance, launch.machine);
+        trace!(
+            self,
+            "WRAPPER w{index} {:?} of {} on {}", launch.kind, launch.instance, launch.machine
+        );
         let key = SessionKey {
             job: launch.job,
             instance: launch.instance,
@@ -222,7 +232,11 @@ impl World {
         };
         self.wrapper_says(wrapper, connect);
         self.wrapper_after(wrapper, limits::HEARTBEAT_INTERVAL_MS, Timer::Beat { conn });
-        self.wrapper_after(wrapper, limits::ACK_TIMEOUT_MS, Timer::Impatient { conn, step: 0 });
+        self.wrapper_after(
+            wrapper,
+            limits::ACK_TIMEOUT_MS,
+            Timer::Impatient { conn, step: 0 },
+        );
     }
 
     fn wrapper_beats(&mut self, wrapper: usize, conn: u64) {
@@ -233,7 +247,9 @@ impl World {
         // a Python wrapper does not beat while it delivers the rest
         let delivers = w.kind == Kind::Python && w.complete.is_some();
         if !delivers {
-            self.wrapper_says(wrapper, WrapperBody::Heartbeat);
+            if !self.beatless {
+                self.wrapper_says(wrapper, WrapperBody::Heartbeat);
+            }
             self.wrapper_after(wrapper, limits::HEARTBEAT_INTERVAL_MS, Timer::Beat { conn });
         }
     }
@@ -314,7 +330,12 @@ impl World {
             DaemonFrame::NackOutOfOrder { expected_seq, .. } => {
                 if expected_seq < w.acked {
                     let (acked, key) = (w.acked, w.key.clone());
-                    self.fail("P2", format!("{key:?}: everything below seq {acked} was acked, now {expected_seq} is asked for"));
+                    self.fail(
+                        "P2",
+                        format!(
+                            "{key:?}: everything below seq {acked} was acked, now {expected_seq} is asked for"
+                        ),
+                    );
                     return;
                 }
                 w.sent = w.sent.min(expected_seq);
@@ -335,7 +356,10 @@ impl World {
         let w = &mut self.wrappers[wrapper];
         if seq >= w.frames.len() as i64 {
             let (frames, key) = (w.frames.len(), w.key.clone());
-            self.fail("P2", format!("{key:?}: an ack for seq {seq}, but only {frames} frames exist"));
+            self.fail(
+                "P2",
+                format!("{key:?}: an ack for seq {seq}, but only {frames} frames exist"),
+            );
             return;
         }
         w.acked = w.acked.max((seq + 1) as u64);
@@ -350,7 +374,10 @@ impl World {
         if let Some(last) = ack.last_seq {
             if last + 1 < w.acked as i64 {
                 let (acked, key) = (w.acked, w.key.clone());
-                self.fail("P2", format!("{key:?}: everything below seq {acked} was acked, the daemon holds up to {last}"));
+                self.fail(
+                    "P2",
+                    format!("{key:?}: everything below seq {acked} was acked, the daemon holds up to {last}"),
+                );
                 return;
             }
             self.output_acked(wrapper, last);
@@ -363,7 +390,10 @@ impl World {
                     w.timeout_s = order.timeout;
                     let wanted = format!("run {}", w.key.job);
                     if order.command != wanted {
-                        self.fail("P4", format!("a job order with '{}' instead of '{wanted}'", order.command));
+                        self.fail(
+                            "P4",
+                            format!("a job order with '{}' instead of '{wanted}'", order.command),
+                        );
                         return;
                     }
                     self.start_command(wrapper);
@@ -499,7 +529,9 @@ impl World {
     }
 
     fn command_prints(&mut self, wrapper: usize, number: u32) {
-        let Some(command) = self.wrappers[wrapper].command else { return };
+        let Some(command) = self.wrappers[wrapper].command else {
+            return;
+        };
         if command.ended {
             return;
         }
@@ -511,7 +543,9 @@ impl World {
     }
 
     fn command_ends_by_itself(&mut self, wrapper: usize) {
-        let Some(command) = self.wrappers[wrapper].command else { return };
+        let Some(command) = self.wrappers[wrapper].command else {
+            return;
+        };
         if command.ended {
             return;
         }
@@ -531,7 +565,9 @@ impl World {
     }
 
     pub fn kill_heard(&mut self, wrapper: usize) {
-        let Some(command) = &mut self.wrappers[wrapper].command else { return };
+        let Some(command) = &mut self.wrappers[wrapper].command else {
+            return;
+        };
         if command.ended || command.kill_heard {
             return;
         }
@@ -554,7 +590,9 @@ impl World {
     }
 
     fn time_is_up(&mut self, wrapper: usize) {
-        let Some(command) = &mut self.wrappers[wrapper].command else { return };
+        let Some(command) = &mut self.wrappers[wrapper].command else {
+            return;
+        };
         if command.ended || command.kill_heard {
             return;
         }
