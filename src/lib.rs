@@ -42,9 +42,21 @@ pub mod config;
 #[cfg(feature = "daemon")]
 pub mod engine;
 #[cfg(feature = "daemon")]
+pub mod schedule;
+
+// -- connect (threads, sockets, files)
+#[cfg(feature = "daemon")]
+pub mod api;
+#[cfg(feature = "daemon")]
+pub mod daemon;
+#[cfg(feature = "daemon")]
+pub mod executor;
+#[cfg(feature = "daemon")]
 pub mod logfile;
 #[cfg(feature = "daemon")]
-pub mod schedule;
+pub mod machines;
+#[cfg(feature = "daemon")]
+pub mod net;
 #[cfg(feature = "daemon")]
 pub mod storage;
 

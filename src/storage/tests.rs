@@ -358,14 +358,16 @@ fn beyond_its_limit_an_output_keeps_head_and_tail_exactly() {
         row(1, 1 + at, from as u64, &stream[from..from + 10])
     }));
     fixture.commit(output(rows));
-    let mut trim = Write::default();
-    trim.trim = vec![crate::engine::effect::Trim {
+    let trim = vec![crate::engine::effect::Trim {
         machine_run: MachineRunId(1),
         day: DAY,
         from_row: 10,
         below_row: 17,
     }];
-    fixture.commit(trim);
+    fixture.commit(Write {
+        trim,
+        ..Write::default()
+    });
     fixture.sync();
     let reader = fixture.storage.reader();
     let total = 200;
@@ -406,6 +408,43 @@ fn beyond_its_limit_an_output_keeps_head_and_tail_exactly() {
         (position.tail_from_row, position.next_row, position.bytes),
         (Some(17), 19, 200)
     );
+}
+
+#[test]
+fn a_number_that_has_output_is_never_given_again() {
+    let dir = TempDir::new("numbers");
+    {
+        // as a crash between the commit of the output and that of its facts leaves it
+        let (fixture, _) = Fixture::open(&dir.0);
+        fixture.commit(output(vec![row(50, 0, 0, b"one")]));
+    }
+    let (_fixture, recovered) = Fixture::open(&dir.0);
+    assert_eq!(recovered.next_machine_run, 51);
+}
+
+#[test]
+fn a_damaged_day_file_stops_neither_start_nor_output() {
+    let dir = TempDir::new("damaged");
+    let day_file = output::path_of_day(&dir.0, DAY);
+    let damage = || std::fs::write(&day_file, vec![b'x'; 200_000]).unwrap();
+    {
+        let (fixture, _) = Fixture::open(&dir.0);
+        let mut write = begin_run(1, 0);
+        write.output = vec![row(1, 0, 0, b"one")];
+        assert_eq!(fixture.outcome(write), StoreOutcome::Committed);
+    }
+    damage();
+    let kept = dir.0.join("output-2024-10-04.db.damaged");
+    {
+        let (fixture, recovered) = Fixture::open(&dir.0);
+        assert_eq!(recovered.runs[0].machines[0].1, OutputPosition::default());
+        assert!(kept.exists());
+        // and again while it is not open
+        damage();
+        let write = output(vec![row(2, 0, 0, b"two")]);
+        assert_eq!(fixture.outcome(write), StoreOutcome::Committed);
+        assert_eq!(whole(&fixture.storage.reader(), 2, 0), b"two");
+    }
 }
 
 #[test]
@@ -658,6 +697,11 @@ fn fill_the_disk(dir: &Path) {
         write.acks = vec![(ConnectionId(at), DaemonFrame::OutputAck { seq: at })];
         fixture.commit(write);
     }
+    // a later ack would cover what is held
+    fixture.commit(Write {
+        acks: vec![(ConnectionId(39), DaemonFrame::OutputAck { seq: 40 })],
+        ..Write::default()
+    });
     // an end that depends on held output waits with it
     let mut end = ended(run_record(1, "backup", started_at(DAY), 0), true);
     end.note = Some("the end".into());
@@ -687,6 +731,8 @@ fn fill_the_disk(dir: &Path) {
     );
     let acked = fixture.acks.try_iter().count();
     assert!(acked < 40);
+    let stored = reader.output_len(MachineRunId(1), DAY, 0).unwrap();
+    assert_eq!(stored, acked as u64 * (128 << 10), "acked is what is stored");
     // facts live on the reserve, until that is gone too
     let mut committed = 0;
     let failure = loop {
@@ -718,7 +764,7 @@ fn fill_the_disk(dir: &Path) {
         .try_iter()
         .map(|(connection, _)| connection.0)
         .collect();
-    let expected: Vec<u64> = (acked as u64..40).chain([99]).collect();
+    let expected: Vec<u64> = (acked as u64..40).chain([39, 99]).collect();
     assert_eq!(all, expected);
     assert_eq!(
         reader.output_len(MachineRunId(1), DAY, 0).unwrap(),
