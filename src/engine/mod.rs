@@ -1,9 +1,10 @@
 //! The one owner of state: decides what happens. Pure: no file, socket, process, thread, channel, lock, random
 //! source or clock inside. `event.rs` and `effect.rs` are its whole surface.
 //!
-//! `job.rs` says when a job is due, `run.rs` takes a run from start to end, `machine_run.rs` knows what is overdue,
-//! `session.rs` understands wrappers' frames, `kill.rs` ends what people want ended, `recover.rs` goes on after a
-//! restart, `board.rs` shows it all.
+//! In reading order: `job.rs` says when a job is due, `run.rs` starts runs and hands out dispatches, `batch.rs` draws
+//! and orders machines, `session.rs` tells whose a frame is, `connect.rs` lets wrappers in, `report.rs` takes what they
+//! report, `outcome.rs` ends machine runs and runs, `machine_run.rs` knows what is overdue and `watch.rs` looks once a
+//! second, `kill.rs` ends what people want ended, `recover.rs` goes on after a restart, `board.rs` shows it all.
 
 pub mod batch;
 pub mod board;
@@ -11,12 +12,15 @@ pub mod effect;
 pub mod event;
 pub mod record;
 
+mod connect;
 mod job;
 mod kill;
 mod machine_run;
+mod outcome;
 mod output;
 mod random;
 mod recover;
+mod report;
 mod run;
 mod session;
 mod text;
