@@ -86,7 +86,7 @@ impl Engine {
     }
 
     /// Kills one run, or one machine of it. Returns how many machine runs it concerns.
-    fn kill_run(&mut self, turn: &mut Turn, id: RunId, machine: Option<&str>) -> usize {
+    pub(super) fn kill_run(&mut self, turn: &mut Turn, id: RunId, machine: Option<&str>) -> usize {
         let Some(run) = self.runs.get_mut(&id) else {
             return 0;
         };
@@ -187,7 +187,7 @@ impl Engine {
         let can_hear = match m.record.stage {
             MachineStage::Started => true,
             // a Python wrapper takes the next frame after its connect and start for their acks (fine-print.md 19)
-            MachineStage::Permitted => m.record.ours,
+            MachineStage::Permitted => m.record.ours && m.unacked_connect.is_none(),
             _ => false,
         };
         let Some(kill) = m.kill.as_mut() else { return };

@@ -94,6 +94,12 @@ enum Waiting {
         run: RunId,
         request: Option<RequestId>,
     },
+    /// A connect that is acked once it is stored.
+    Connect {
+        machine_run: MachineRunId,
+        connection: event::ConnectionId,
+        ack: Box<crate::protocol::ConnectAck>,
+    },
     /// A dispatch that is sent once and never repeated.
     Dispatch(effect::Dispatch),
     Then(Vec<Effect>),
@@ -109,6 +115,8 @@ enum Waiting {
 struct Awake {
     last: Option<Mono>,
     stalled_ms: u64,
+    /// Where the last stall began, and how long it was: a moment before it is not moved by it.
+    last_stall: (Mono, u64),
 }
 
 /// One turn: the time, and where effects go.
@@ -141,6 +149,7 @@ impl Awake {
             let gap = mono.since_ms(last);
             if gap > limits::STALL_MS {
                 self.stalled_ms += gap;
+                self.last_stall = (last, gap);
             }
         }
         self.last = Some(mono.max(self.last.unwrap_or(mono)));
@@ -149,7 +158,18 @@ impl Awake {
 
     /// A moment of the monotonic clock in awake time.
     fn at(&self, mono: Mono) -> AwakeMs {
-        mono.0.saturating_sub(self.stalled_ms)
+        let (began, gap) = self.last_stall;
+        let stalled = if mono <= began {
+            self.stalled_ms - gap
+        } else {
+            self.stalled_ms
+        };
+        // a moment within the stall counts as its begin
+        mono.0.saturating_sub(stalled).max(if mono <= began {
+            0
+        } else {
+            began.0 + gap - self.stalled_ms
+        })
     }
 }
 
@@ -163,6 +183,7 @@ impl Engine {
             awake: Awake {
                 last: None,
                 stalled_ms: 0,
+                last_stall: (Mono(0), 0),
             },
             is_listening: false,
             is_shutting_down: false,
@@ -292,6 +313,17 @@ impl Engine {
                 self.start_renamed(turn, run, request);
             }
             (Waiting::Start { run, request }, outcome) => self.start_refused(turn, run, request, &outcome),
+            (
+                Waiting::Connect {
+                    machine_run,
+                    connection,
+                    ack,
+                },
+                outcome,
+            ) => {
+                let is_committed = outcome == StoreOutcome::Committed;
+                self.connect_stored(turn, machine_run, connection, ack, is_committed);
+            }
             (Waiting::Dispatch(dispatch), StoreOutcome::Committed) => self.dispatch_stored(turn, dispatch),
             (Waiting::Dispatch(dispatch), outcome) => {
                 for (machine_run, _) in dispatch.machines {

@@ -108,6 +108,14 @@ impl Engine {
                 spec,
             });
         }
+        if self
+            .runs
+            .get(&id)
+            .is_some_and(|run| run.record.kill_asked.is_some())
+        {
+            // what was to be killed and had not started yet never starts
+            self.kill_run(turn, id, None);
+        }
         self.dispatch_waiting(turn, id);
         self.end_run_if_done(turn, id);
     }

@@ -353,7 +353,7 @@ impl Engine {
                         }
                         m.record.not_counted = not_counted;
                         end_record(&mut m, turn.now.wall, retcode, false);
-                        notice(&mut m, run.record.started, text, &mut write);
+                        notice(turn, &mut m, run.record.started, text);
                         log.push((place, retcode));
                     }
                 }
@@ -508,12 +508,13 @@ impl Engine {
         end_record(m, turn.now.wall, retcode, presumed);
         let machine = m.record.machine.clone();
         let mut write = Write {
+            // a wrapper's own word covers all its output; the daemon's waits for nothing
+            after_output_of: (!acks.is_empty()).then_some(id),
             acks,
-            after_output_of: Some(id),
             ..Write::default()
         };
         if let Some(text) = text {
-            notice(m, started, text, &mut write);
+            notice(turn, m, started, text);
         }
         write.facts.push(Fact::Machine(Box::new(m.record.clone())));
         let entry = match was_revised.filter(|_| !presumed) {
@@ -613,16 +614,9 @@ impl Engine {
             sent: None,
         });
         let machine = m.record.machine.clone();
-        let mut write = Write {
-            after_output_of: Some(id),
-            ..Write::default()
-        };
-        notice(
-            m,
-            started,
-            &format!("[SALTPETER: the wrapper is back, outcome {from} withdrawn]"),
-            &mut write,
-        );
+        let mut write = Write::default();
+        let text = format!("[SALTPETER: the wrapper is back, outcome {from} withdrawn]");
+        notice(turn, m, started, &text);
         write.facts.push(Fact::Machine(Box::new(m.record.clone())));
         let was_ended = !run.is_open();
         if was_ended {
@@ -667,13 +661,18 @@ pub(super) fn dispatch_effect(
     }
 }
 
-/// Appends a line of the daemon's own to a machine run's output.
-pub(super) fn notice(m: &mut MachineRun, run_started: Wall, text: &str, write: &mut Write) {
+/// Appends a line of the daemon's own to a machine run's output. It is a write of its own: an outcome must not wait
+/// where output waits for room on the disk.
+pub(super) fn notice(turn: &mut Turn, m: &mut MachineRun, run_started: Wall, text: &str) {
     let day = run_started.secs().div_euclid(86_400);
     let bytes = m.output.notice(text);
     let placed = m.output.append(m.record.id, day, Chunk::free(bytes));
-    write.output.extend(placed.rows);
-    write.trim.extend(placed.trim);
+    turn.effects.push(Effect::Store(Write {
+        output: placed.rows,
+        trim: placed.trim.into_iter().collect(),
+        after_output_of: Some(m.record.id),
+        ..Write::default()
+    }));
     m.record.left_out_bytes = m.output.left_out_bytes();
     m.shown = None;
 }

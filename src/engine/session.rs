@@ -12,7 +12,7 @@ use crate::engine::effect::{Effect, Fact, Write};
 use crate::engine::event::{ConnectionId, OutputFrame, Peer};
 use crate::engine::record::{MachineRunId, MachineStage, RunId, StoredRun};
 use crate::engine::run::{Run, notice};
-use crate::engine::{Engine, Turn};
+use crate::engine::{Engine, Turn, Waiting};
 use crate::limits;
 use crate::protocol::{
     ConnectAck, DaemonFrame, ErrorCode, FEATURE_DATA_BASE64, FEATURE_JOB, FEATURE_RESUME, FEATURE_WINDOW,
@@ -473,7 +473,8 @@ impl Engine {
         self.touch_machine(id);
     }
 
-    /// The ack with the job leaves only after it is stored that the permission was given (fine-print.md 12).
+    /// The ack with the job leaves only after it is stored that the permission was given (fine-print.md 12), and
+    /// only if nothing has ended the machine run until then.
     fn ack_connect(
         &mut self,
         turn: &mut Turn,
@@ -482,13 +483,7 @@ impl Engine {
         peer: &Peer,
         accepts: &[String],
     ) {
-        let Some(&(run, place)) = self.places.get(&id) else {
-            return;
-        };
-        let Some(run) = self.runs.get_mut(&run) else {
-            return;
-        };
-        let m = &mut run.machines[place];
+        let Some(m) = self.machine_mut(id) else { return };
         let by_socket = !m.record.env_delivery && peer.is_private;
         let offered = |feature: &str| accepts.iter().any(|accepted| accepted == feature);
         let known = [FEATURE_JOB, FEATURE_DATA_BASE64, FEATURE_WINDOW, FEATURE_RESUME];
@@ -497,8 +492,66 @@ impl Engine {
             .filter(|feature| offered(feature) && (*feature != FEATURE_JOB || by_socket))
             .map(String::from)
             .collect();
+        let last_seq = m
+            .output
+            .last_seq()
+            .and_then(|seq| i64::try_from(seq).ok())
+            .unwrap_or(-1);
+        let ack = ConnectAck {
+            last_seq: offered(FEATURE_RESUME).then_some(last_seq),
+            job: None,
+            features: Some(features),
+        };
+        m.unacked_connect = Some(connection);
+        let facts = vec![Fact::Machine(Box::new(m.record.clone()))];
+        let ticket = self.ticket(Waiting::Connect {
+            machine_run: id,
+            connection,
+            ack: Box::new(ack),
+        });
+        turn.effects.push(Effect::Store(Write {
+            facts,
+            ticket: Some(ticket),
+            // last_seq is an ack too: the wrapper forgets what it covers
+            after_output_of: Some(id),
+            ..Write::default()
+        }));
+    }
+
+    /// A connect is stored: now it is acked. Not acked where it could not be stored: the wrapper tries again.
+    pub(super) fn connect_stored(
+        &mut self,
+        turn: &mut Turn,
+        id: MachineRunId,
+        connection: ConnectionId,
+        mut ack: Box<ConnectAck>,
+        is_committed: bool,
+    ) {
+        let Some(&(run, place)) = self.places.get(&id) else {
+            return;
+        };
+        let Some(run) = self.runs.get_mut(&run) else {
+            return;
+        };
+        let m = &mut run.machines[place];
+        if m.unacked_connect == Some(connection) {
+            m.unacked_connect = None;
+            // what storage took to answer is no delay of the wrapper's
+            m.clocks.connected = turn.awake;
+        }
+        if m.connection != Some(connection) {
+            return;
+        }
+        if !is_committed {
+            return turn.effects.push(Effect::Close { connection });
+        }
+        let offered = ack
+            .features
+            .iter()
+            .flatten()
+            .any(|feature| feature == FEATURE_JOB);
         let may_start = m.record.stage == MachineStage::Permitted && m.record.revised_from.is_none();
-        let job = (may_start && by_socket && offered(FEATURE_JOB)).then(|| {
+        ack.job = (may_start && offered).then(|| {
             let spec = &run.record.spec;
             JobOrder {
                 command: spec.command.clone(),
@@ -510,25 +563,11 @@ impl Engine {
                 lockfile: spec.lockfile.clone(),
             }
         });
-        let last_seq = offered(FEATURE_RESUME).then(|| {
-            m.output
-                .last_seq()
-                .and_then(|seq| i64::try_from(seq).ok())
-                .unwrap_or(-1)
+        turn.effects.push(Effect::Send {
+            connection,
+            frame: DaemonFrame::ConnectAck(ack),
         });
-        m.features = features.clone();
-        let ack = ConnectAck {
-            features: Some(features),
-            job,
-            last_seq,
-        };
-        turn.effects.push(Effect::Store(Write {
-            facts: vec![Fact::Machine(Box::new(m.record.clone()))],
-            acks: vec![(connection, DaemonFrame::ConnectAck(Box::new(ack)))],
-            // last_seq is an ack too: the wrapper forgets what it covers
-            after_output_of: Some(id),
-            ..Write::default()
-        }));
+        self.send_kill(turn, id);
     }
 
     /// Any frame but connect and output.
@@ -674,7 +713,7 @@ impl Engine {
             let (from, to) = (m.output.next_seq, seq - 1);
             m.output.next_seq = seq;
             let text = format!("[output messages {from}..{to} were lost by the wrapper]");
-            notice(m, run.record.started, &text, &mut write);
+            notice(turn, m, run.record.started, &text);
         }
         if seq == m.output.next_seq {
             m.nacked = None;
@@ -762,12 +801,7 @@ impl Engine {
                 seq - 1
             );
             m.output.next_seq = seq;
-            let mut write = Write {
-                after_output_of: Some(id),
-                ..Write::default()
-            };
-            notice(m, run.record.started, &text, &mut write);
-            turn.effects.push(Effect::Store(write));
+            notice(turn, m, run.record.started, &text);
         }
         let timeout_s = run.record.spec.timeout_s;
         let ran_s = (turn.now.wall.0 - m.record.started.unwrap_or(turn.now.wall).0) / 1_000_000;

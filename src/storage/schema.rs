@@ -84,7 +84,7 @@ CREATE TABLE verdicts(
     verdict  TEXT NOT NULL,
     instance TEXT,
     reason   TEXT,
-    PRIMARY KEY(job, due)
+    PRIMARY KEY(job, due, until)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX verdicts_by_end ON verdicts(until);
 

@@ -115,7 +115,7 @@ fn forward(text: &[u8], truth: &Truth, may_be_cut: bool) -> Result<u64, String> 
                 return Err(format!("'{words}', but {next} comes next"));
             }
             next = to as usize + 1;
-        } else if !is_daemons(&words) && !(may_be_cut && line.len() == rest.len()) {
+        } else if !(is_daemons(&words) || may_be_cut && line.len() == rest.len()) {
             let shown: String = words.chars().take(80).collect();
             return Err(format!("byte {at}: expected frame {next}, found '{shown}'"));
         }
