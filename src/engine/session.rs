@@ -382,7 +382,9 @@ impl Engine {
         m.connection = Some(connection);
         m.clocks.dry = None;
         m.clocks.probed = None;
-        m.nacked = None;
+        if m.record.ours {
+            m.nacked = None;
+        }
         if let Some(kill) = m.kill.as_mut() {
             // it is told as soon as it can hear
             kill.sent = None;
