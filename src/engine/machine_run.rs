@@ -32,7 +32,8 @@ pub struct MachineRun {
 /// When what happened last, in awake time.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Clocks {
-    pub dispatched: AwakeMs,
+    /// None: its dispatch waits for storage.
+    pub dispatched: Option<AwakeMs>,
     pub launched: AwakeMs,
     pub connected: AwakeMs,
     pub started: AwakeMs,
@@ -83,7 +84,7 @@ impl MachineRun {
         awake: AwakeMs,
     ) -> MachineRun {
         let clocks = Clocks {
-            dispatched: awake,
+            dispatched: Some(awake),
             launched: awake,
             connected: awake,
             started: awake,
@@ -141,9 +142,10 @@ impl MachineRun {
             return Overdue::Kill;
         }
         match self.record.stage {
-            MachineStage::Dispatched if passed(self.clocks.dispatched, limits::DISPATCH_TIMEOUT_MS) => {
-                Overdue::Dispatch
-            }
+            MachineStage::Dispatched => match self.clocks.dispatched {
+                Some(sent) if passed(sent, limits::DISPATCH_TIMEOUT_MS) => Overdue::Dispatch,
+                _ => Overdue::Nothing,
+            },
             MachineStage::Launched if passed(self.clocks.launched, spec.start_timeout_ms) => Overdue::Connect,
             // a Python wrapper does not beat before its start
             MachineStage::Permitted if !self.record.ours => self.late_start(awake),

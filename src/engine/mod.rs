@@ -94,6 +94,8 @@ enum Waiting {
         run: RunId,
         request: Option<RequestId>,
     },
+    /// A dispatch that is sent once and never repeated.
+    Dispatch(effect::Dispatch),
     Then(Vec<Effect>),
     Answer {
         request: RequestId,
@@ -138,7 +140,7 @@ impl Awake {
         if let Some(last) = self.last {
             let gap = mono.since_ms(last);
             if gap > limits::STALL_MS {
-                self.stalled_ms += gap - limits::STALL_MS;
+                self.stalled_ms += gap;
             }
         }
         self.last = Some(mono.max(self.last.unwrap_or(mono)));
@@ -290,8 +292,15 @@ impl Engine {
                 self.start_renamed(turn, run, request);
             }
             (Waiting::Start { run, request }, outcome) => self.start_refused(turn, run, request, &outcome),
-            (Waiting::Then(effects), StoreOutcome::Committed) => turn.effects.extend(effects),
-            (Waiting::Then(effects), outcome) => self.follow_up_refused(turn, effects, &outcome),
+            (Waiting::Dispatch(dispatch), StoreOutcome::Committed) => self.dispatch_stored(turn, dispatch),
+            (Waiting::Dispatch(dispatch), outcome) => {
+                for (machine_run, _) in dispatch.machines {
+                    let text = format!("not started: its dispatch could not be stored: {}", why(&outcome));
+                    self.launch_failed(turn, machine_run, 255, &text);
+                }
+            }
+            // a job log line tells what happened, stored or not
+            (Waiting::Then(effects), _) => turn.effects.extend(effects),
             (Waiting::Answer { request, answer }, StoreOutcome::Committed) => {
                 turn.effects.push(Effect::Answer { request, answer });
             }
@@ -305,22 +314,6 @@ impl Engine {
                 for miss in misses {
                     self.remember_miss(miss);
                 }
-            }
-        }
-    }
-
-    /// A write that others followed was refused: its job log lines still tell what happened; a dispatch that must not
-    /// be repeated does not happen at all.
-    fn follow_up_refused(&mut self, turn: &mut Turn, effects: Vec<Effect>, outcome: &StoreOutcome) {
-        for effect in effects {
-            match effect {
-                Effect::Dispatch(dispatch) => {
-                    for (machine_run, _) in dispatch.machines {
-                        let text = format!("not started: its dispatch could not be stored: {}", why(outcome));
-                        self.launch_failed(turn, machine_run, 255, &text);
-                    }
-                }
-                other => turn.effects.push(other),
             }
         }
     }
@@ -366,7 +359,13 @@ impl Engine {
         request: Option<RequestId>,
         outcome: &StoreOutcome,
     ) {
-        let Some(run) = self.forget_run(id) else { return };
+        let Some(mut run) = self.forget_run(id) else {
+            return;
+        };
+        for (request, _) in run.held_kills.drain(..) {
+            let answer = effect::Answer::Conflict(format!("{} did not start", run.record.instance));
+            turn.effects.push(Effect::Answer { request, answer });
+        }
         let (job, instance) = (run.record.job, run.record.instance);
         if let Some(state) = self.jobs.get_mut(job.as_str()) {
             state.open.retain(|open| *open != id);

@@ -70,22 +70,17 @@ impl Engine {
         let mut again = Vec::new();
         for (place, m) in run.machines.iter_mut().enumerate().filter(|(_, m)| m.is_open()) {
             let clocks = &mut m.clocks;
+            clocks.dispatched = Some(turn.awake);
+            // the wrapper keeps the command's `timeout`; the second line behind it begins anew (promise 5)
             for clock in [
-                &mut clocks.dispatched,
                 &mut clocks.launched,
                 &mut clocks.connected,
+                &mut clocks.started,
                 &mut clocks.beat,
                 &mut clocks.output,
             ] {
                 *clock = turn.awake;
             }
-            // the command's own time ran on; what is over since long counts from now
-            let ran_ms = m
-                .record
-                .started
-                .map_or(0, |at| (turn.now.wall.0 - at.0).max(0) as u64 / 1_000);
-            let timeout_ms = run.record.spec.timeout_s.saturating_mul(1_000);
-            clocks.started = turn.awake.saturating_sub(ran_ms.min(timeout_ms));
             if let Some(kill) = m.kill.as_mut() {
                 kill.asked = turn.awake;
             }
@@ -103,7 +98,7 @@ impl Engine {
         }
         if !again.is_empty() {
             let dispatch = dispatch_effect(run, again, false);
-            turn.effects.push(dispatch);
+            turn.effects.push(Effect::Dispatch(dispatch));
         }
         if run.record.stage == RunStage::Pinging {
             let (instance, spec) = (run.record.instance.clone(), run.record.spec.clone());

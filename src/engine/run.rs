@@ -35,8 +35,8 @@ pub struct Run {
     pub asked_executor: AwakeMs,
     /// When a kill of the whole run was asked for, in awake time.
     pub kill: Option<AwakeMs>,
-    /// Machines to be killed that are not known yet.
-    pub kill_when_known: BTreeSet<String>,
+    /// Kills asked for before its start was stored: they are answered after it, with how many machines they concern.
+    pub held_kills: Vec<(RequestId, usize)>,
     /// An id under which a wrapper came that is no target (fine-print.md 27).
     pub stranger: Option<String>,
     /// When it ended or was loaded, in awake time: it is forgotten some time later.
@@ -55,12 +55,18 @@ pub struct Found {
 
 impl Run {
     /// A run at rest, as its record has it.
-    pub fn new(record: RunRecord, machines: Vec<(MachineRecord, OutputPosition)>, awake: AwakeMs) -> Run {
+    pub fn new(mut record: RunRecord, machines: Vec<(MachineRecord, OutputPosition)>, awake: AwakeMs) -> Run {
         let spec = record.spec.clone();
         let machines: Vec<MachineRun> = machines
             .into_iter()
             .map(|(machine, position)| MachineRun::new(machine, &position, &spec, awake))
             .collect();
+        if machines.iter().any(|m| m.is_open()) && record.stage == RunStage::Ended {
+            // the end of a machine run did not make it to the disk, that of its run did
+            record.stage = RunStage::Running;
+            record.ended = None;
+            record.success = None;
+        }
         let by_machine = machines
             .iter()
             .enumerate()
@@ -79,7 +85,7 @@ impl Run {
             is_stored: true,
             waiting: VecDeque::new(),
             asked_executor: awake,
-            kill_when_known: BTreeSet::new(),
+            held_kills: Vec::new(),
             stranger: None,
             rests_since: awake,
             name_tries: 0,
@@ -203,12 +209,7 @@ impl Engine {
         });
         turn.effects
             .push(run.log_entry(run.record.started, JobLogLine::Starting));
-        if run.record.kill_asked.is_some() {
-            turn.effects.push(Effect::Store(Write {
-                facts: vec![Fact::Run(Box::new(run.record.clone()))],
-                ..Write::default()
-            }));
-        }
+        let held_kills = std::mem::take(&mut run.held_kills);
         if let Some(request) = request {
             turn.effects.push(Effect::Answer {
                 request,
@@ -224,6 +225,9 @@ impl Engine {
             state.record.missed = 0;
             state.record.overlap = false;
             turn.store(vec![Fact::Job(state.record.clone())]);
+        }
+        for (request, machines) in held_kills {
+            self.answer_kill(turn, request, &[id], machines);
         }
         self.touch_run(id);
     }
@@ -336,14 +340,17 @@ impl Engine {
                 self.places.insert(record.id, (id, place));
                 run.by_machine.insert(machine.clone(), place);
                 let mut m = MachineRun::new(record, &OutputPosition::default(), spec, turn.awake);
-                let kill_this = is_killed || run.kill_when_known.remove(&machine);
+                let kill_this = is_killed || run.record.kill_when_known.remove(&machine);
                 let fate = match fate {
-                    None if kill_this => Some((143, false, "[Job killed before execution]")),
+                    None if kill_this => Some((143, false, super::kill::KILLED_BEFORE)),
                     fate => fate,
                 };
                 match fate {
                     None => waiting.push(place),
                     Some((retcode, not_counted, text)) => {
+                        if kill_this {
+                            m.record.kill_asked = run.record.kill_asked.or(Some(turn.now.wall));
+                        }
                         m.record.not_counted = not_counted;
                         end_record(&mut m, turn.now.wall, retcode, false);
                         notice(&mut m, run.record.started, text, &mut write);
@@ -388,7 +395,7 @@ impl Engine {
             let m = &mut run.machines[place];
             m.record.stage = MachineStage::Dispatched;
             m.record.dispatched = Some(turn.now.wall);
-            m.clocks.dispatched = turn.awake;
+            m.clocks.dispatched = (!m.record.env_delivery).then_some(turn.awake);
             m.shown = None;
             env_delivery = m.record.env_delivery;
             facts.push(Fact::Machine(Box::new(m.record.clone())));
@@ -398,7 +405,7 @@ impl Engine {
         self.touch_run(id);
         if env_delivery {
             // it is sent once and never repeated: only after it is stored that it was
-            let ticket = self.ticket(Waiting::Then(vec![dispatch]));
+            let ticket = self.ticket(Waiting::Dispatch(dispatch));
             turn.effects.push(Effect::Store(Write {
                 facts,
                 ticket: Some(ticket),
@@ -407,7 +414,33 @@ impl Engine {
         } else {
             // nothing starts without the permission, which follows this write
             turn.store(facts);
-            turn.effects.push(dispatch);
+            turn.effects.push(Effect::Dispatch(dispatch));
+        }
+    }
+
+    /// It is stored that a dispatch goes out; what was killed meanwhile stays at home.
+    pub(super) fn dispatch_stored(&mut self, turn: &mut Turn, mut dispatch: Dispatch) {
+        let awake = turn.awake;
+        let mut killed = Vec::new();
+        dispatch.machines.retain(|(id, _)| {
+            let Some(m) = self
+                .machine_mut(*id)
+                .filter(|m| m.record.stage == MachineStage::Dispatched)
+            else {
+                return false;
+            };
+            if m.kill.is_some() {
+                killed.push(*id);
+                return false;
+            }
+            m.clocks.dispatched = Some(awake);
+            true
+        });
+        for id in killed {
+            self.end_machine(turn, id, 143, false, Some(super::kill::KILLED_BEFORE), Vec::new());
+        }
+        if !dispatch.machines.is_empty() {
+            turn.effects.push(Effect::Dispatch(dispatch));
         }
     }
 
@@ -622,8 +655,8 @@ pub(super) fn dispatch_effect(
     run: &Run,
     machines: Vec<(MachineRunId, String)>,
     env_delivery: bool,
-) -> Effect {
-    Effect::Dispatch(Dispatch {
+) -> Dispatch {
+    Dispatch {
         run: run.record.id,
         job: run.record.job.clone(),
         instance: run.record.instance.clone(),
@@ -631,7 +664,7 @@ pub(super) fn dispatch_effect(
         spec: run.record.spec.clone(),
         machines,
         env_delivery,
-    })
+    }
 }
 
 /// Appends a line of the daemon's own to a machine run's output.

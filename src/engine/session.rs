@@ -525,6 +525,8 @@ impl Engine {
         turn.effects.push(Effect::Store(Write {
             facts: vec![Fact::Machine(Box::new(m.record.clone()))],
             acks: vec![(connection, DaemonFrame::ConnectAck(Box::new(ack)))],
+            // last_seq is an ack too: the wrapper forgets what it covers
+            after_output_of: Some(id),
             ..Write::default()
         }));
     }
@@ -768,8 +770,10 @@ impl Engine {
             turn.effects.push(Effect::Store(write));
         }
         let timeout_s = run.record.spec.timeout_s;
-        let time_is_up =
-            timeout_s > 0 && (turn.awake - m.clocks.started.min(turn.awake)) / 1_000 >= timeout_s;
+        let ran_s = (turn.now.wall.0 - m.record.started.unwrap_or(turn.now.wall).0) / 1_000_000;
+        let time_is_up = timeout_s > 0
+            && (u64::try_from(ran_s).unwrap_or(0) >= timeout_s
+                || (turn.awake - m.clocks.started.min(turn.awake)) / 1_000 >= timeout_s);
         let retcode = true_code(retcode, m.record.kill_asked.is_some(), time_is_up);
         m.record.wrapper_ended = timestamp;
         let text = format!(
