@@ -113,7 +113,7 @@ pub const JOB_LOG_QUEUE: usize = 65_536;
 /// Lines of the engine that wait to be logged; more are counted as lost.
 pub const SAY_QUEUE: usize = 16_384;
 /// Requests that wait for the executor.
-pub const EXECUTOR_QUEUE: usize = 65_536;
+pub const EXECUTOR_QUEUE: usize = 4_096;
 /// Output events that the engine takes before it looks at control again.
 pub const BULK_PORTION: usize = 64;
 /// Control events in a row before output gets a turn too.

@@ -106,7 +106,11 @@ impl World {
     /// The daemon looks at the clock: everything due up to now must get its verdict.
     pub fn dues_look(&mut self) {
         let wall = self.wall();
-        if self.daemon.as_ref().is_none_or(|d| d.shutting_down || !d.listening) {
+        if self
+            .daemon
+            .as_ref()
+            .is_none_or(|d| d.shutting_down || !d.listening)
+        {
             return;
         }
         let dues = &mut self.checker.dues;
