@@ -327,7 +327,10 @@ impl World {
                 ),
             );
         }
-        self.batch_said(machine.run);
+        // what a crash has forgotten of ends may count for a while, but starts nothing
+        if machine.stage == MachineStage::Dispatched {
+            self.batch_said(machine.run);
+        }
     }
 
     fn batch_said(&mut self, run: RunId) {
