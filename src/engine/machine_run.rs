@@ -25,7 +25,7 @@ pub struct MachineRun {
     pub before_end: Option<Box<MachineRecord>>,
     /// Its connect waits for storage before it is acked, on that connection.
     pub unacked_connect: Option<ConnectionId>,
-    /// The seq that was refused last as coming from the future, until something in order comes.
+    /// The lowest seq that was refused as coming from the future, until something in order comes.
     pub nacked: Option<u64>,
     /// The board's copy; None when it has to be made anew.
     pub shown: Option<Arc<MachineBoard>>,
