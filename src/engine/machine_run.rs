@@ -21,8 +21,6 @@ pub struct MachineRun {
     pub connection: Option<ConnectionId>,
     pub clocks: Clocks,
     pub kill: Option<Kill>,
-    /// How it stood before an end that is not stored yet: what is shown until then.
-    pub before_end: Option<Box<MachineRecord>>,
     /// Its connect waits for storage before it is acked, on that connection.
     pub unacked_connect: Option<ConnectionId>,
     /// The lowest seq that was refused as coming from the future, until something in order comes.
@@ -105,7 +103,6 @@ impl MachineRun {
             connection: None,
             clocks,
             kill,
-            before_end: None,
             unacked_connect: None,
             nacked: None,
             shown: None,

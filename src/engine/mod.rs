@@ -106,12 +106,6 @@ enum Waiting {
     },
     /// A dispatch that is sent once and never repeated.
     Dispatch(effect::Dispatch),
-    /// An end, of a run or of one of its machine runs: shown, and told to the job's log, once it is stored.
-    End {
-        run: RunId,
-        machine_run: Option<MachineRunId>,
-        then: Vec<Effect>,
-    },
     Then(Vec<Effect>),
     Answer {
         request: RequestId,
@@ -336,17 +330,6 @@ impl Engine {
             }
             (Waiting::Dispatch(dispatch), StoreOutcome::Committed) => self.dispatch_stored(turn, dispatch),
             (Waiting::Dispatch(dispatch), _) => self.dispatch_refused(turn, &dispatch),
-            (
-                Waiting::End {
-                    run,
-                    machine_run,
-                    then,
-                },
-                _,
-            ) => {
-                self.end_stored(run, machine_run);
-                turn.effects.extend(then);
-            }
             // a job log line tells what happened, stored or not
             (Waiting::Then(effects), _) => turn.effects.extend(effects),
             (Waiting::Answer { request, answer }, StoreOutcome::Committed) => {
