@@ -97,10 +97,19 @@ impl Turns {
         let begun = clock::now();
         self.engine.handle(begun, event, &mut self.effects);
         let effects = self.effects.len();
+        self.is_board_stale = true;
+        if self
+            .effects
+            .iter()
+            .any(|effect| matches!(effect, Effect::Answer { .. }))
+        {
+            // who has his answer must find it in what he reads next
+            self.board_due = begun.mono;
+            self.publish();
+        }
         for effect in self.effects.drain(..) {
             self.performer.perform(effect);
         }
-        self.is_board_stale = true;
         let took_ms = clock::mono().since_ms(begun.mono);
         if took_ms > limits::SLOW_TURN_MS {
             self.performer.speaker.say(
