@@ -37,6 +37,8 @@ pub struct Clocks {
     pub launched: AwakeMs,
     pub connected: AwakeMs,
     pub started: AwakeMs,
+    /// How long the command had run when this daemon began, by the wall clock.
+    pub ran_before_ms: u64,
     /// Latest of what refreshes the heartbeat deadline.
     pub beat: AwakeMs,
     pub output: AwakeMs,
@@ -88,6 +90,7 @@ impl MachineRun {
             launched: awake,
             connected: awake,
             started: awake,
+            ran_before_ms: 0,
             beat: awake,
             output: awake,
             probed: None,
