@@ -21,9 +21,11 @@ pub struct MachineRun {
     pub connection: Option<ConnectionId>,
     pub clocks: Clocks,
     pub kill: Option<Kill>,
+    /// How it stood before an end that is not stored yet: what is shown until then.
+    pub before_end: Option<Box<MachineRecord>>,
     /// Its connect waits for storage before it is acked, on that connection.
     pub unacked_connect: Option<ConnectionId>,
-    /// The seq that was refused last as coming from the future, until something in order comes.
+    /// The lowest seq that was refused as coming from the future, until something in order comes.
     pub nacked: Option<u64>,
     /// The board's copy; None when it has to be made anew.
     pub shown: Option<Arc<MachineBoard>>,
@@ -103,6 +105,7 @@ impl MachineRun {
             connection: None,
             clocks,
             kill,
+            before_end: None,
             unacked_connect: None,
             nacked: None,
             shown: None,

@@ -106,6 +106,12 @@ enum Waiting {
     },
     /// A dispatch that is sent once and never repeated.
     Dispatch(effect::Dispatch),
+    /// An end, of a run or of one of its machine runs: shown, and told to the job's log, once it is stored.
+    End {
+        run: RunId,
+        machine_run: Option<MachineRunId>,
+        then: Vec<Effect>,
+    },
     Then(Vec<Effect>),
     Answer {
         request: RequestId,
@@ -334,6 +340,17 @@ impl Engine {
                     let text = format!("not started: its dispatch could not be stored: {}", why(&outcome));
                     self.launch_failed(turn, machine_run, 255, &text);
                 }
+            }
+            (
+                Waiting::End {
+                    run,
+                    machine_run,
+                    then,
+                },
+                _,
+            ) => {
+                self.end_stored(run, machine_run);
+                turn.effects.extend(then);
             }
             // a job log line tells what happened, stored or not
             (Waiting::Then(effects), _) => turn.effects.extend(effects),

@@ -181,7 +181,8 @@ impl Engine {
         let expected_seq = m.output.next_seq;
         // one nack a gap: with a window, everything behind it comes from the future as well
         let is_told = m.record.ours && m.nacked.is_some();
-        m.nacked = Some(received_seq);
+        // the first after the gap: what it offers again after a reconnect begins with that one
+        m.nacked = Some(m.nacked.map_or(received_seq, |first| first.min(received_seq)));
         if !is_told {
             let frame = DaemonFrame::NackOutOfOrder {
                 expected_seq,

@@ -25,6 +25,8 @@ pub struct Run {
     pub by_machine: HashMap<String, usize>,
     /// Machine runs without an outcome: kept as a count, for a run may have ten thousand.
     pub open_machines: usize,
+    /// Ends, its own or of its machine runs, that storage has not confirmed: until then it is shown as running.
+    pub unstored_ends: usize,
     /// Its start is stored: it may have effects, and is shown.
     pub is_stored: bool,
     /// Machines not handed to the executor yet, in order.
@@ -79,6 +81,7 @@ impl Run {
             },
             kill: record.kill_asked.map(|_| awake),
             record,
+            unstored_ends: 0,
             open_machines: machines.iter().filter(|m| m.is_open()).count(),
             machines,
             by_machine,
