@@ -130,6 +130,10 @@ pub const LAUNCH_STDERR_BYTES: usize = 4 << 10;
 pub const SLOW_TURN_MS: u64 = 100;
 /// The board is published at most this often.
 pub const BOARD_INTERVAL_MS: u64 = 10;
+/// Boards that wait until what they show is stored.
+pub const PUBLISH_QUEUE: usize = 64;
+/// With a disk that hangs, a board is shown after this all the same.
+pub const BOARD_STORED_MS: u64 = 1_000;
 /// From SIGTERM to the daemon's exit.
 pub const SHUTDOWN_MS: u64 = 2_000;
 

@@ -94,7 +94,7 @@ impl Engine {
             machines,
         });
         let instance: Arc<str> = run.record.instance.as_str().into();
-        if run.is_open() || run.unstored_ends > 0 {
+        if run.is_open() {
             board.running.insert(instance, shown.clone());
         } else {
             board.running.remove(&instance);
@@ -130,7 +130,7 @@ impl Engine {
 fn show_machine(m: &mut MachineRun) -> Arc<MachineBoard> {
     let shown = m.shown.get_or_insert_with(|| {
         Arc::new(MachineBoard {
-            record: m.before_end.as_deref().unwrap_or(&m.record).clone(),
+            record: m.record.clone(),
             last_seq: m.output.last_seq(),
             output_bytes: m.output.bytes,
             output_utf16: m.output.utf16,

@@ -21,8 +21,6 @@ pub struct MachineRun {
     pub connection: Option<ConnectionId>,
     pub clocks: Clocks,
     pub kill: Option<Kill>,
-    /// How it stood before an end that is not stored yet: what is shown until then.
-    pub before_end: Option<Box<MachineRecord>>,
     /// Its connect waits for storage before it is acked, on that connection.
     pub unacked_connect: Option<ConnectionId>,
     /// The lowest seq that was refused as coming from the future, until something in order comes.
@@ -39,6 +37,8 @@ pub struct Clocks {
     pub launched: AwakeMs,
     pub connected: AwakeMs,
     pub started: AwakeMs,
+    /// How long the command had run when this daemon began, by the wall clock.
+    pub ran_before_ms: u64,
     /// Latest of what refreshes the heartbeat deadline.
     pub beat: AwakeMs,
     pub output: AwakeMs,
@@ -90,6 +90,7 @@ impl MachineRun {
             launched: awake,
             connected: awake,
             started: awake,
+            ran_before_ms: 0,
             beat: awake,
             output: awake,
             probed: None,
@@ -105,7 +106,6 @@ impl MachineRun {
             connection: None,
             clocks,
             kill,
-            before_end: None,
             unacked_connect: None,
             nacked: None,
             shown: None,

@@ -35,7 +35,6 @@ impl Engine {
         let m = &mut run.machines[place];
         let was_revised = m.record.revised_from;
         run.open_machines -= usize::from(m.is_open());
-        m.before_end = Some(Box::new(m.record.clone()));
         end_record(m, turn.now.wall, retcode, presumed);
         let machine = m.record.machine.clone();
         let mut write = Write {
@@ -52,13 +51,7 @@ impl Engine {
             Some(from) => revised_entry(run, place, from, retcode, turn.now.wall),
             None => result_entry(run, place, retcode, turn.now.wall),
         };
-        run.unstored_ends += 1;
-        let waiting = Waiting::End {
-            run: run_id,
-            machine_run: Some(id),
-            then: vec![entry],
-        };
-        write.ticket = Some(self.ticket(waiting));
+        write.ticket = Some(self.ticket(Waiting::Then(vec![entry])));
         turn.effects.push(Effect::Store(write));
         let ended = turn.now.wall.iso();
         turn.say(
@@ -91,7 +84,6 @@ impl Engine {
             log.push(run.log_entry(turn.now.wall, JobLogLine::NoTargets));
         }
         log.push(run.log_entry(turn.now.wall, JobLogLine::Finished));
-        run.unstored_ends += 1;
         let mut facts = vec![Fact::Run(Box::new(run.record.clone()))];
         let job = run.record.job.clone();
         let at = turn.now.wall;
@@ -110,11 +102,7 @@ impl Engine {
                 facts.push(Fact::Job(state.record.clone()));
             }
         }
-        let ticket = self.ticket(Waiting::End {
-            run: id,
-            machine_run: None,
-            then: log,
-        });
+        let ticket = self.ticket(Waiting::Then(log));
         turn.effects.push(Effect::Store(Write {
             facts,
             ticket: Some(ticket),
@@ -124,19 +112,6 @@ impl Engine {
             Level::Info,
             format!("WebSocket: All targets completed for {job}, exiting monitor loop"),
         );
-        self.touch_run(id);
-    }
-
-    /// Storage has answered for an end: now it is shown. Refused ends are shown as well; they are written again when
-    /// there is room.
-    pub(super) fn end_stored(&mut self, id: RunId, machine_run: Option<MachineRunId>) {
-        if let Some(m) = machine_run.and_then(|id| self.machine_mut(id)) {
-            m.before_end = None;
-            m.shown = None;
-        }
-        if let Some(run) = self.runs.get_mut(&id) {
-            run.unstored_ends = run.unstored_ends.saturating_sub(1);
-        }
         self.touch_run(id);
     }
 
@@ -157,7 +132,6 @@ impl Engine {
         } else {
             MachineStage::Permitted
         };
-        m.before_end = None;
         m.record.ended = None;
         m.record.retcode = None;
         m.record.presumed = false;

@@ -25,8 +25,6 @@ pub struct Run {
     pub by_machine: HashMap<String, usize>,
     /// Machine runs without an outcome: kept as a count, for a run may have ten thousand.
     pub open_machines: usize,
-    /// Ends, its own or of its machine runs, that storage has not confirmed: until then it is shown as running.
-    pub unstored_ends: usize,
     /// Its start is stored: it may have effects, and is shown.
     pub is_stored: bool,
     /// Machines not handed to the executor yet, in order.
@@ -81,7 +79,6 @@ impl Run {
             },
             kill: record.kill_asked.map(|_| awake),
             record,
-            unstored_ends: 0,
             open_machines: machines.iter().filter(|m| m.is_open()).count(),
             machines,
             by_machine,
@@ -444,6 +441,29 @@ impl Engine {
         }
         if !dispatch.machines.is_empty() {
             turn.effects.push(Effect::Dispatch(dispatch));
+        }
+    }
+
+    /// A dispatch that must not be repeated could not be stored: its machines wait until there is room again.
+    pub(super) fn dispatch_refused(&mut self, turn: &mut Turn, dispatch: &Dispatch) {
+        let Some(run) = self.runs.get_mut(&dispatch.run) else {
+            return;
+        };
+        for (_, machine) in dispatch.machines.iter().rev() {
+            let Some(&place) = run.by_machine.get(machine) else {
+                continue;
+            };
+            let m = &mut run.machines[place];
+            if m.record.stage == MachineStage::Dispatched {
+                m.record.stage = MachineStage::Waiting;
+                m.record.dispatched = None;
+                run.waiting.push_front(place);
+            }
+        }
+        let text = format!("{} waits: its dispatch could not be stored", run.record.instance);
+        turn.say(Level::Error, text);
+        if self.storage_trouble.is_none() {
+            self.dispatch_waiting(turn, dispatch.run);
         }
     }
 
