@@ -542,7 +542,10 @@ impl World {
                         )
                 });
                 let ended = stored.is_some_and(|m| m.stage == MachineStage::Ended);
-                if let Some(kill) = self.kill_of(&w.key.instance, &w.key.machine, true) {
+                // one whose permission was under way is told of the kill right behind it
+                if stored.is_none_or(|m| m.kill_asked.is_none())
+                    && let Some(kill) = self.kill_of(&w.key.instance, &w.key.machine, true)
+                {
                     let text = format!("w{wrapper} is given the permission after {kill:?}");
                     self.fail("kill", text);
                     return;
