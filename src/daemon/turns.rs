@@ -12,7 +12,7 @@ use crate::clock::{self, Mono};
 use crate::engine::Engine;
 use crate::engine::effect::Effect;
 use crate::engine::event::Event;
-use crate::limits;
+use crate::{limits, metrics};
 
 /// With nothing to do, the loop looks around this often.
 const IDLE_MS: u64 = 60_000;
@@ -101,6 +101,8 @@ impl Turns {
             self.performer.perform(effect);
         }
         self.is_board_stale = true;
+        // the wall clock has microseconds; a step of it costs one wrong figure
+        metrics::ENGINE_TURNS.took_us(clock::wall().0.saturating_sub(begun.wall.0).max(0) as u64);
         let took_ms = clock::mono().since_ms(begun.mono);
         if took_ms > limits::SLOW_TURN_MS {
             self.performer.speaker.say(
@@ -111,6 +113,10 @@ impl Turns {
     }
 
     fn publish(&mut self) {
+        metrics::CONTROL_QUEUE.set(self.inbox.control.len());
+        metrics::BULK_QUEUE.set(self.inbox.bulk.len());
+        metrics::STORAGE_QUEUE.set(self.performer.storage.queued());
+        metrics::MACHINE_CONNECTIONS.set(self.performer.connections.count());
         let now = clock::now();
         if self.is_board_stale && now.mono >= self.board_due {
             self.is_board_stale = false;

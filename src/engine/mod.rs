@@ -2,7 +2,8 @@
 //! source or clock inside. `event.rs` and `effect.rs` are its whole surface.
 //!
 //! `job.rs` says when a job is due, `run.rs` takes a run from start to end, `machine_run.rs` knows what is overdue,
-//! `session.rs` understands wrappers' frames, `kill.rs` ends what people want ended, `recover.rs` goes on after a
+//! `session.rs` understands wrappers' frames, `kill.rs` ends what people want ended, `control.rs`
+//! keeps what people set (pauses, maintenance) and what they did, `recover.rs` goes on after a
 //! restart, `board.rs` shows it all.
 
 pub mod batch;
@@ -11,6 +12,7 @@ pub mod effect;
 pub mod event;
 pub mod record;
 
+mod control;
 mod job;
 mod kill;
 mod machine_run;
@@ -31,11 +33,11 @@ use board::Board;
 use effect::{Effect, Fact, JobLogLine, Ticket, Write};
 use event::{Event, RequestId, StoreOutcome};
 use machine_run::MachineRun;
-use record::{MachineRunId, Recovered, RunId, VerdictRecord};
+use record::{MachineRunId, Recovered, RunId, SwitchRecord, VerdictRecord};
 use run::Run;
 
 use crate::clock::{Mono, Now};
-use crate::config::Config;
+use crate::config::{Config, Maintenance};
 use crate::limits;
 
 /// Milliseconds that the daemon has been awake: the monotonic clock less every stall. All deadlines are in it, so the
@@ -72,6 +74,10 @@ pub struct Engine {
     last_look_stored_s: i64,
     /// Misses that storage has not taken yet, one stretch per job.
     unstored_misses: BTreeMap<String, VerdictRecord>,
+    /// What is in force: the files', with the switches on top.
+    maintenance: Maintenance,
+    /// By machine; None: global.
+    switches: BTreeMap<Option<String>, SwitchRecord>,
     runs: HashMap<RunId, Run>,
     by_instance: HashMap<Arc<str>, RunId>,
     places: HashMap<MachineRunId, (RunId, usize)>,
@@ -172,6 +178,8 @@ impl Engine {
             last_look_s: recovered.last_look.map(|look| look.secs()),
             last_look_stored_s: 0,
             unstored_misses: BTreeMap::new(),
+            maintenance: Maintenance::default(),
+            switches: BTreeMap::new(),
             runs: HashMap::new(),
             by_instance: HashMap::new(),
             places: HashMap::new(),
