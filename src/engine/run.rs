@@ -23,6 +23,8 @@ pub struct Run {
     pub record: RunRecord,
     pub machines: Vec<MachineRun>,
     pub by_machine: HashMap<String, usize>,
+    /// Machine runs without an outcome: kept as a count, for a run may have ten thousand.
+    pub open_machines: usize,
     /// Its start is stored: it may have effects, and is shown.
     pub is_stored: bool,
     /// Machines not handed to the executor yet, in order.
@@ -71,6 +73,7 @@ impl Run {
             },
             kill: record.kill_asked.map(|_| awake),
             record,
+            open_machines: machines.iter().filter(|m| m.is_open()).count(),
             machines,
             by_machine,
             is_stored: true,
@@ -348,6 +351,7 @@ impl Engine {
                     }
                 }
                 write.facts.push(Fact::Machine(Box::new(m.record.clone())));
+                run.open_machines += usize::from(m.is_open());
                 run.machines.push(m);
             }
         }
@@ -467,6 +471,7 @@ impl Engine {
         let started = run.record.started;
         let m = &mut run.machines[place];
         let was_revised = m.record.revised_from;
+        run.open_machines -= usize::from(m.is_open());
         end_record(m, turn.now.wall, retcode, presumed);
         let machine = m.record.machine.clone();
         let mut write = Write {
@@ -501,10 +506,7 @@ impl Engine {
     /// Ends a run whose machines are all known and have all ended.
     pub(super) fn end_run_if_done(&mut self, turn: &mut Turn, id: RunId) {
         let Some(run) = self.runs.get_mut(&id) else { return };
-        let is_done = run.is_open()
-            && run.found.is_finished
-            && run.waiting.is_empty()
-            && run.machines.iter().all(|m| !m.is_open());
+        let is_done = run.is_open() && run.found.is_finished && run.open_machines == 0;
         if !is_done {
             return;
         }
@@ -560,6 +562,7 @@ impl Engine {
         let started = run.record.started;
         let m = &mut run.machines[place];
         let from = m.record.retcode.unwrap_or(255);
+        run.open_machines += 1;
         m.record.stage = if m.record.started.is_some() {
             MachineStage::Started
         } else {
