@@ -30,6 +30,7 @@ pub mod clock;
 pub mod limits;
 pub mod process;
 pub mod protocol;
+pub mod safe_name;
 pub mod thread;
 pub mod wake;
 
@@ -41,7 +42,22 @@ pub mod config;
 #[cfg(feature = "daemon")]
 pub mod engine;
 #[cfg(feature = "daemon")]
+pub mod logfile;
+#[cfg(feature = "daemon")]
 pub mod schedule;
+#[cfg(feature = "daemon")]
+pub mod storage;
+
+#[cfg(feature = "daemon")]
+pub mod api;
+#[cfg(feature = "daemon")]
+pub mod daemon;
+#[cfg(feature = "daemon")]
+pub mod executor;
+#[cfg(feature = "daemon")]
+pub mod machines;
+#[cfg(feature = "daemon")]
+pub mod net;
 
 // -- speak
 #[cfg(feature = "daemon")]

@@ -60,14 +60,29 @@ pub const SOCKET_WRITE_BUFFER_BYTES: usize = 8 << 20;
 
 /// Connections at a time; above, they are refused politely. Two descriptors each.
 pub const MACHINE_CONNECTIONS: usize = 16_000;
-/// Descriptors kept for everything that is no wrapper connection.
+/// Descriptors kept for everything that is no wrapper connection: one in a hundred of what the process may have, at
+/// most this many.
 pub const RESERVED_DESCRIPTORS: usize = 512;
+/// Memory mappings kept for everything that is no connection thread (each of those takes four).
+pub const RESERVED_MAPPINGS: usize = 2_000;
 /// Threads that do handshakes.
 pub const HANDSHAKE_THREADS: usize = 4;
 /// A socket that has not finished its handshake by then is dropped.
 pub const HANDSHAKE_MS: u64 = 10_000;
 /// Sockets that wait for a handshake thread.
 pub const HANDSHAKE_QUEUE: usize = 4_096;
+/// Sockets above the cap that are told so at a time; more than that are dropped without a word.
+pub const REFUSED_AT_A_TIME: usize = 32;
+/// Out of descriptors, accepting is tried again this often.
+pub const ACCEPT_RETRY_MS: u64 = 100;
+/// Frames read from one socket before its outbox gets its turn.
+pub const READ_PORTION_FRAMES: usize = 32;
+/// A closing connection's peer has this long to take the last words.
+pub const CLOSE_LINGER_MS: u64 = 2_000;
+/// An output frame waits this long for room in the bulk lane before it is dropped (the wrapper sends it again).
+pub const BULK_WAIT_MS: u64 = 50;
+/// After dropped output, the budget is looked at this often; output is asked for again when a quarter is free.
+pub const BUDGET_RETRY_MS: u64 = 20;
 /// A connection that never sent a valid frame is dropped after this.
 pub const FIRST_FRAME_MS: u64 = 30_000;
 /// A connection that sends nothing at all for this long is dropped (a half-open TCP connection).
@@ -91,10 +106,26 @@ pub const BULK_QUEUE: usize = 8_192;
 pub const OUTPUT_BUDGET_BYTES: usize = 128 << 20;
 /// Writes that wait for the storage thread.
 pub const STORAGE_QUEUE: usize = 65_536;
+/// From here on the storage queue takes only writes that carry facts (fine-print.md 15).
+pub const STORAGE_QUEUE_FOR_OUTPUT: usize = 49_152;
 /// Entries that wait for the job log thread.
 pub const JOB_LOG_QUEUE: usize = 65_536;
+/// Lines of the engine that wait to be logged; more are counted as lost.
+pub const SAY_QUEUE: usize = 16_384;
 /// Requests that wait for the executor.
 pub const EXECUTOR_QUEUE: usize = 65_536;
+/// Output events that the engine takes before it looks at control again.
+pub const BULK_PORTION: usize = 64;
+/// Control events in a row before output gets a turn too.
+pub const CONTROL_PORTION: usize = 1_024;
+/// What a full queue handed back is offered again this often.
+pub const PENDING_RETRY_MS: u64 = 5;
+/// Wrappers that the local executor has launched and that have not yet returned, at a time: two descriptors each.
+pub const LOCAL_LAUNCHES: usize = 32;
+/// A wrapper that has not returned after this no longer counts for [`LOCAL_LAUNCHES`].
+pub const LOCAL_LAUNCH_SLOW_MS: u64 = 2_000;
+/// What is kept of a failed wrapper's standard error.
+pub const LAUNCH_STDERR_BYTES: usize = 4 << 10;
 /// An engine turn longer than this is logged with its event.
 pub const SLOW_TURN_MS: u64 = 100;
 /// The board is published at most this often.
@@ -114,6 +145,32 @@ pub const DISK_RESERVE_BYTES: u64 = 16 << 20;
 pub const DISK_RETRY_MS: u64 = 1_000;
 /// Rows that retention removes in one step, between commits.
 pub const RETENTION_STEP_ROWS: usize = 500;
+/// Between two steps of retention while commits wait.
+pub const RETENTION_PAUSE_MS: u64 = 250;
+/// A day file is cut down by this much a step before it is removed: unlinking gigabytes at once takes seconds.
+pub const RETENTION_STEP_BYTES: u64 = 256 << 20;
+/// Bytes in one commit: tens of milliseconds of the disk's work.
+pub const COMMIT_BYTES: usize = 8 << 20;
+/// Writes in one commit.
+pub const COMMIT_WRITES: usize = 4_096;
+/// What a fact counts for in [`COMMIT_BYTES`].
+pub const FACT_BYTES: usize = 1_024;
+/// Day files that the storage thread, and each reader, keeps open.
+pub const OPEN_DAY_FILES: usize = 4;
+/// Output read from storage in one go; a longer row is read whole.
+pub const OUTPUT_READ_BYTES: usize = 256 << 10;
+/// Runs in one page of history at most.
+pub const HISTORY_PAGE: usize = 1_000;
+
+// -- job logs
+
+/// Log files kept open.
+pub const JOB_LOG_FILES: usize = 64;
+/// A part of a line between two `\r` that is held back until it is known to be the last; a longer one is read again.
+pub const JOB_LOG_SEGMENT_BYTES: usize = 64 << 10;
+
+// -- the engine's memory
+
 /// Runs that have ended stay in the engine's memory this long for late frames; older ones are loaded on demand.
 pub const ENDED_RUN_KEPT_MS: u64 = 600_000;
 
@@ -131,6 +188,8 @@ pub const HTTP_REQUEST_MS: u64 = 10_000;
 pub const HTTP_IDLE_MS: u64 = 60_000;
 /// The engine's answer to an API call.
 pub const API_ANSWER_MS: u64 = 10_000;
+/// Outputs' ends that API threads keep, so that polling `/status` does not read the disk.
+pub const STATUS_CACHE_BYTES: usize = 32 << 20;
 /// `ret` in `/status`: the last part of an output.
 pub const STATUS_RET_BYTES: usize = 64 << 10;
 
@@ -159,8 +218,9 @@ pub const CONFIG_UNSETTLED_MS: i64 = 100;
 pub const RECONNECT_MS: u64 = 2_000;
 /// How long a wrapper goes on trying after its command's end, and before its permission.
 pub const WRAPPER_PATIENCE_MS: u64 = 3_600_000;
-/// Output in the wrapper's memory before it goes to the spool file.
-pub const SPOOL_MEMORY_BYTES: usize = 1 << 20;
+/// Output that waits in the wrapper's memory before it goes to disk. What is in flight (at most `WINDOW_BYTES`)
+/// is held beside it; as large again, so that a daemon in mid-commit does not send output to disk.
+pub const SPOOL_MEMORY_BYTES: usize = 4 << 20;
 /// Default of `SP_SPOOL_LIMIT`: the spool on disk keeps head and tail of this much.
 pub const SPOOL_DISK_BYTES: u64 = 1 << 30;
 /// Default of `SP_OUTPUT_INTERVAL_MS`: output is gathered this long at most before it is sent.
@@ -169,6 +229,37 @@ pub const OUTPUT_INTERVAL_MS: u64 = 1_000;
 pub const ACK_TIMEOUT_MS: u64 = 20_000;
 /// Spool files of dead wrappers older than this are removed.
 pub const SPOOL_LEFTOVER_MS: u64 = 86_400_000;
+/// Largest spool file: the spool on disk is a row of such files, so that what was sent frees its space.
+pub const SPOOL_SEGMENT_BYTES: u64 = 16 << 20;
+/// What a spool file holds at least, however small the limit.
+pub const SPOOL_SEGMENT_LEAST_BYTES: u64 = 64 << 10;
+/// Output that comes after silence is gathered this long: a burst is one frame, and still feels immediate.
+pub const OUTPUT_GATHER_MS: u64 = 20;
+/// A stretch of valid UTF-8 this long between bytes that are not travels as text again.
+pub const TEXT_STRETCH_BYTES: usize = 4 << 10;
+/// The command's output pipe, where the kernel allows it.
+pub const OUTPUT_PIPE_BYTES: usize = 1 << 20;
+/// How long the guardian goes on killing what does not die (a process held by the kernel).
+pub const END_ALL_MS: u64 = 2_000;
+/// Past the guardian's own bounds its answer is not waited for.
+pub const GUARDIAN_ANSWER_MS: u64 = 1_000;
+/// Sent data that the daemon's host has not confirmed for this long: the connection is dead. Shorter than the
+/// heartbeat timeout less a reconnect, longer than three lost packets.
+pub const LINK_DEAD_MS: u32 = 8_000;
+/// From the first address tried to the end of the handshake, per address.
+pub const LINK_CONNECT_MS: u64 = 5_000;
+/// What the kernel holds of one wrapper's frames: a beat waits behind no more than this on a slow line.
+pub const LINK_SEND_BUFFER_BYTES: usize = 256 << 10;
+/// Events that wait for the wrapper's owner loop.
+pub const WRAPPER_QUEUE: usize = 256;
+/// A wrapper told to stop a second time leaves after this what it could not deliver.
+pub const STOP_PATIENCE_MS: u64 = 5_000;
+/// From the last acknowledgement to the wrapper's exit: the closing frame's time.
+pub const LINK_CLOSE_MS: u64 = 500;
+/// Stack of the wrapper's threads: name services run on one of them.
+pub const WRAPPER_STACK_BYTES: usize = 512 << 10;
+/// Kept of a reason in the wrapper's log.
+pub const LOG_LINE_BYTES: usize = 4 << 10;
 
 // -- the engine's own
 

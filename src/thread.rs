@@ -19,13 +19,13 @@ pub fn spawn<T: Send + 'static>(
 
 /// A running thread that is told to stop and joined when this is dropped. `stop` must make the thread's loop end.
 pub struct Actor {
-    stop: Option<Box<dyn FnOnce() + Send>>,
+    stop: Option<Box<dyn FnOnce() + Send + Sync>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Actor {
     /// Couples a thread with what makes it end (dropping its sender, waking it).
-    pub fn new(thread: JoinHandle<()>, stop: impl FnOnce() + Send + 'static) -> Actor {
+    pub fn new(thread: JoinHandle<()>, stop: impl FnOnce() + Send + Sync + 'static) -> Actor {
         Actor {
             stop: Some(Box::new(stop)),
             thread: Some(thread),

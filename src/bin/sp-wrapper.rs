@@ -1,3 +1,5 @@
 //! The wrapper of one machine run.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    saltpeter::wrapper::main()
+}

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use crate::logging;
+use crate::{daemon, logging};
 
 pub const HELP: &str = "\
 usage: saltpeter [serve] [-c DIR]
@@ -16,14 +16,11 @@ SIGTERM ends the daemon and leaves running jobs running.
 /// Serves until told to stop.
 pub fn run(config_dir: &Path) -> ExitCode {
     logging::start();
-    serve(config_dir)
-}
-
-/// HOOK for the daemon's branch: `crate::daemon::serve(config_dir)` goes here.
-fn serve(config_dir: &Path) -> ExitCode {
-    log::error!(
-        "this build holds no daemon yet: nothing serves '{}'",
-        config_dir.display()
-    );
-    ExitCode::FAILURE
+    match daemon::serve(config_dir) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            log::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -1,1 +1,13 @@
-//! Spawn, signals, daemonize, locks, becoming a user: the only unsafe code there is.
+//! Detach, guardian, command, locks, becoming a user: the only unsafe code there is.
+//! Must not know: sockets to the daemon, frames, what an outcome means.
+#![allow(unsafe_code)]
+
+pub mod detach;
+pub mod guardian;
+pub mod order;
+
+pub mod command;
+pub mod family;
+pub mod host;
+pub mod lock;
+pub mod user;

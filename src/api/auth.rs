@@ -1,0 +1,333 @@
+//! Who may do what: tokens, the peer of `control.sock`, and the checks that keep web pages out (fine-print.md 32a, 33).
+//! Must not know: routes; tokens never leave this file.
+
+use std::net::{IpAddr, SocketAddr};
+
+use sha2::{Digest, Sha256};
+
+use super::http::Request;
+use crate::config::{Role, Settings};
+use crate::machines::is_loopback;
+
+/// The way a request came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Via {
+    Tcp {
+        peer: SocketAddr,
+    },
+    /// `control.sock`; the peer's user by the kernel's word.
+    Unix {
+        uid: u32,
+    },
+}
+
+/// Somebody, and what he may do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller {
+    pub role: Role,
+    /// For logs and history.
+    pub who: String,
+    /// He has shown who he is: a refusal is final. Else a token may help.
+    pub is_known: bool,
+}
+
+/// A refusal: HTTP status and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Denied {
+    pub status: u16,
+    pub message: String,
+}
+
+/// Finds out who asks. `own_uid` is the daemon's user.
+pub fn identify(request: &Request, via: Via, settings: &Settings, own_uid: u32) -> Result<Caller, Denied> {
+    let peer = match via {
+        Via::Unix { uid } if uid == 0 || uid == own_uid => {
+            return Ok(Caller {
+                role: Role::Admin,
+                who: format!("user {uid} through control.sock"),
+                is_known: true,
+            });
+        }
+        Via::Unix { uid } => {
+            let message = format!("user {uid} may not use this socket: only root and the daemon's user may");
+            return Err(Denied { status: 403, message });
+        }
+        Via::Tcp { peer } => peer,
+    };
+    check_host(request, settings)?;
+    check_origin(request, settings)?;
+    if let Some(token) = bearer(request) {
+        return by_token(token, peer, settings).ok_or(Denied {
+            status: 401,
+            message: "the token is not one of 'api_tokens'".into(),
+        });
+    }
+    let role = match (
+        is_loopback(peer.ip()),
+        settings.api_open,
+        settings.api_tokens.is_empty(),
+    ) {
+        (true, true, _) => Role::Operate,
+        (true, false, true) => Role::Read,
+        _ => {
+            return Err(Denied {
+                status: 401,
+                message: "a token is needed: 'Authorization: Bearer TOKEN'".into(),
+            });
+        }
+    };
+    Ok(Caller {
+        role,
+        who: format!("nobody known, from {}", peer.ip()),
+        is_known: false,
+    })
+}
+
+/// Lets through who may do what needs `role`.
+pub fn require(caller: &Caller, role: Role) -> Result<(), Denied> {
+    if caller.role >= role {
+        return Ok(());
+    }
+    Err(match caller.is_known {
+        true => Denied {
+            status: 403,
+            message: format!("{} may not do this", caller.who),
+        },
+        false => Denied {
+            status: 401,
+            message: "this needs a token ('Authorization: Bearer TOKEN', see 'api_tokens'), or the socket control.sock in \
+                      state_dir; 'api_open: true' lets every local user act"
+                .into(),
+        },
+    })
+}
+
+fn bearer(request: &Request) -> Option<&str> {
+    let (scheme, token) = request.header("authorization")?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
+}
+
+/// Every token is compared, and each in constant time: how long it takes tells nothing.
+fn by_token(token: &str, peer: SocketAddr, settings: &Settings) -> Option<Caller> {
+    let presented: [u8; 32] = Sha256::digest(token.as_bytes()).into();
+    let mut found = None;
+    for known in &settings.api_tokens {
+        let difference = known
+            .sha256
+            .iter()
+            .zip(presented)
+            .fold(0, |sum, (left, right)| sum | (left ^ right));
+        if std::hint::black_box(difference) == 0 {
+            found = Some(known);
+        }
+    }
+    found.map(|token| Caller {
+        role: token.role,
+        who: format!("token '{}' from {}", token.name, peer.ip()),
+        is_known: true,
+    })
+}
+
+/// A name that somebody else's DNS points at us is not ours: a web page could otherwise read and act through a
+/// browser on this host.
+fn check_host(request: &Request, settings: &Settings) -> Result<(), Denied> {
+    let Some(host) = request.header("host") else {
+        return Err(Denied {
+            status: 400,
+            message: "the request has no Host".into(),
+        });
+    };
+    match is_ours(host_name(host), settings) {
+        true => Ok(()),
+        false => Err(Denied {
+            status: 403,
+            message: "the request's Host is neither loopback nor listed in 'api_hosts'".into(),
+        }),
+    }
+}
+
+fn check_origin(request: &Request, settings: &Settings) -> Result<(), Denied> {
+    let Some(origin) = request.header("origin") else {
+        return Ok(());
+    };
+    let authority = origin.split_once("://").map(|(_, authority)| authority);
+    match authority.is_some_and(|authority| is_ours(host_name(authority), settings)) {
+        true => Ok(()),
+        false => Err(Denied {
+            status: 403,
+            message: "the request comes from a web page of another origin".into(),
+        }),
+    }
+}
+
+fn is_ours(name: &str, settings: &Settings) -> bool {
+    if name.eq_ignore_ascii_case("localhost") {
+        return true;
+    }
+    if let Ok(address) = name.parse::<IpAddr>()
+        && (is_loopback(address) || (address == settings.api_ws_bind_addr && !address.is_unspecified()))
+    {
+        return true;
+    }
+    settings
+        .api_hosts
+        .iter()
+        .any(|known| host_name(known).eq_ignore_ascii_case(name))
+}
+
+/// `host:port`, `[::1]:port` or a bare name, without port and brackets.
+fn host_name(authority: &str) -> &str {
+    if let Some(inner) = authority.strip_prefix('[') {
+        return inner.split_once(']').map_or(inner, |(name, _)| name);
+    }
+    match authority.split_once(':') {
+        // a bare IPv6 address has more than one colon
+        Some((name, port)) if !port.contains(':') => name,
+        _ => authority,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ApiToken;
+
+    const LOCAL: Via = Via::Tcp {
+        peer: SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 5),
+    };
+
+    fn remote() -> Via {
+        Via::Tcp {
+            peer: "10.0.0.9:5".parse().unwrap(),
+        }
+    }
+
+    fn request(headers: &[(&str, &str)]) -> Request {
+        Request {
+            headers: headers
+                .iter()
+                .map(|(name, value)| (name.to_string(), value.to_string()))
+                .collect(),
+            ..Request::default()
+        }
+    }
+
+    fn with_token(role: Role) -> Settings {
+        Settings {
+            api_tokens: vec![ApiToken {
+                name: "ops".into(),
+                role,
+                sha256: Sha256::digest(b"secret").into(),
+            }],
+            ..Settings::default()
+        }
+    }
+
+    fn status(request: &Request, via: Via, settings: &Settings, role: Role) -> u16 {
+        match identify(request, via, settings, 1_000).and_then(|caller| require(&caller, role)) {
+            Ok(()) => 200,
+            Err(denied) => denied.status,
+        }
+    }
+
+    #[test]
+    fn on_loopback_without_tokens_reading_is_open_and_acting_is_not() {
+        let plain = request(&[("host", "127.0.0.1:8888")]);
+        let settings = Settings::default();
+        assert_eq!(status(&plain, LOCAL, &settings, Role::Read), 200);
+        assert_eq!(status(&plain, LOCAL, &settings, Role::Operate), 401);
+        assert_eq!(status(&plain, remote(), &settings, Role::Read), 401);
+        let open = Settings {
+            api_open: true,
+            ..Settings::default()
+        };
+        assert_eq!(status(&plain, LOCAL, &open, Role::Operate), 200);
+        assert_eq!(status(&plain, remote(), &open, Role::Read), 401);
+    }
+
+    #[test]
+    fn with_tokens_nobody_reads_without_one_and_each_has_its_role() {
+        let none = request(&[("host", "localhost")]);
+        let good = request(&[("host", "localhost"), ("authorization", "bearer secret")]);
+        let wrong = request(&[("host", "localhost"), ("authorization", "Bearer secreT")]);
+        let settings = with_token(Role::Read);
+        assert_eq!(status(&none, LOCAL, &settings, Role::Read), 401);
+        assert_eq!(status(&wrong, LOCAL, &settings, Role::Read), 401);
+        assert_eq!(status(&good, remote(), &settings, Role::Read), 200);
+        assert_eq!(status(&good, LOCAL, &settings, Role::Operate), 403);
+        assert_eq!(
+            status(&good, LOCAL, &with_token(Role::Operate), Role::Operate),
+            200
+        );
+        assert_eq!(status(&good, LOCAL, &with_token(Role::Operate), Role::Admin), 403);
+    }
+
+    #[test]
+    fn a_wrong_token_is_refused_even_where_none_is_needed() {
+        let wrong = request(&[("host", "localhost"), ("authorization", "Bearer x")]);
+        let open = Settings {
+            api_open: true,
+            ..Settings::default()
+        };
+        assert_eq!(status(&wrong, LOCAL, &open, Role::Read), 401);
+    }
+
+    #[test]
+    fn the_socket_is_for_root_and_the_daemons_user() {
+        let bare = request(&[]);
+        let settings = with_token(Role::Read);
+        for (uid, expected) in [(0, 200), (1_000, 200), (1_001, 403)] {
+            assert_eq!(
+                status(&bare, Via::Unix { uid }, &settings, Role::Admin),
+                expected,
+                "{uid}"
+            );
+        }
+    }
+
+    #[test]
+    fn foreign_hosts_and_origins_are_kept_out() {
+        let settings = Settings {
+            api_hosts: vec!["cron.example.org".into()],
+            api_open: true,
+            ..Settings::default()
+        };
+        for (host, expected) in [
+            ("localhost:8888", 200),
+            ("LOCALHOST", 200),
+            ("127.0.0.1", 200),
+            ("[::1]:8888", 200),
+            ("cron.example.org:8888", 200),
+            ("evil.example.org", 403),
+            ("127.0.0.1.evil.org", 403),
+            ("10.0.0.1", 403),
+            ("", 403),
+        ] {
+            let request = request(&[("host", host)]);
+            assert_eq!(
+                status(&request, LOCAL, &settings, Role::Operate),
+                expected,
+                "{host}"
+            );
+        }
+        for (origin, expected) in [
+            ("http://localhost:3000", 200),
+            ("https://cron.example.org", 200),
+            ("http://evil.example.org", 403),
+            ("null", 403),
+            ("http://localhost.evil.org", 403),
+        ] {
+            let request = request(&[("host", "localhost"), ("origin", origin)]);
+            assert_eq!(
+                status(&request, LOCAL, &settings, Role::Operate),
+                expected,
+                "{origin}"
+            );
+        }
+        assert_eq!(
+            status(&request(&[]), LOCAL, &settings, Role::Read),
+            400,
+            "no Host at all"
+        );
+    }
+}

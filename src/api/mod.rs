@@ -1,0 +1,52 @@
+//! The API port and `control.sock`: HTTP on threads of their own. Reads are served from the board and from storage,
+//! never by the engine; what somebody wants done goes to the engine as an event and waits for its answer.
+//! Must not know: how the engine decides, SQL.
+//!
+//! Reading order: `feed.rs` the board as it reaches API threads; `asks.rs` questions to the engine; `http.rs` the
+//! codec; `auth.rs` who may what; `views.rs` JSON shapes; `outputs.rs` ends of outputs; `routes.rs` paths to views;
+//! `server.rs` threads and sockets.
+
+mod asks;
+pub mod auth;
+mod feed;
+pub mod http;
+mod outputs;
+mod routes;
+mod server;
+mod views;
+
+pub use asks::Asks;
+pub use feed::Feed;
+pub use server::{Api, Listeners, start};
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::storage::Reader;
+
+/// One reader for all API threads: it holds several descriptors, and connections are many. Locked for one short read
+/// at a time, never while something is sent.
+pub type Library = Arc<Mutex<Reader>>;
+
+/// What every API thread works with.
+pub struct Shared {
+    pub feed: Arc<Feed>,
+    pub asks: Arc<Asks>,
+    pub library: Library,
+    outputs: outputs::Outputs,
+}
+
+impl Shared {
+    /// Puts it together.
+    pub fn new(feed: Arc<Feed>, asks: Arc<Asks>, reader: Reader) -> Shared {
+        let library = Arc::new(Mutex::new(reader));
+        let outputs = outputs::Outputs::new(library.clone());
+        Shared {
+            feed,
+            asks,
+            library,
+            outputs,
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! Threads and sockets of the API: one that accepts on the port and on `control.sock`, one for each connection.
+//! Must not know: routes.
+
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{SocketFlags, sockopt};
+
+use super::auth::Via;
+use super::http::{NoRequest, Request, Transport, Wire};
+use super::{Shared, routes};
+use crate::limits;
+use crate::net::capacity::{Capacity, Slot};
+use crate::net::upgrade;
+use crate::thread::{self, Actor};
+use crate::wake::Waker;
+
+/// Where the API listens; either may be missing.
+#[derive(Default)]
+pub struct Listeners {
+    tcp: Option<TcpListener>,
+    unix: Option<UnixListener>,
+}
+
+/// The accepting thread; dropping it stops and joins it. Connections end by themselves.
+pub struct Api {
+    _accept: Actor,
+}
+
+impl Listeners {
+    /// `tcp` is non-blocking already. A `control.sock` that cannot be made is no reason not to start: it is logged.
+    pub fn new(tcp: Option<TcpListener>, state_dir: &Path) -> Listeners {
+        let path = state_dir.join("control.sock");
+        let unix = open_control(&path)
+            .inspect_err(|error| {
+                log::error!(
+                    "cannot make '{}': {error}; the command line cannot act through it",
+                    path.display()
+                );
+            })
+            .ok();
+        Listeners { tcp, unix }
+    }
+}
+
+/// Starts serving, at most `cap` connections at a time.
+pub fn start(listeners: Listeners, cap: usize, shared: Arc<Shared>) -> io::Result<Api> {
+    let bell = Arc::new(Waker::new()?);
+    let stopped = Arc::new(AtomicBool::new(false));
+    let door = Door {
+        listeners,
+        capacity: Capacity::new(cap),
+        shared,
+        own_uid: rustix::process::geteuid().as_raw(),
+        bell: bell.clone(),
+        stopped: stopped.clone(),
+        is_out: false,
+    };
+    let handle = thread::spawn("api-accept", limits::STACK_BYTES, move || door.run())?;
+    Ok(Api {
+        _accept: Actor::new(handle, move || {
+            stopped.store(true, Ordering::Release);
+            bell.wake();
+        }),
+    })
+}
+
+/// The state directory is locked by us, so a socket found there belongs to nobody any more.
+fn open_control(path: &Path) -> io::Result<UnixListener> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+struct Door {
+    listeners: Listeners,
+    capacity: Capacity,
+    shared: Arc<Shared>,
+    own_uid: u32,
+    bell: Arc<Waker>,
+    stopped: Arc<AtomicBool>,
+    /// Out of descriptors: said once until it works again.
+    is_out: bool,
+}
+
+impl Door {
+    fn run(mut self) {
+        while !self.stopped.load(Ordering::Acquire) {
+            if let Err(error) = self.wait() {
+                log::error!("waiting for API connections: {error}");
+                return;
+            }
+            if let Some(tcp) = &self.listeners.tcp {
+                let accepted = accept(tcp.as_fd());
+                self.admit_tcp(accepted);
+            }
+            if let Some(unix) = &self.listeners.unix {
+                let accepted = accept(unix.as_fd());
+                self.admit_unix(accepted);
+            }
+        }
+    }
+
+    fn wait(&self) -> io::Result<()> {
+        let mut slots = vec![PollFd::new(&*self.bell, PollFlags::IN)];
+        // out of descriptors the listeners stay readable: do not spin on them
+        if !self.is_out {
+            slots.extend(
+                self.listeners
+                    .tcp
+                    .iter()
+                    .map(|tcp| PollFd::new(tcp, PollFlags::IN)),
+            );
+            slots.extend(
+                self.listeners
+                    .unix
+                    .iter()
+                    .map(|unix| PollFd::new(unix, PollFlags::IN)),
+            );
+        }
+        let pause = self.is_out.then_some(Timespec {
+            tv_sec: 0,
+            tv_nsec: limits::ACCEPT_RETRY_MS as i64 * 1_000_000,
+        });
+        match poll(&mut slots, pause.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn admit_tcp(&mut self, accepted: rustix::io::Result<OwnedFd>) {
+        let Some(socket) = self.note(accepted).map(std::net::TcpStream::from) else {
+            return;
+        };
+        if let Ok(peer) = socket.peer_addr() {
+            let _ = socket.set_nodelay(true);
+            self.admit(socket, Via::Tcp { peer });
+        }
+    }
+
+    fn admit_unix(&mut self, accepted: rustix::io::Result<OwnedFd>) {
+        let Some(socket) = self.note(accepted) else { return };
+        if let Ok(peer) = sockopt::socket_peercred(&socket) {
+            let via = Via::Unix {
+                uid: peer.uid.as_raw(),
+            };
+            self.admit(std::os::unix::net::UnixStream::from(socket), via);
+        }
+    }
+
+    fn note(&mut self, accepted: rustix::io::Result<OwnedFd>) -> Option<OwnedFd> {
+        use rustix::io::Errno;
+        match accepted {
+            Ok(socket) => {
+                self.is_out = false;
+                Some(socket)
+            }
+            Err(Errno::WOULDBLOCK | Errno::CONNABORTED | Errno::INTR) => None,
+            Err(error) => {
+                if !self.is_out {
+                    log::error!("cannot accept an API connection: {error}; trying again until it works");
+                }
+                self.is_out = true;
+                None
+            }
+        }
+    }
+
+    fn admit<T: Transport + 'static>(&self, socket: T, via: Via) {
+        let Some(slot) = self.capacity.take() else {
+            let mut socket = socket;
+            let _ = socket.set_write_timeout_ms(1);
+            let _ = socket.write_all(upgrade::TOO_MANY.response().as_bytes());
+            return;
+        };
+        let shared = self.shared.clone();
+        let own_uid = self.own_uid;
+        let started = thread::spawn("api", limits::STACK_BYTES, move || {
+            serve(socket, via, own_uid, &shared, slot);
+        });
+        if let Err(error) = started {
+            log::error!("cannot start a thread for an API connection: {error}");
+        }
+    }
+}
+
+fn accept(listener: std::os::fd::BorrowedFd<'_>) -> rustix::io::Result<OwnedFd> {
+    rustix::net::accept_with(listener, SocketFlags::CLOEXEC)
+}
+
+/// One connection, request after request.
+fn serve<T: Transport>(transport: T, via: Via, own_uid: u32, shared: &Arc<Shared>, _slot: Slot) {
+    let mut wire = Wire::new(transport);
+    loop {
+        let (request, response) = match wire.read_request() {
+            Ok(request) => {
+                let response = routes::respond(shared, &request, via, own_uid);
+                log::debug!("{} {}: {}", request.method, request.path, response.status);
+                (request, response)
+            }
+            Err(NoRequest::Gone) => return,
+            Err(NoRequest::Bad(status, message)) => (Request::default(), routes::error(status, &message)),
+        };
+        if wire.write_response(&request, response).is_err() {
+            return;
+        }
+        if !request.keep_alive {
+            return hang_up(wire.transport);
+        }
+    }
+}
+
+/// Reads what the peer may still send: a socket closed with unread bytes is reset, and the answer with it.
+fn hang_up<T: Transport>(mut transport: T) {
+    transport.finish();
+    let _ = transport.set_read_timeout_ms(limits::CLOSE_LINGER_MS);
+    let mut rest = [0; 4_096];
+    for _ in 0..(2 * limits::HTTP_BODY_BYTES / rest.len()) {
+        match transport.read(&mut rest) {
+            Ok(count) if count > 0 => {}
+            _ => return,
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! The daemon: opens everything, starts its threads, turns the engine, and ends in order.
+//! Must not know: what jobs and runs are.
+//!
+//! Reading order: `open.rs` what can be wrong before anything runs; `turns.rs` the engine's loop; `perform.rs` effects;
+//! `ticker.rs`, `signals.rs`, `speaker.rs` small threads.
+
+mod open;
+mod perform;
+mod signals;
+mod speaker;
+mod ticker;
+mod turns;
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use parking_lot::RwLock;
+
+use crate::api::{self, Api, Asks, Feed, Shared};
+use crate::budget::Budget;
+use crate::config::{Config, ExecutorKind, Settings, watch};
+use crate::engine::board::Board;
+use crate::engine::event::Event;
+use crate::engine::{Engine, EngineSettings};
+use crate::executor::{self, CurrentSettings};
+use crate::logfile::{self, JobLog};
+use crate::machines::{self, Connections, Lanes};
+use crate::net::accept::Acceptor;
+use crate::net::capacity;
+use crate::storage::{self, Request};
+use crate::thread::Actor;
+use crate::{clock, limits, logging};
+
+use open::{Opened, Ports};
+use perform::{Pending, Performer};
+use signals::Caught;
+use speaker::Speaker;
+use turns::{Inbox, Turns};
+
+/// Serves the configuration in `config_dir` until SIGTERM. The error is one line for people: why it could not start.
+pub fn serve(config_dir: &Path) -> Result<(), String> {
+    let signals = Caught::new().map_err(|error| format!("cannot catch signals: {error}"))?;
+    let descriptors = capacity::raise_descriptor_limit();
+    let opened = open::open(config_dir)?;
+    let ready_line = opened.ports.ready_line();
+    let (turns, doors) = start(opened, signals, descriptors).map_err(|error| {
+        format!("cannot start: {error}; are threads or descriptors limited too narrowly?")
+    })?;
+    // the one line that says so; a stderr that is gone is no reason to stop
+    let _ = writeln!(io::stderr(), "{ready_line}");
+    let performer = turns.run();
+    end(performer, doors);
+    Ok(())
+}
+
+/// What lets the outside in; dropped first, so that nothing new comes while the rest ends.
+struct Doors {
+    _signals: Actor,
+    _ticker: Actor,
+    _api: Api,
+    _machines: Acceptor,
+}
+
+/// Starts every thread, those that others need first.
+fn start(opened: Opened, signals: Caught, descriptors: usize) -> io::Result<(Turns, Doors)> {
+    let Opened {
+        loader,
+        config,
+        storage,
+        recovered,
+        api,
+        machines,
+        ports,
+    } = opened;
+    let settings = config.settings.clone();
+    let (lanes, inbox) = lanes();
+    let connections = Arc::new(Connections::default());
+    let mut engine = Engine::new(
+        engine_settings(&settings, &ports)?,
+        config.clone(),
+        recovered,
+        clock::now(),
+    );
+    let feed = Arc::new(Feed::new(first_board(&mut engine, &config)));
+    let asks = Arc::new(Asks::new(lanes.control.clone()));
+    let storage = storage.start(storage_ports(&lanes, &connections))?;
+    let shared = Arc::new(Shared::new(feed.clone(), asks.clone(), storage.reader()));
+    let job_log = Arc::new(logfile::start(settings.logdir.clone(), storage.reader())?);
+    let current: CurrentSettings = Arc::new(RwLock::new(settings.clone()));
+    let (url, _) = ports.local_url();
+    let executor = executor::start(settings.executor, url, current.clone(), lanes.control.clone())?;
+    let reload = on_reload(settings.clone(), current, job_log.clone(), lanes.control.clone());
+    let watcher = watch::start(loader, reload)?;
+    let budget = Budget::new(limits::OUTPUT_BUDGET_BYTES);
+    let cap = capacity::machine_connections(descriptors);
+    let machines = machines::start(machines, cap, lanes.clone(), budget, connections.clone())?;
+    let listeners = api::Listeners::new(api, &settings.state_dir);
+    let api = api::start(listeners, capacity::api_connections(descriptors), shared)?;
+    let _ = lanes.control.send(Event::Listening);
+    let ticker = ticker::start(lanes.control.clone(), connections.clone())?;
+    let hung_up = job_log.clone();
+    let on_hangup = move || {
+        hung_up.reopen();
+        watcher.poke();
+    };
+    let on_end = move || {
+        let _ = lanes.control.send(Event::Shutdown);
+    };
+    let performer = Performer {
+        connections,
+        asks,
+        speaker: Speaker::start()?,
+        executor,
+        job_log,
+        storage,
+        pending: Pending::default(),
+    };
+    let doors = Doors {
+        _signals: signals.start(on_end, on_hangup)?,
+        _ticker: ticker,
+        _api: api,
+        _machines: machines,
+    };
+    Ok((Turns::new(engine, inbox, performer, feed), doors))
+}
+
+/// Ends in order: no more comes in, what waits is handed to storage, storage commits, the job logs are written.
+/// [`signals`] sees to it that this has an end.
+fn end(mut performer: Performer, doors: Doors) {
+    drop(doors);
+    let (never, pause) = bounded::<()>(0);
+    while performer.has_pending() {
+        let _ = pause.recv_timeout(Duration::from_millis(limits::PENDING_RETRY_MS));
+        performer.retry();
+    }
+    drop(never);
+    let (synced, done) = bounded(1);
+    if performer.storage.try_send(Request::Sync(synced)).is_ok() {
+        let _ = done.recv_timeout(Duration::from_millis(limits::SHUTDOWN_MS));
+    }
+    let Performer {
+        executor,
+        job_log,
+        storage,
+        speaker,
+        ..
+    } = performer;
+    drop(executor);
+    // its thread reads outputs from storage's files
+    drop(job_log);
+    drop(storage);
+    log::info!("stopped");
+    drop(speaker);
+}
+
+fn lanes() -> (Lanes, Inbox) {
+    let (control, control_events): (Sender<Event>, Receiver<Event>) = bounded(limits::CONTROL_QUEUE);
+    let (bulk, bulk_events) = bounded(limits::BULK_QUEUE);
+    let inbox = Inbox {
+        control: control_events,
+        bulk: bulk_events,
+    };
+    (Lanes { control, bulk }, inbox)
+}
+
+fn engine_settings(settings: &Settings, ports: &Ports) -> io::Result<EngineSettings> {
+    let mut seed = [0; 32];
+    rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())?;
+    let is_local = settings.executor == ExecutorKind::Local;
+    let (_, is_private) = ports.local_url();
+    Ok(EngineSettings {
+        seed,
+        private_link: is_local && is_private,
+        own_wrapper_by_default: is_local,
+    })
+}
+
+/// The API must never see a board without settings: they say who may do what.
+fn first_board(engine: &mut Engine, config: &Arc<Config>) -> Arc<Board> {
+    engine.take_board(clock::now()).unwrap_or_else(|| {
+        Arc::new(Board {
+            config: config.clone(),
+            ..Board::default()
+        })
+    })
+}
+
+fn storage_ports(lanes: &Lanes, connections: &Arc<Connections>) -> storage::Ports {
+    let connections = connections.clone();
+    let control = lanes.control.clone();
+    storage::Ports {
+        deliver: Box::new(move |connection, frame| {
+            connections.push(connection, machines::Word::Frame(frame));
+        }),
+        report: Box::new(move |event| {
+            // the engine takes from this lane whatever storage does; it is gone only at the end
+            let _ = control.send(event);
+        }),
+    }
+}
+
+/// What a changed configuration leads to, besides the engine's own doings.
+fn on_reload(
+    at_start: Arc<Settings>,
+    current: CurrentSettings,
+    job_log: Arc<JobLog>,
+    control: Sender<Event>,
+) -> impl FnMut(Arc<Config>) + Send + 'static {
+    move |config| {
+        let config = open::with_own_problems(config, &at_start);
+        *current.write() = config.settings.clone();
+        logging::set_debug(config.settings.debug);
+        job_log.set_logdir(config.settings.logdir.clone());
+        let _ = control.send(Event::Config(config));
+    }
+}

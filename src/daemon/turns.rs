@@ -1,0 +1,168 @@
+//! The engine's loop: control first, output in bounded portions, effects at once, the board now and then.
+//! Must not know: what events mean.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, select};
+
+use super::perform::Performer;
+use crate::api::Feed;
+use crate::clock::{self, Mono};
+use crate::engine::Engine;
+use crate::engine::effect::Effect;
+use crate::engine::event::Event;
+use crate::limits;
+
+/// With nothing to do, the loop looks around this often.
+const IDLE_MS: u64 = 60_000;
+
+/// The receiving ends of [`crate::machines::Lanes`].
+pub struct Inbox {
+    pub control: Receiver<Event>,
+    pub bulk: Receiver<Event>,
+}
+
+/// The engine and what its loop works with.
+pub struct Turns {
+    pub engine: Engine,
+    pub inbox: Inbox,
+    pub performer: Performer,
+    pub feed: Arc<Feed>,
+    effects: Vec<Effect>,
+    /// When the board may be published next.
+    board_due: Mono,
+    /// Something happened since it was published.
+    is_board_stale: bool,
+    is_ending: bool,
+}
+
+impl Turns {
+    /// Ready to run.
+    pub fn new(engine: Engine, inbox: Inbox, performer: Performer, feed: Arc<Feed>) -> Turns {
+        Turns {
+            engine,
+            inbox,
+            performer,
+            feed,
+            effects: Vec::new(),
+            board_due: Mono(0),
+            is_board_stale: false,
+            is_ending: false,
+        }
+    }
+
+    /// Runs until [`Event::Shutdown`] has been handled; gives back what holds queues that are to be emptied.
+    pub fn run(mut self) -> Performer {
+        while !self.is_ending {
+            let is_busy = self.take_portion();
+            self.performer.retry();
+            self.publish();
+            if !is_busy && !self.is_ending {
+                self.wait();
+            }
+        }
+        self.performer
+    }
+
+    /// True: there may be more.
+    fn take_portion(&mut self) -> bool {
+        let mut is_busy = false;
+        for _ in 0..limits::CONTROL_PORTION {
+            let Ok(event) = self.inbox.control.try_recv() else {
+                break;
+            };
+            is_busy = true;
+            self.turn(event);
+            if self.is_ending {
+                return false;
+            }
+        }
+        for _ in 0..limits::BULK_PORTION {
+            if self.performer.is_storage_full() || !self.inbox.control.is_empty() && is_busy {
+                break;
+            }
+            let Ok(event) = self.inbox.bulk.try_recv() else {
+                break;
+            };
+            is_busy = true;
+            self.turn(event);
+        }
+        is_busy
+    }
+
+    fn turn(&mut self, event: Event) {
+        let name = name(&event);
+        self.is_ending |= matches!(event, Event::Shutdown);
+        let begun = clock::now();
+        self.engine.handle(begun, event, &mut self.effects);
+        let effects = self.effects.len();
+        for effect in self.effects.drain(..) {
+            self.performer.perform(effect);
+        }
+        self.is_board_stale = true;
+        let took_ms = clock::mono().since_ms(begun.mono);
+        if took_ms > limits::SLOW_TURN_MS {
+            self.performer.speaker.say(
+                log::Level::Warn,
+                format!("a turn of the engine took {took_ms} ms: {name}, {effects} effects"),
+            );
+        }
+    }
+
+    fn publish(&mut self) {
+        let now = clock::now();
+        if self.is_board_stale && now.mono >= self.board_due {
+            self.is_board_stale = false;
+            if let Some(board) = self.engine.take_board(now) {
+                self.feed.publish(board);
+                self.board_due = now.mono.plus_ms(limits::BOARD_INTERVAL_MS);
+            }
+        }
+    }
+
+    fn wait(&mut self) {
+        let mut timeout_ms = IDLE_MS;
+        if self.is_board_stale {
+            timeout_ms = self.board_due.since_ms(clock::mono()).max(1);
+        }
+        if self.performer.has_pending() {
+            timeout_ms = timeout_ms.min(limits::PENDING_RETRY_MS);
+        }
+        let timeout = Duration::from_millis(timeout_ms);
+        let event = match self.performer.is_storage_full() {
+            true => self.inbox.control.recv_timeout(timeout).ok(),
+            false => select! {
+                recv(self.inbox.control) -> event => event.ok(),
+                recv(self.inbox.bulk) -> event => event.ok(),
+                default(timeout) => None,
+            },
+        };
+        if let Some(event) = event {
+            self.turn(event);
+        }
+    }
+}
+
+/// For the log.
+fn name(event: &Event) -> &'static str {
+    match event {
+        Event::Tick => "tick",
+        Event::Beats(_) => "beats",
+        Event::Dry { .. } => "dry",
+        Event::Frame { .. } => "frame",
+        Event::Output { .. } => "output",
+        Event::OutputDropped { .. } => "output dropped",
+        Event::Closed { .. } => "closed",
+        Event::Stored { .. } => "stored",
+        Event::RunLoaded { .. } => "run loaded",
+        Event::StorageTrouble { .. } => "storage trouble",
+        Event::Resolved { .. } => "resolved",
+        Event::Launched { .. } => "launched",
+        Event::LaunchFailed { .. } => "launch failed",
+        Event::Config(_) => "config",
+        Event::Request { .. } => "request",
+        Event::Listening => "listening",
+        Event::Shutdown => "shutdown",
+    }
+}

@@ -1,0 +1,420 @@
+//! The local executor: plays machines on this host. Starts wrappers, and waits for each to say by its exit code that
+//! it works on detached.
+//! Must not know: runs, what a wrapper does once launched.
+
+use std::collections::VecDeque;
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, ChildStderr, ExitStatus};
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver, Sender, TryRecvError};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use super::launch::{self, Programs};
+use super::{CurrentSettings, Order, glob};
+use crate::clock::{self, Mono};
+use crate::config::{JobSpec, Settings};
+use crate::engine::effect::Dispatch;
+use crate::engine::event::Event;
+use crate::engine::record::{MachineRunId, RunId};
+use crate::limits;
+use crate::wake::Waker;
+
+/// A machine run whose wrapper could not be started.
+const NOT_STARTED: i32 = 254;
+
+/// The executor's thread.
+pub struct Local {
+    url: String,
+    settings: CurrentSettings,
+    events: Sender<Event>,
+    orders: Receiver<Order>,
+    bell: Arc<Waker>,
+    programs: Programs,
+    /// Dispatches with machines that are not started yet.
+    waiting: VecDeque<Dispatch>,
+    launched: Vec<Launched>,
+}
+
+/// A wrapper that has not returned yet.
+struct Launched {
+    machine_run: MachineRunId,
+    program: String,
+    child: Child,
+    /// Becomes readable when the process has ended. None: out of descriptors, so it is looked after now and then.
+    end: Option<OwnedFd>,
+    stderr: Option<ChildStderr>,
+    said: Vec<u8>,
+    since: Mono,
+}
+
+impl Local {
+    /// `url`: what wrappers connect to, without its query. `bell` rings when there are orders, or they end.
+    pub fn new(
+        url: String,
+        settings: CurrentSettings,
+        events: Sender<Event>,
+        orders: Receiver<Order>,
+        bell: Arc<Waker>,
+    ) -> Local {
+        Local {
+            url,
+            settings,
+            events,
+            orders,
+            bell,
+            programs: Programs::find(),
+            waiting: VecDeque::new(),
+            launched: Vec::new(),
+        }
+    }
+
+    /// Serves until the orders end.
+    pub fn run(mut self) {
+        loop {
+            loop {
+                match self.orders.try_recv() {
+                    Ok(Order::Resolve { run, spec }) => self.resolve(run, &spec),
+                    Ok(Order::Dispatch(mut dispatch)) => {
+                        // taken from the end
+                        dispatch.machines.reverse();
+                        self.waiting.push_back(dispatch);
+                    }
+                    Err(TryRecvError::Empty) => break,
+                    // the daemon ends; what it has launched lives on
+                    Err(TryRecvError::Disconnected) => return,
+                }
+            }
+            self.launch_waiting();
+            if let Err(error) = self.wait() {
+                log::error!("waiting for wrappers to return: {error}");
+                return;
+            }
+            self.reap();
+        }
+    }
+
+    fn resolve(&self, run: RunId, spec: &JobSpec) {
+        let settings = self.settings.read().clone();
+        let ids = settings
+            .local_machines
+            .clone()
+            .unwrap_or_else(|| vec![host_name()]);
+        let mut known: Vec<String> = Vec::with_capacity(ids.len());
+        let mut seen = std::collections::HashSet::new();
+        known.extend(ids.into_iter().filter(|id| seen.insert(id.clone())));
+        let (up, error) = match glob::select(&spec.targets, &spec.target_type, &known) {
+            Ok(up) => (up, None),
+            Err(error) => (Vec::new(), Some(error)),
+        };
+        self.report(Event::Resolved {
+            run,
+            up,
+            down: Vec::new(),
+            finished: true,
+            error,
+        });
+    }
+
+    /// Starts as many as may be under way at a time.
+    fn launch_waiting(&mut self) {
+        let now = clock::mono();
+        let is_quick = |launched: &&Launched| now.since_ms(launched.since) < limits::LOCAL_LAUNCH_SLOW_MS;
+        let mut under_way = self.launched.iter().filter(is_quick).count();
+        let settings = self.settings.read().clone();
+        while under_way < limits::LOCAL_LAUNCHES
+            && let Some(dispatch) = self.waiting.front_mut()
+        {
+            let Some((machine_run, machine)) = dispatch.machines.pop() else {
+                self.waiting.pop_front();
+                continue;
+            };
+            match start(&self.programs, &settings, dispatch, &machine, &self.url) {
+                Ok((program, child, end)) => {
+                    under_way += 1;
+                    self.launched
+                        .push(Launched::new(machine_run, program, child, end));
+                }
+                Err(text) => self.report(Event::LaunchFailed {
+                    machine_run,
+                    retcode: NOT_STARTED,
+                    text,
+                }),
+            }
+        }
+    }
+
+    fn wait(&self) -> io::Result<()> {
+        let mut slots = Vec::with_capacity(2 * self.launched.len() + 1);
+        slots.push(PollFd::new(&*self.bell, PollFlags::IN));
+        for launched in &self.launched {
+            if let Some(end) = &launched.end {
+                slots.push(PollFd::new(end, PollFlags::IN));
+            }
+            if let Some(stderr) = &launched.stderr {
+                slots.push(PollFd::new(stderr, PollFlags::IN));
+            }
+        }
+        // a wrapper that does not return gives up its place without any event
+        let is_unseen = |launched: &Launched| launched.end.is_none();
+        let must_look = !self.waiting.is_empty() || self.launched.iter().any(is_unseen);
+        let timeout = must_look.then_some(Timespec {
+            tv_sec: 0,
+            tv_nsec: 100_000_000,
+        });
+        match poll(&mut slots, timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if slots[0].revents().contains(PollFlags::IN) {
+            self.bell.clear();
+        }
+        Ok(())
+    }
+
+    fn reap(&mut self) {
+        let mut at = 0;
+        while at < self.launched.len() {
+            let launched = &mut self.launched[at];
+            launched.listen();
+            let ended = launched.child.try_wait();
+            match ended {
+                Ok(None) => at += 1,
+                Ok(Some(status)) => {
+                    let mut launched = self.launched.swap_remove(at);
+                    launched.listen();
+                    self.report(launched.verdict(status));
+                }
+                Err(error) => {
+                    let launched = self.launched.swap_remove(at);
+                    self.report(Event::LaunchFailed {
+                        machine_run: launched.machine_run,
+                        retcode: NOT_STARTED,
+                        text: format!("waiting for the wrapper '{}': {error}", launched.program),
+                    });
+                }
+            }
+        }
+    }
+
+    fn report(&self, event: Event) {
+        // the engine is gone: the daemon ends
+        let _ = self.events.send(event);
+    }
+}
+
+impl Launched {
+    fn new(machine_run: MachineRunId, program: String, mut child: Child, end: Option<OwnedFd>) -> Launched {
+        let stderr = child.stderr.take().filter(|stderr| {
+            // a wrapper that keeps its standard error open must not hold this thread
+            rustix::io::ioctl_fionbio(stderr, true).is_ok()
+        });
+        Launched {
+            machine_run,
+            program,
+            child,
+            end,
+            stderr,
+            said: Vec::new(),
+            since: clock::mono(),
+        }
+    }
+
+    /// Takes what it says on standard error, and keeps a little of it.
+    fn listen(&mut self) {
+        let Some(stderr) = &mut self.stderr else { return };
+        let mut piece = [0; 1_024];
+        loop {
+            match stderr.read(&mut piece) {
+                Ok(count) if count > 0 => {
+                    let room = limits::LAUNCH_STDERR_BYTES.saturating_sub(self.said.len());
+                    self.said.extend_from_slice(&piece[..count.min(room)]);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                _ => break,
+            }
+        }
+        self.stderr = None;
+    }
+
+    fn verdict(&self, status: ExitStatus) -> Event {
+        let machine_run = self.machine_run;
+        if status.success() {
+            return Event::Launched { machine_run };
+        }
+        let how = match (status.code(), status.signal()) {
+            (Some(code), _) => format!("exited with {code}"),
+            (None, Some(signal)) => format!("was killed by signal {signal}"),
+            (None, None) => "ended".to_string(),
+        };
+        let said = String::from_utf8_lossy(&self.said);
+        let text = match said.trim() {
+            "" => format!("the wrapper '{}' {how}", self.program),
+            said => format!("the wrapper '{}' {how}: {said}", self.program),
+        };
+        Event::LaunchFailed {
+            machine_run,
+            retcode: NOT_STARTED,
+            text,
+        }
+    }
+}
+
+fn start(
+    programs: &Programs,
+    settings: &Settings,
+    dispatch: &Dispatch,
+    machine: &str,
+    url: &str,
+) -> Result<(String, Child, Option<OwnedFd>), String> {
+    let program = programs.wrapper(&dispatch.spec, settings);
+    let name = program.path.display().to_string();
+    launch::check(&program.path)?;
+    let environment = launch::environment(dispatch, machine, url, settings, std::env::vars_os());
+    let child = launch::spawn(&program, &environment)
+        .map_err(|error| format!("cannot start the wrapper '{name}': {error}"))?;
+    // a child's id fits and is not 0
+    let pid = Pid::from_raw(child.id() as i32).ok_or("the wrapper has no process id")?;
+    Ok((name, child, pidfd_open(pid, PidfdFlags::empty()).ok()))
+}
+
+/// The host's name, as the kernel has it.
+pub fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::{ExecutorKind, Targets};
+    use crate::executor::{self, Executor};
+
+    fn executor(machines: &[&str], wrapper: &str) -> (Executor, Receiver<Event>) {
+        let settings = Settings {
+            local_machines: Some(machines.iter().map(|id| id.to_string()).collect()),
+            default_wrapper_path: Some(wrapper.to_string()),
+            ..Settings::default()
+        };
+        let settings = Arc::new(parking_lot::RwLock::new(Arc::new(settings)));
+        let (sender, events) = crossbeam_channel::bounded(limits::CONTROL_QUEUE);
+        let executor =
+            executor::start(ExecutorKind::Local, "ws://127.0.0.1:1/".into(), settings, sender).unwrap();
+        (executor, events)
+    }
+
+    fn dispatch(machines: u64) -> Order {
+        Order::Dispatch(Dispatch {
+            run: RunId(1),
+            job: "j".into(),
+            instance: "j_1".into(),
+            token: "t".into(),
+            spec: Arc::default(),
+            machines: (0..machines)
+                .map(|n| (MachineRunId(n), format!("m{n}")))
+                .collect(),
+            env_delivery: false,
+        })
+    }
+
+    fn next(events: &Receiver<Event>) -> Event {
+        events.recv_timeout(Duration::from_secs(20)).unwrap()
+    }
+
+    /// A script of its own for each test, written by another process: a descriptor of ours that is open for writing
+    /// could be inherited by a wrapper that another test starts right now, and the script would be "text file busy".
+    fn script(name: &str, body: &str) -> PathBuf {
+        let path = std::env::temp_dir().join(format!("saltpeter-local-{name}-{}", std::process::id()));
+        let written = std::process::Command::new("/bin/sh")
+            .args(["-c", r#"printf '#!/bin/sh\n%s\n' "$1" > "$0" && chmod 700 "$0""#])
+            .arg(&path)
+            .arg(body)
+            .status();
+        assert!(written.unwrap().success());
+        path
+    }
+
+    #[test]
+    fn targets_are_found_among_the_local_machines() {
+        let (executor, events) = executor(&["web01", "db01", "web01"], "/bin/true");
+        let spec = Arc::new(JobSpec {
+            targets: Targets::Text("web*".into()),
+            target_type: "glob".into(),
+            ..JobSpec::default()
+        });
+        executor.try_send(Order::Resolve { run: RunId(7), spec }).unwrap();
+        match next(&events) {
+            Event::Resolved {
+                run: RunId(7),
+                up,
+                finished: true,
+                error: None,
+                ..
+            } => {
+                assert_eq!(up, ["web01"]);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_wrapper_that_returns_0_is_launched_and_many_are_launched_quickly() {
+        let (executor, events) = executor(&["m"], "/bin/true");
+        let begun = clock::mono();
+        executor.try_send(dispatch(200)).unwrap();
+        for _ in 0..200 {
+            assert!(matches!(next(&events), Event::Launched { .. }));
+        }
+        println!("200 launches: {} ms", clock::mono().since_ms(begun));
+    }
+
+    #[test]
+    fn a_wrapper_that_fails_says_why() {
+        let path = script("fails", "echo no such thing >&2; exit 3");
+        let (executor, events) = executor(&["m"], path.to_str().unwrap());
+        executor.try_send(dispatch(1)).unwrap();
+        match next(&events) {
+            Event::LaunchFailed {
+                retcode: 254, text, ..
+            } => {
+                assert!(text.ends_with("exited with 3: no such thing"), "{text}")
+            }
+            other => panic!("{other:?}"),
+        }
+        std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn a_wrapper_that_is_not_there_is_named() {
+        let (executor, events) = executor(&["m"], "/nowhere/sp-wrapper");
+        executor.try_send(dispatch(1)).unwrap();
+        match next(&events) {
+            Event::LaunchFailed {
+                retcode: 254, text, ..
+            } => {
+                assert!(text.contains("'/nowhere/sp-wrapper'"), "{text}");
+                assert!(text.contains("No such file"), "{text}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_wrapper_that_never_returns_keeps_nobody_else_from_starting() {
+        let path = script("stays", "test \"$SP_MACHINE_ID\" = m32 && exit 0; exec sleep 30");
+        let (executor, events) = executor(&["m"], path.to_str().unwrap());
+        executor
+            .try_send(dispatch(limits::LOCAL_LAUNCHES as u64 + 1))
+            .unwrap();
+        match next(&events) {
+            Event::Launched { machine_run } => assert_eq!(machine_run, MachineRunId(32)),
+            other => panic!("{other:?}"),
+        }
+        std::fs::remove_file(path).unwrap();
+    }
+}

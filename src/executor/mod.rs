@@ -1,0 +1,107 @@
+//! What reaches machines: finds out which match, and starts wrappers on them.
+//! Must not know: the engine's state, what becomes of a run.
+
+mod glob;
+mod launch;
+pub mod local;
+
+use std::io;
+use std::sync::Arc;
+
+use crossbeam_channel::{Sender, TrySendError};
+use parking_lot::RwLock;
+
+use crate::config::{ExecutorKind, JobSpec, Settings};
+use crate::engine::effect::Dispatch;
+use crate::engine::event::Event;
+use crate::engine::record::RunId;
+use crate::limits;
+use crate::thread::{self, Actor};
+use crate::wake::Waker;
+
+/// The settings in force, shared with whoever reloads them.
+pub type CurrentSettings = Arc<RwLock<Arc<Settings>>>;
+
+/// What an executor is asked to do.
+#[derive(Debug)]
+pub enum Order {
+    /// Answered by [`Event::Resolved`].
+    Resolve { run: RunId, spec: Arc<JobSpec> },
+    /// Answered per machine by [`Event::Launched`] or [`Event::LaunchFailed`].
+    Dispatch(Dispatch),
+}
+
+/// The running executor thread; dropping it ends the thread, launched wrappers live on.
+pub struct Executor {
+    // declared before the thread: the queue closes first
+    orders: Sender<Order>,
+    bell: Arc<Waker>,
+    _thread: Actor,
+}
+
+/// Starts the executor of that kind. `url` is what wrappers on this host connect to, without its query.
+pub fn start(
+    kind: ExecutorKind,
+    url: String,
+    settings: CurrentSettings,
+    events: Sender<Event>,
+) -> io::Result<Executor> {
+    let (orders, queue) = crossbeam_channel::bounded(limits::EXECUTOR_QUEUE);
+    let bell = Arc::new(Waker::new()?);
+    let thread = match kind {
+        ExecutorKind::Local => {
+            let local = local::Local::new(url, settings, events, queue, bell.clone());
+            thread::spawn("executor", limits::STACK_BYTES, move || local.run())?
+        }
+        ExecutorKind::Salt => thread::spawn("executor", limits::STACK_BYTES, move || {
+            for order in queue {
+                refuse(order, &events);
+            }
+        })?,
+    };
+    let ring = bell.clone();
+    Ok(Executor {
+        orders,
+        bell,
+        _thread: Actor::new(thread, move || ring.wake()),
+    })
+}
+
+impl Executor {
+    /// Queues an order. Hands it back when the queue is full.
+    pub fn try_send(&self, order: Order) -> Result<(), Order> {
+        match self.orders.try_send(order) {
+            Ok(()) => {
+                self.bell.wake();
+                Ok(())
+            }
+            Err(TrySendError::Full(order) | TrySendError::Disconnected(order)) => Err(order),
+        }
+    }
+}
+
+/// This build reaches no minions: every run says so (fine-print.md 31).
+fn refuse(order: Order, events: &Sender<Event>) {
+    let reason =
+        "this build has no Salt executor: set 'executor: local' in saltpeter_config, or install one that has";
+    match order {
+        Order::Resolve { run, .. } => {
+            let _ = events.send(Event::Resolved {
+                run,
+                up: Vec::new(),
+                down: Vec::new(),
+                finished: true,
+                error: Some(reason.to_string()),
+            });
+        }
+        Order::Dispatch(dispatch) => {
+            for (machine_run, _) in dispatch.machines {
+                let _ = events.send(Event::LaunchFailed {
+                    machine_run,
+                    retcode: 255,
+                    text: reason.to_string(),
+                });
+            }
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! What is kept: facts in `state.db`, output in day files, both behind one thread that commits in groups and lets
+//! acks leave only after the commit. Must not know: what facts mean, sockets, who waits for an ack.
+//!
+//! Reading order: `directory.rs` state_dir, its lock and reserve; `schema.rs` tables; `facts.rs` and `output.rs` the
+//! two kinds of rows; `recover.rs` what a daemon starts from; `worker.rs` the thread; `retention.rs` what goes;
+//! `history.rs` and `stream.rs` what others read.
+
+mod directory;
+mod facts;
+mod history;
+mod output;
+mod recover;
+mod retention;
+mod schema;
+mod stream;
+mod text;
+mod worker;
+
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::path::Path;
+
+use crossbeam_channel::{Receiver, Sender, TrySendError};
+
+use crate::clock::Wall;
+use crate::engine::effect::Write;
+use crate::engine::event::{ConnectionId, Event};
+use crate::engine::record::Recovered;
+use crate::limits;
+use crate::protocol::DaemonFrame;
+use crate::thread::{self, Actor};
+
+pub use history::{Page, Reader, RunFilter, RunOutcome};
+pub use stream::{OutputShape, OutputStream};
+
+/// What the storage thread is asked to do. One queue, served in order.
+#[derive(Debug)]
+pub enum Request {
+    /// Commit this together with what else waits, then release its acks, then answer its ticket.
+    Commit(Box<Write>),
+    /// Answered by [`Event::RunLoaded`]; sees every write queued before it.
+    LoadRun { instance: String },
+    /// Remove runs that started before this, in small steps between commits. Unfinished runs stay.
+    Retain { before: Wall },
+    /// A message is sent here when everything queued before is dealt with (committed, refused, or held back because
+    /// the disk is full).
+    Sync(Sender<()>),
+}
+
+/// Where the thread's answers go. Both are called on the storage thread and must not block.
+pub struct Ports {
+    /// A frame that may leave now: its write is committed. Called in the order of the writes.
+    pub deliver: Box<dyn Fn(ConnectionId, DaemonFrame) + Send>,
+    /// `Stored`, `RunLoaded`, `StorageTrouble`; after the acks of the same commit.
+    pub report: Box<dyn Fn(Event) + Send>,
+}
+
+/// An opened, locked and recovered state directory whose thread does not run yet.
+pub struct Opened {
+    worker: worker::Worker,
+    reader: Reader,
+}
+
+/// The running storage thread. Dropped: everything queued is committed, then the thread is joined.
+pub struct Storage {
+    // declared before the thread: the queue closes first, which ends the thread's loop
+    sender: Sender<Request>,
+    reader: Reader,
+    _thread: Actor,
+}
+
+/// Opens `state_dir` (made, 0700, if only its last component is missing), takes its lock, brings its tables up to
+/// date and reads what a daemon starts from. The error is one line for people: it names the directory or file, the
+/// reason and what to do.
+pub fn open(state_dir: &Path) -> Result<(Opened, Recovered), String> {
+    let (worker, recovered) = worker::open(state_dir)?;
+    let reader = Reader::new(state_dir);
+    Ok((Opened { worker, reader }, recovered))
+}
+
+impl Opened {
+    /// Starts the thread. Fails when the system has no thread left.
+    pub fn start(self, ports: Ports) -> io::Result<Storage> {
+        let Opened { mut worker, reader } = self;
+        let (sender, receiver): (Sender<Request>, Receiver<Request>) =
+            crossbeam_channel::bounded(limits::STORAGE_QUEUE);
+        let thread = thread::spawn("storage", limits::STACK_BYTES, move || {
+            worker.run(&receiver, &ports)
+        })?;
+        Ok(Storage {
+            sender,
+            reader,
+            _thread: Actor::new(thread, || ()),
+        })
+    }
+
+    /// Reads what is stored; usable before the thread runs.
+    pub fn reader(&self) -> Reader {
+        self.reader.clone()
+    }
+}
+
+impl Storage {
+    /// Queues a request. Hands it back when the queue is full; the last part of the queue takes only writes that
+    /// carry facts (fine-print.md 15), so output is handed back a little earlier.
+    pub fn try_send(&self, request: Request) -> Result<(), Request> {
+        if is_bulk(&request) && self.sender.len() >= limits::STORAGE_QUEUE_FOR_OUTPUT {
+            return Err(request);
+        }
+        self.sender.try_send(request).map_err(|refused| match refused {
+            TrySendError::Full(request) | TrySendError::Disconnected(request) => request,
+        })
+    }
+
+    /// Reads what is stored, on connections of its own.
+    pub fn reader(&self) -> Reader {
+        self.reader.clone()
+    }
+}
+
+fn is_bulk(request: &Request) -> bool {
+    match request {
+        Request::Commit(write) => write.facts.is_empty() && !write.output.is_empty(),
+        _ => false,
+    }
+}

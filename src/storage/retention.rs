@@ -1,0 +1,234 @@
+//! What goes: day files and rows of runs that started before a moment, in small steps. Unfinished runs stay, and so
+//! does the last ended run of each job, without its output. Must not know: when to take the next step.
+
+use std::collections::HashSet;
+use std::fs::{self, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, params};
+
+use crate::clock::Wall;
+use crate::limits;
+
+use super::output::{self, DayFiles};
+use super::{directory, facts, recover};
+
+/// A day file on its way out.
+const REMOVED: &str = "removed";
+
+/// One pass.
+pub(super) struct Retention {
+    before: Wall,
+    stage: Stage,
+    /// Runs up to here (start, id) are dealt with.
+    cursor: (i64, i64),
+}
+
+enum Stage {
+    DayFiles,
+    Runs,
+    Verdicts,
+    Specs,
+}
+
+impl Retention {
+    pub(super) fn new(before: Wall) -> Retention {
+        Retention {
+            before,
+            stage: Stage::DayFiles,
+            cursor: (i64::MIN, i64::MIN),
+        }
+    }
+
+    /// One step; true when nothing is left to do.
+    pub(super) fn step(
+        &mut self,
+        state_dir: &Path,
+        connection: &Connection,
+        days: &mut DayFiles,
+    ) -> Result<bool, String> {
+        let is_stage_done = match self.stage {
+            Stage::DayFiles => remove_day_file(state_dir, connection, days, self.before)?,
+            Stage::Runs => in_transaction(connection, || self.remove_runs(connection))?,
+            Stage::Verdicts => in_transaction(connection, || remove_verdicts(connection, self.before))?,
+            Stage::Specs => in_transaction(connection, || remove_specs(connection))?,
+        };
+        if is_stage_done {
+            self.stage = match self.stage {
+                Stage::DayFiles => Stage::Runs,
+                Stage::Runs => Stage::Verdicts,
+                Stage::Verdicts => Stage::Specs,
+                Stage::Specs => return Ok(true),
+            };
+        }
+        Ok(false)
+    }
+
+    fn remove_runs(&mut self, connection: &Connection) -> rusqlite::Result<bool> {
+        keep_numbers(connection)?;
+        let candidates: Vec<(i64, i64, bool)> = connection
+            .prepare_cached(
+                "SELECT started, id, stage = 'ended' AND id <> (
+                     SELECT later.id FROM runs AS later WHERE later.job = runs.job AND later.stage = 'ended'
+                     ORDER BY later.id DESC LIMIT 1
+                 ) FROM runs WHERE (started, id) > (?1, ?2) AND started < ?3 ORDER BY started, id LIMIT ?4",
+            )?
+            .query_map(
+                params![
+                    self.cursor.0,
+                    self.cursor.1,
+                    self.before.0,
+                    limits::RETENTION_STEP_ROWS as i64
+                ],
+                |row| {
+                    Ok((
+                        row.get(0)?,
+                        row.get(1)?,
+                        row.get::<_, Option<bool>>(2)?.unwrap_or(false),
+                    ))
+                },
+            )?
+            .collect::<rusqlite::Result<_>>()?;
+        let mut rows_left = limits::RETENTION_STEP_ROWS;
+        for (started, id, may_go) in &candidates {
+            if *may_go {
+                let removed = connection
+                    .prepare_cached(
+                        "DELETE FROM machine_runs WHERE id IN (SELECT id FROM machine_runs WHERE run = ?1 LIMIT ?2)",
+                    )?
+                    .execute(params![id, rows_left as i64])?;
+                rows_left -= removed;
+                if rows_left == 0 {
+                    return Ok(false);
+                }
+                connection
+                    .prepare_cached("DELETE FROM runs WHERE id = ?1")?
+                    .execute([id])?;
+                rows_left -= 1;
+            }
+            self.cursor = (*started, *id);
+            if rows_left == 0 {
+                return Ok(false);
+            }
+        }
+        Ok(candidates.is_empty())
+    }
+}
+
+/// Makes the numbers of removed rows stay used.
+fn keep_numbers(connection: &Connection) -> rusqlite::Result<()> {
+    for (key, table) in [
+        (facts::NEXT_RUN, "runs"),
+        (facts::NEXT_MACHINE_RUN, "machine_runs"),
+    ] {
+        let highest: Option<i64> = connection
+            .prepare_cached(&format!("SELECT max(id) FROM {table}"))?
+            .query_row([], |row| row.get(0))?;
+        let kept = facts::meta(connection, key)?.unwrap_or(0);
+        if let Some(highest) = highest
+            && highest >= kept
+        {
+            facts::put_meta(connection, key, highest + 1)?;
+        }
+    }
+    Ok(())
+}
+
+fn remove_verdicts(connection: &Connection, before: Wall) -> rusqlite::Result<bool> {
+    let removed = connection
+        .prepare_cached(
+            "DELETE FROM verdicts WHERE (job, due) IN (SELECT job, due FROM verdicts WHERE until < ?1 LIMIT ?2)",
+        )?
+        .execute(params![before.0, limits::RETENTION_STEP_ROWS as i64])?;
+    Ok(removed == 0)
+}
+
+fn remove_specs(connection: &Connection) -> rusqlite::Result<bool> {
+    let removed = connection
+        .prepare_cached(
+            "DELETE FROM specs WHERE id IN (
+                 SELECT id FROM specs WHERE NOT EXISTS(SELECT 1 FROM runs WHERE runs.spec = specs.id) LIMIT ?1
+             )",
+        )?
+        .execute([limits::RETENTION_STEP_ROWS as i64])?;
+    Ok(removed == 0)
+}
+
+/// Takes one day file out of sight, or a piece off one that is. True when none is left.
+fn remove_day_file(
+    state_dir: &Path,
+    connection: &Connection,
+    days: &mut DayFiles,
+    before: Wall,
+) -> Result<bool, String> {
+    if let Some(path) = removed_file(state_dir).map_err(|error| error.to_string())? {
+        shorten(&path).map_err(|error| format!("'{}': {error}", path.display()))?;
+        return Ok(false);
+    }
+    let needed = days_of_unfinished(connection).map_err(|error| error.to_string())?;
+    let known = output::days(state_dir).map_err(|error| error.to_string())?;
+    let old = known
+        .range(..recover::day_of(before))
+        .find(|day| !needed.contains(day));
+    let Some(day) = old else {
+        return Ok(true);
+    };
+    days.close(*day);
+    let path = output::path_of_day(state_dir, *day);
+    hide(&path).map_err(|error| format!("'{}': {error}", path.display()))?;
+    Ok(false)
+}
+
+fn days_of_unfinished(connection: &Connection) -> rusqlite::Result<HashSet<i64>> {
+    connection
+        .prepare_cached("SELECT started FROM runs WHERE stage <> 'ended'")?
+        .query_map([], |row| Ok(recover::day_of(Wall(row.get(0)?))))?
+        .collect()
+}
+
+fn hide(path: &Path) -> io::Result<()> {
+    // the side files first: a WAL must never be found beside a file that it does not belong to
+    for suffix in ["-wal", "-shm"] {
+        let mut side = path.as_os_str().to_os_string();
+        side.push(suffix);
+        match fs::remove_file(&side) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    fs::rename(path, path.with_extension(REMOVED))?;
+    directory::sync_parent(path)
+}
+
+fn removed_file(state_dir: &Path) -> io::Result<Option<PathBuf>> {
+    for entry in fs::read_dir(state_dir)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == REMOVED) {
+            return Ok(Some(path));
+        }
+    }
+    Ok(None)
+}
+
+fn shorten(path: &Path) -> io::Result<()> {
+    let length = fs::metadata(path)?.len();
+    if length <= limits::RETENTION_STEP_BYTES {
+        return fs::remove_file(path);
+    }
+    let file = OpenOptions::new().write(true).open(path)?;
+    file.set_len(length - limits::RETENTION_STEP_BYTES)
+}
+
+fn in_transaction(
+    connection: &Connection,
+    body: impl FnOnce() -> rusqlite::Result<bool>,
+) -> Result<bool, String> {
+    let run = || {
+        let transaction = connection.unchecked_transaction()?;
+        let is_done = body()?;
+        transaction.commit()?;
+        Ok(is_done)
+    };
+    run().map_err(|error: rusqlite::Error| error.to_string())
+}

@@ -1,0 +1,232 @@
+//! One machine run's output as it is presented: everything, or, beyond its limit, the head, one line that says what
+//! was left out, and the tail. Must not know: who reads it.
+//!
+//! Of a stream longer than its limit the head is its first half of the limit and the tail its last; neither border
+//! cuts a UTF-8 sequence in two (the halves shrink by up to 3 bytes for that, and the line counts them).
+
+use std::io::{self, Read};
+use std::ops::Range;
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use crate::engine::record::MachineRunId;
+use crate::limits;
+
+use super::history::Reader;
+use super::text;
+
+/// Lengths of an output.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OutputShape {
+    /// Bytes that the command put out in all.
+    pub total_bytes: u64,
+    /// Bytes presented from its beginning; all of them where nothing is left out.
+    pub head_bytes: u64,
+    /// The line between head and tail, with its line ends; empty where nothing is left out.
+    pub notice: Vec<u8>,
+    /// Bytes presented from its end.
+    pub tail_bytes: u64,
+}
+
+/// The bytes of an output, read piece by piece; an [`io::Read`]. Holds up no commit between two reads. The shape is
+/// that of the moment when it was made; if a running command's tail moves on meanwhile, the read ends with an error.
+pub struct OutputStream<'r> {
+    reader: &'r Reader,
+    machine_run: MachineRunId,
+    day: i64,
+    shape: OutputShape,
+    /// What is still to come, as presented.
+    range: Range<u64>,
+    /// A piece that was read, and how much of it is handed on.
+    piece: Vec<u8>,
+    used: usize,
+}
+
+impl OutputShape {
+    /// Bytes as presented.
+    pub fn presented_bytes(&self) -> u64 {
+        self.head_bytes + self.notice.len() as u64 + self.tail_bytes
+    }
+
+    /// Bytes left out between head and tail: the number in the notice.
+    pub fn left_out_bytes(&self) -> u64 {
+        self.total_bytes - self.head_bytes - self.tail_bytes
+    }
+}
+
+impl<'r> OutputStream<'r> {
+    pub(super) fn new(
+        reader: &'r Reader,
+        machine_run: MachineRunId,
+        day: i64,
+        shape: OutputShape,
+        range: Range<u64>,
+    ) -> OutputStream<'r> {
+        let end = range.end.min(shape.presented_bytes());
+        OutputStream {
+            reader,
+            machine_run,
+            day,
+            range: range.start.min(end)..end,
+            shape,
+            piece: Vec::new(),
+            used: 0,
+        }
+    }
+
+    /// The next piece, as presented; empty at the end.
+    fn next_piece(&mut self) -> io::Result<Vec<u8>> {
+        let at = self.range.start;
+        if at >= self.range.end {
+            return Ok(Vec::new());
+        }
+        let notice_ends = self.shape.head_bytes + self.shape.notice.len() as u64;
+        let mut piece = if at < self.shape.head_bytes {
+            self.stored(at, self.shape.head_bytes)?
+        } else if at < notice_ends {
+            self.shape.notice[(at - self.shape.head_bytes) as usize..].to_vec()
+        } else {
+            let tail_begins = self.shape.total_bytes - self.shape.tail_bytes;
+            self.stored(tail_begins + (at - notice_ends), self.shape.total_bytes)?
+        };
+        piece.truncate((self.range.end - at).min(piece.len() as u64) as usize);
+        self.range.start += piece.len() as u64;
+        Ok(piece)
+    }
+
+    /// Bytes of the stream from `at`, as many as are read in one go, but none from `end` on.
+    fn stored(&self, at: u64, end: u64) -> io::Result<Vec<u8>> {
+        let wanted = (end - at).min(limits::OUTPUT_READ_BYTES as u64);
+        let read = self
+            .reader
+            .with_day(self.day, |file| {
+                read_from(file, self.machine_run, at, wanted as usize)
+            })
+            .map_err(io::Error::other)?;
+        let mut bytes = read.unwrap_or_default();
+        if bytes.is_empty() {
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "this part of the output is not kept any more",
+            ));
+        }
+        bytes.truncate((end - at).min(bytes.len() as u64) as usize);
+        Ok(bytes)
+    }
+}
+
+impl Read for OutputStream<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        if self.used == self.piece.len() {
+            self.piece = self.next_piece()?;
+            self.used = 0;
+        }
+        let taken = into.len().min(self.piece.len() - self.used);
+        into[..taken].copy_from_slice(&self.piece[self.used..self.used + taken]);
+        self.used += taken;
+        Ok(taken)
+    }
+}
+
+/// How the output of a machine run is presented under that limit (0: none).
+pub(super) fn shape(
+    file: &Connection,
+    machine_run: MachineRunId,
+    limit_bytes: u64,
+) -> rusqlite::Result<OutputShape> {
+    let total_bytes: Option<i64> = file
+        .prepare_cached(
+            "SELECT byte_offset + length(data) FROM output WHERE machine_run = ?1
+             ORDER BY byte_offset DESC, row DESC LIMIT 1",
+        )?
+        .query_row([machine_run.0 as i64], |row| row.get(0))
+        .optional()?;
+    let total_bytes = total_bytes.unwrap_or(0) as u64;
+    if limit_bytes == 0 || total_bytes <= limit_bytes {
+        return Ok(OutputShape {
+            total_bytes,
+            head_bytes: total_bytes,
+            ..OutputShape::default()
+        });
+    }
+    let half = limit_bytes / 2;
+    let head_bytes = head_end(file, machine_run, half)?;
+    let tail_from = tail_start(file, machine_run, total_bytes - half, total_bytes)?;
+    let ends_line =
+        head_bytes == 0 || read_from(file, machine_run, head_bytes - 1, 1)?.first() == Some(&b'\n');
+    let line_end = if ends_line { "" } else { "\n" };
+    Ok(OutputShape {
+        total_bytes,
+        head_bytes,
+        notice: format!("{line_end}[{} bytes left out]\n", tail_from - head_bytes).into_bytes(),
+        tail_bytes: total_bytes - tail_from,
+    })
+}
+
+/// Where the head ends: at `half`, or before a sequence that begins there and does not end.
+fn head_end(file: &Connection, machine_run: MachineRunId, half: u64) -> rusqlite::Result<u64> {
+    let from = half.saturating_sub(text::CUT_BYTES as u64);
+    let mut before = read_from(file, machine_run, from, (half - from) as usize)?;
+    before.truncate((half - from) as usize);
+    Ok(from + (before.len() - text::cut_at_end(&before)) as u64)
+}
+
+/// Where the tail starts: at `wanted`, or after a sequence that began before it.
+fn tail_start(
+    file: &Connection,
+    machine_run: MachineRunId,
+    wanted: u64,
+    total_bytes: u64,
+) -> rusqlite::Result<u64> {
+    let mut after = read_from(file, machine_run, wanted, text::CUT_BYTES)?;
+    after.truncate(text::CUT_BYTES);
+    if !after.is_empty() || wanted >= total_bytes {
+        return Ok(wanted + text::cut_at_start(&after) as u64);
+    }
+    // less is stored than could be: from the first row there is
+    let next: Option<i64> = file
+        .prepare_cached("SELECT min(byte_offset) FROM output WHERE machine_run = ?1 AND byte_offset > ?2")?
+        .query_row(params![machine_run.0 as i64, wanted as i64], |row| row.get(0))?;
+    Ok(next.map_or(total_bytes, |offset| offset as u64))
+}
+
+/// Bytes of the stream from `at` on: at least one if that byte is kept, at least `wanted` if so many follow it
+/// without a gap; whole rows, so that none is read twice.
+fn read_from(
+    file: &Connection,
+    machine_run: MachineRunId,
+    at: u64,
+    wanted: usize,
+) -> rusqlite::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let containing: Option<i64> = file
+        .prepare_cached(
+            "SELECT byte_offset FROM output WHERE machine_run = ?1 AND byte_offset <= ?2
+             ORDER BY byte_offset DESC LIMIT 1",
+        )?
+        .query_row(params![machine_run.0 as i64, at as i64], |row| row.get(0))
+        .optional()?;
+    let Some(containing) = containing else {
+        return Ok(bytes);
+    };
+    let mut statement = file.prepare_cached(
+        "SELECT byte_offset, data FROM output WHERE machine_run = ?1 AND byte_offset >= ?2
+         ORDER BY byte_offset, row",
+    )?;
+    let mut rows = statement.query(params![machine_run.0 as i64, containing])?;
+    let mut expected = containing as u64;
+    while bytes.len() < wanted
+        && let Some(row) = rows.next()?
+    {
+        let offset = row.get::<_, i64>(0)? as u64;
+        let data = row.get_ref(1)?.as_blob()?;
+        if offset != expected {
+            break;
+        }
+        expected += data.len() as u64;
+        // only of the first row a part is skipped: `at` lies within it, or behind it in a gap
+        let skipped = at.saturating_sub(offset).min(data.len() as u64) as usize;
+        bytes.extend_from_slice(&data[skipped..]);
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,356 @@
+//! The course of a command from its start to its outcome: time-out, kill, escalation, drain. Pure: time is handed
+//! in, what is to be done comes out. Must not know: processes, sockets.
+
+use crate::clock::Mono;
+use crate::limits;
+use crate::process::order::Exit;
+
+/// Why a command is ended before its own end. The first one stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// A user asked for it.
+    Kill,
+    /// Its time was up.
+    Timeout,
+    /// The wrapper itself was told to stop.
+    Stop,
+    /// Something of the wrapper's own broke.
+    Fault(String),
+}
+
+/// What is to be done now.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Step {
+    Terminate,
+    EndAll,
+    /// The pipe is held by others: take what it has and let go of it.
+    StopReading,
+    NameLeftovers,
+    Finish(Outcome),
+}
+
+/// How it ended, and the lines that say so after the command's own output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    pub retcode: i64,
+    pub notice: String,
+}
+
+/// The course itself.
+#[derive(Debug, Default)]
+pub struct Course {
+    timeout_s: u64,
+    started_at: Option<Mono>,
+    reason: Option<(Reason, Mono)>,
+    exit: Option<(Exit, Mono)>,
+    /// When nothing that descends from the command was left, or all was done to end it.
+    family_ended_at: Option<Mono>,
+    output_ended: bool,
+    leftovers: Option<String>,
+    terminate_asked: bool,
+    end_all_asked_at: Option<Mono>,
+    drain_over: bool,
+    finished: bool,
+}
+
+impl Course {
+    /// The command runs; `timeout_s` 0: for as long as it likes.
+    pub fn started(&mut self, timeout_s: u64, now: Mono) {
+        self.timeout_s = timeout_s;
+        self.started_at = Some(now);
+    }
+
+    /// Ends it. Says nothing against an end that has come already, or against an earlier reason.
+    pub fn ask(&mut self, reason: Reason, now: Mono) {
+        if self.exit.is_none() && self.reason.is_none() && !self.finished {
+            self.reason = Some((reason, now));
+        }
+    }
+
+    /// The reason to end it, as far as one was given.
+    pub fn reason(&self) -> Option<&Reason> {
+        self.reason.as_ref().map(|(reason, _)| reason)
+    }
+
+    /// The command itself has ended; others of its family may live.
+    pub fn exited(&mut self, exit: Exit, now: Mono) {
+        self.exit.get_or_insert((exit, now));
+    }
+
+    /// Nothing of its family lives any more, or what lives cannot be ended.
+    pub fn family_ended(&mut self, now: Mono) {
+        self.family_ended_at.get_or_insert(now);
+    }
+
+    /// Its pipe has ended, or is not read any more.
+    pub fn output_ended(&mut self) {
+        self.output_ended = true;
+    }
+
+    /// The names of what lives on (empty: nothing).
+    pub fn leftovers(&mut self, names: String) {
+        self.leftovers = Some(names);
+    }
+
+    /// True from `started` to the outcome.
+    pub fn is_running(&self) -> bool {
+        self.started_at.is_some() && !self.finished
+    }
+
+    /// What is due. Each step is given once.
+    pub fn steps(&mut self, now: Mono) -> Vec<Step> {
+        let mut steps = Vec::new();
+        let Some(started_at) = self.started_at.filter(|_| !self.finished) else {
+            return steps;
+        };
+        if self.timeout_s > 0 && now >= self.times_out_at(started_at) {
+            self.ask(Reason::Timeout, now);
+        }
+        if self.reason.is_some() && !self.terminate_asked {
+            self.terminate_asked = true;
+            steps.push(Step::Terminate);
+        }
+        if let Some(at) = self.end_all_due_at()
+            && now >= at
+        {
+            self.end_all_asked_at = Some(now);
+            steps.push(Step::EndAll);
+        }
+        if let Some(at) = self.drained_at()
+            && now >= at
+            && !self.drain_over
+        {
+            self.drain_over = true;
+            if !self.output_ended {
+                steps.push(Step::NameLeftovers);
+                steps.push(Step::StopReading);
+            }
+        }
+        if self.is_over(now) {
+            self.finished = true;
+            steps.push(Step::Finish(self.outcome()));
+        }
+        steps
+    }
+
+    /// When `steps` has to be asked again at the latest.
+    pub fn deadline(&self) -> Option<Mono> {
+        let started_at = self.started_at.filter(|_| !self.finished)?;
+        let timeout = (self.timeout_s > 0 && self.reason.is_none() && self.exit.is_none())
+            .then(|| self.times_out_at(started_at));
+        let drained = self.drained_at();
+        let drained = if self.drain_over {
+            drained.map(|at| at.plus_ms(limits::GUARDIAN_ANSWER_MS))
+        } else {
+            drained
+        };
+        [timeout, self.end_all_due_at(), self.given_up_at(), drained]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    fn times_out_at(&self, started_at: Mono) -> Mono {
+        started_at.plus_ms(self.timeout_s.saturating_mul(1_000))
+    }
+
+    fn end_all_due_at(&self) -> Option<Mono> {
+        let (_, asked_at) = self.reason.as_ref()?;
+        let over = self.exit.is_some() && self.family_ended_at.is_some();
+        (self.end_all_asked_at.is_none() && !over).then(|| asked_at.plus_ms(limits::TERM_TO_KILL_MS))
+    }
+
+    /// From here on the end is not waited for, whatever the guardian says.
+    fn given_up_at(&self) -> Option<Mono> {
+        let at = self.end_all_asked_at?;
+        let over = self.exit.is_some() && self.family_ended_at.is_some();
+        (!over).then(|| at.plus_ms(limits::END_ALL_MS + limits::GUARDIAN_ANSWER_MS))
+    }
+
+    /// When the pipe is let go of: counted from the command's end, or after a kill from its family's.
+    fn drained_at(&self) -> Option<Mono> {
+        let from = match &self.reason {
+            None => self.exit.map(|(_, at)| at),
+            Some(_) => match (self.exit, self.family_ended_at) {
+                (Some((_, exit)), Some(family)) => Some(exit.max(family)),
+                _ => self.given_up_at(),
+            },
+        };
+        from.map(|from| from.plus_ms(limits::PIPE_DRAIN_MS))
+    }
+
+    fn is_over(&self, now: Mono) -> bool {
+        let ended = match &self.reason {
+            None => self.exit.is_some(),
+            Some(_) => {
+                let family_ended = self.exit.is_some() && self.family_ended_at.is_some();
+                family_ended || self.given_up_at().is_some_and(|at| now >= at)
+            }
+        };
+        let answered = !self.drain_over || self.leftovers.is_some();
+        let out_of_patience = self.drain_over
+            && self
+                .drained_at()
+                .is_some_and(|at| now >= at.plus_ms(limits::GUARDIAN_ANSWER_MS));
+        ended && (self.output_ended && answered || out_of_patience)
+    }
+
+    fn outcome(&self) -> Outcome {
+        let retcode = match (&self.reason, self.exit) {
+            (Some((Reason::Kill, _)), _) => 143,
+            (Some((Reason::Timeout, _)), _) => 124,
+            (Some((Reason::Stop | Reason::Fault(_), _)), _) | (None, None) => 255,
+            (None, Some((Exit::Code(code), _))) => i64::from(code),
+            (None, Some((Exit::Signal(signal), _))) => 128 + i64::from(signal),
+        };
+        let mut notice = match self.reason() {
+            Some(Reason::Kill) => "[Job terminated by user request]\n".to_string(),
+            Some(Reason::Timeout) => {
+                format!(
+                    "[SALTPETER ERROR: Job timed out after {} seconds]\n",
+                    self.timeout_s
+                )
+            }
+            Some(Reason::Stop) => "[wrapper was told to stop]\n".to_string(),
+            Some(Reason::Fault(what)) => format!("[SALTPETER ERROR: {what}]\n"),
+            None => String::new(),
+        };
+        if let Some(names) = self.leftovers.as_ref().filter(|names| !names.is_empty()) {
+            let how = if self.reason.is_some() {
+                "could not be ended"
+            } else {
+                "left running, output not followed"
+            };
+            notice.push_str(&format!("[{how}: {names}]\n"));
+        }
+        Outcome { retcode, notice }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn running(timeout_s: u64) -> Course {
+        let mut course = Course::default();
+        course.started(timeout_s, Mono(0));
+        course
+    }
+
+    fn finish(retcode: i64, notice: &str) -> Vec<Step> {
+        let notice = notice.to_string();
+        vec![Step::Finish(Outcome { retcode, notice })]
+    }
+
+    #[test]
+    fn a_command_that_ends_by_itself_gives_its_code_once_its_output_has_ended() {
+        let mut course = running(10);
+        course.exited(Exit::Code(3), Mono(5));
+        assert_eq!(course.steps(Mono(5)), []);
+        course.output_ended();
+        assert_eq!(course.steps(Mono(6)), finish(3, ""));
+        assert_eq!(course.steps(Mono(7)), []);
+        assert_eq!(course.deadline(), None);
+    }
+
+    #[test]
+    fn output_that_ends_before_the_command_waits_for_the_command() {
+        let mut course = running(0);
+        course.output_ended();
+        assert_eq!(course.steps(Mono(9_000_000)), []);
+        course.exited(Exit::Signal(9), Mono(9_000_001));
+        assert_eq!(course.steps(Mono(9_000_001)), finish(137, ""));
+    }
+
+    #[test]
+    fn children_that_hold_the_pipe_are_named_and_left_after_two_seconds() {
+        let mut course = running(0);
+        course.exited(Exit::Code(0), Mono(1_000));
+        assert_eq!(course.deadline(), Some(Mono(3_000)));
+        assert_eq!(
+            course.steps(Mono(3_000)),
+            [Step::NameLeftovers, Step::StopReading]
+        );
+        course.output_ended();
+        assert_eq!(course.steps(Mono(3_001)), []);
+        course.leftovers("sleep (pid 7)".into());
+        let notice = "[left running, output not followed: sleep (pid 7)]\n";
+        assert_eq!(course.steps(Mono(3_002)), finish(0, notice));
+    }
+
+    #[test]
+    fn a_guardian_that_does_not_answer_is_not_waited_for() {
+        let mut course = running(0);
+        course.exited(Exit::Code(0), Mono(0));
+        assert_eq!(course.steps(Mono(2_000)).len(), 2);
+        assert_eq!(course.deadline(), Some(Mono(3_000)));
+        assert_eq!(course.steps(Mono(3_000)), finish(0, ""));
+    }
+
+    #[test]
+    fn a_kill_terminates_then_kills_then_finishes_with_143_whatever_the_command_says() {
+        let mut course = running(10);
+        course.ask(Reason::Kill, Mono(1_000));
+        assert_eq!(course.steps(Mono(1_000)), [Step::Terminate]);
+        course.ask(Reason::Kill, Mono(2_000));
+        assert_eq!(course.steps(Mono(5_999)), []);
+        assert_eq!(course.deadline(), Some(Mono(6_000)));
+        assert_eq!(course.steps(Mono(6_000)), [Step::EndAll]);
+        course.exited(Exit::Signal(9), Mono(6_010));
+        course.family_ended(Mono(6_020));
+        course.output_ended();
+        assert_eq!(
+            course.steps(Mono(6_020)),
+            finish(143, "[Job terminated by user request]\n")
+        );
+    }
+
+    #[test]
+    fn a_family_that_obeys_is_not_killed_and_not_waited_for() {
+        let mut course = running(0);
+        course.ask(Reason::Kill, Mono(0));
+        assert_eq!(course.steps(Mono(0)), [Step::Terminate]);
+        course.exited(Exit::Code(0), Mono(100));
+        course.output_ended();
+        assert_eq!(course.steps(Mono(100)), [], "a child of the command still lives");
+        course.family_ended(Mono(150));
+        assert_eq!(
+            course.steps(Mono(150)),
+            finish(143, "[Job terminated by user request]\n")
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_ended_does_not_delay_the_outcome_for_ever() {
+        let mut course = running(1);
+        assert_eq!(course.steps(Mono(1_000)), [Step::Terminate]);
+        assert_eq!(course.steps(Mono(6_000)), [Step::EndAll]);
+        let given_up = 6_000 + limits::END_ALL_MS + limits::GUARDIAN_ANSWER_MS;
+        let drained = given_up + limits::PIPE_DRAIN_MS;
+        let mut steps = course.steps(Mono(drained));
+        steps.extend(course.steps(Mono(drained + limits::GUARDIAN_ANSWER_MS)));
+        assert_eq!(steps[..2], [Step::NameLeftovers, Step::StopReading]);
+        assert_eq!(
+            steps[2..],
+            finish(124, "[SALTPETER ERROR: Job timed out after 1 seconds]\n")[..]
+        );
+    }
+
+    #[test]
+    fn a_kill_after_the_commands_end_changes_nothing() {
+        let mut course = running(0);
+        course.exited(Exit::Code(0), Mono(0));
+        course.ask(Reason::Kill, Mono(1));
+        course.output_ended();
+        assert_eq!(course.steps(Mono(1)), finish(0, ""));
+    }
+
+    #[test]
+    fn a_kill_before_the_start_terminates_at_the_start() {
+        let mut course = Course::default();
+        course.ask(Reason::Stop, Mono(0));
+        assert_eq!(course.steps(Mono(0)), []);
+        course.started(0, Mono(1));
+        assert_eq!(course.steps(Mono(1)), [Step::Terminate]);
+    }
+}
