@@ -163,6 +163,8 @@ fn name(event: &Event) -> &'static str {
         Event::Config(_) => "config",
         Event::Request { .. } => "request",
         Event::Listening => "listening",
+        Event::ExecutorTrouble { .. } => "executor trouble",
+        Event::Published { .. } => "published",
         Event::Shutdown => "shutdown",
     }
 }

@@ -105,6 +105,11 @@ pub struct Dispatch {
     pub machines: Vec<(MachineRunId, String)>,
     /// Command and environment travel in the dispatch.
     pub env_delivery: bool,
+    /// When it was made, as stored with its machine runs; no two dispatches have the same, and it is even. Salt's job id
+    /// comes of it, so that a dispatch that is repeated bears the same.
+    pub at: Wall,
+    /// It may have been sent before a restart.
+    pub again: bool,
 }
 
 /// Lines of a job's log file, exactly as fine-print.md has them.

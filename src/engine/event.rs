@@ -82,6 +82,10 @@ pub enum Event {
         finished: bool,
         error: Option<String>,
     },
+    /// The executor cannot reach machines (no Salt, its master is away), or can again.
+    ExecutorTrouble { reason: Option<String> },
+    /// The executor had to wait before it could ask these machines for a launch: their time counts from now.
+    Published { machine_runs: Vec<MachineRunId> },
     /// The executor started the wrapper.
     Launched { machine_run: MachineRunId },
     /// The executor could not start it: the machine run ends with `retcode` and `text`.

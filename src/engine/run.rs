@@ -7,7 +7,7 @@ use log::Level;
 
 use crate::budget::Chunk;
 use crate::clock::Wall;
-use crate::config::{Delivery, JobSpec};
+use crate::config::{Delivery, ExecutorKind, JobSpec, is_loopback_host};
 use crate::engine::effect::{Answer, Dispatch, Effect, Fact, JobLogEntry, JobLogLine, Write};
 use crate::engine::event::RequestId;
 use crate::engine::machine_run::MachineRun;
@@ -381,20 +381,21 @@ impl Engine {
             return;
         }
         let places: Vec<usize> = run.waiting.drain(..room).collect();
+        let at = next_dispatch(&mut self.last_dispatch, turn.now.wall);
         let mut machines = Vec::with_capacity(room);
         let mut facts = Vec::with_capacity(room);
         let mut env_delivery = false;
         for place in places {
             let m = &mut run.machines[place];
             m.record.stage = MachineStage::Dispatched;
-            m.record.dispatched = Some(turn.now.wall);
+            m.record.dispatched = Some(at);
             m.clocks.dispatched = turn.awake;
             m.shown = None;
             env_delivery = m.record.env_delivery;
             facts.push(Fact::Machine(Box::new(m.record.clone())));
             machines.push((m.record.id, m.record.machine.clone()));
         }
-        let dispatch = dispatch_effect(run, machines, env_delivery);
+        let dispatch = dispatch_effect(run, machines, env_delivery, at, false);
         self.touch_run(id);
         if env_delivery {
             // it is sent once and never repeated: only after it is stored that it was
@@ -425,10 +426,13 @@ impl Engine {
                 .is_some_and(|word| word.rsplit('/').next() == Some("sp-wrapper")),
             None => self.settings.own_wrapper_by_default,
         };
+        let is_private = self.settings.private_link
+            || settings.executor == ExecutorKind::Salt
+                && settings.server_host(spec).is_some_and(is_loopback_host);
         match spec.delivery {
             Delivery::Env => false,
-            Delivery::Auto => is_ours && self.settings.private_link,
-            Delivery::Socket => self.settings.private_link,
+            Delivery::Auto => is_ours && is_private,
+            Delivery::Socket => is_private,
         }
     }
 
@@ -440,6 +444,17 @@ impl Engine {
             m.record.stage = MachineStage::Launched;
             m.clocks.launched = turn.awake;
             self.touch_machine(id);
+        }
+    }
+
+    /// The executor has passed the request on: the machines' time for the launch counts from now (fine-print.md 10).
+    pub(super) fn published(&mut self, turn: &mut Turn, machine_runs: &[MachineRunId]) {
+        for id in machine_runs {
+            if let Some(m) = self.machine_mut(*id)
+                && m.record.stage == MachineStage::Dispatched
+            {
+                m.clocks.dispatched = turn.awake;
+            }
         }
     }
 
@@ -622,6 +637,8 @@ pub(super) fn dispatch_effect(
     run: &Run,
     machines: Vec<(MachineRunId, String)>,
     env_delivery: bool,
+    at: Wall,
+    again: bool,
 ) -> Effect {
     Effect::Dispatch(Dispatch {
         run: run.record.id,
@@ -631,7 +648,20 @@ pub(super) fn dispatch_effect(
         spec: run.record.spec.clone(),
         machines,
         env_delivery,
+        at,
+        again,
     })
+}
+
+/// The moment of a dispatch that is made now: even, and no other has it.
+fn next_dispatch(last: &mut Wall, now: Wall) -> Wall {
+    let mut at = Wall(now.0 & !1);
+    // several of one turn, or of a clock that was set back a little
+    if at <= *last && last.0 - at.0 < 1_000_000 {
+        at = Wall(last.0 + 2);
+    }
+    *last = at;
+    at
 }
 
 /// Appends a line of the daemon's own to a machine run's output.

@@ -81,7 +81,7 @@ impl Local {
                     Ok(Order::Dispatch(mut dispatch)) => {
                         // taken from the end
                         dispatch.machines.reverse();
-                        self.waiting.push_back(dispatch);
+                        self.waiting.push_back(*dispatch);
                     }
                     Err(TryRecvError::Empty) => break,
                     // the daemon ends; what it has launched lives on
@@ -303,13 +303,19 @@ mod tests {
         };
         let settings = Arc::new(parking_lot::RwLock::new(Arc::new(settings)));
         let (sender, events) = crossbeam_channel::bounded(limits::CONTROL_QUEUE);
-        let executor =
-            executor::start(ExecutorKind::Local, "ws://127.0.0.1:1/".into(), settings, sender).unwrap();
+        let executor = executor::start(
+            ExecutorKind::Local,
+            "ws://127.0.0.1:1/".into(),
+            1,
+            settings,
+            sender,
+        )
+        .unwrap();
         (executor, events)
     }
 
     fn dispatch(machines: u64) -> Order {
-        Order::Dispatch(Dispatch {
+        Order::Dispatch(Box::new(Dispatch {
             run: RunId(1),
             job: "j".into(),
             instance: "j_1".into(),
@@ -319,7 +325,9 @@ mod tests {
                 .map(|n| (MachineRunId(n), format!("m{n}")))
                 .collect(),
             env_delivery: false,
-        })
+            at: Default::default(),
+            again: false,
+        }))
     }
 
     fn next(events: &Receiver<Event>) -> Event {
