@@ -78,7 +78,7 @@ pub fn identify(request: &Request, via: Via, settings: &Settings, own_uid: u32) 
     };
     Ok(Caller {
         role,
-        who: format!("nobody known, from {}", peer.ip()),
+        who: format!("somebody at {}", peer.ip()),
         is_known: false,
     })
 }

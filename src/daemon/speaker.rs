@@ -26,7 +26,7 @@ impl Speaker {
         let missing = lost.clone();
         let thread = thread::spawn("log", limits::STACK_BYTES, move || {
             for (level, text) in queue {
-                log::log!(level, "{text}");
+                log::log!(target: "saltpeter::engine", level, "{text}");
                 match missing.swap(0, Ordering::Relaxed) {
                     0 => {}
                     count => log::warn!("{count} lines were lost: the log was not written fast enough"),

@@ -189,7 +189,7 @@ impl<H: Handler> Connection<H> {
                 self.note_write(written)
             }
             Reaction::ReadDry => {
-                self.socket.get_mut().may_have_more();
+                self.socket.get_mut().be_certain();
                 Ok(())
             }
             Reaction::Close { last_words } => Err(End::Closing(last_words)),
