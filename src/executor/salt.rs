@@ -397,6 +397,10 @@ impl Salt {
                 let mut lines = Vec::new();
                 // its standard error tells more than its end
                 let _ = process.read(&mut lines);
+                if process.was_killed() {
+                    log::warn!("salt helper was killed while it started; it is started again");
+                    return self.retry_later();
+                }
                 let said = match process.last_words.as_str() {
                     "" => why.to_string(),
                     words => words.to_string(),

@@ -3,7 +3,7 @@
 
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, Stdio};
 
@@ -114,6 +114,19 @@ impl Process {
             return Err(io::Error::other("it sends a line without end"));
         }
         Ok(())
+    }
+
+    /// Ends it, if it has not ended. True: a signal that was not ours ended it (out of memory, an operator).
+    pub fn was_killed(&mut self) -> bool {
+        // one that is past its own exit keeps the code of that
+        let is_running = matches!(self.child.try_wait(), Ok(None)) && self.stdout_is_open();
+        let _ = self.child.kill();
+        let status = self.child.wait();
+        !is_running && status.is_ok_and(|status| status.signal().is_some())
+    }
+
+    fn stdout_is_open(&mut self) -> bool {
+        !matches!(self.stdout.read(&mut [0; 1]), Ok(0))
     }
 
     /// Hands its standard error to our log.

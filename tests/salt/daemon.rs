@@ -23,7 +23,7 @@ pub struct Daemon {
 /// A job that is never due.
 pub fn job(targets: Value, command: &str) -> Value {
     json!({
-        "min": "0", "hour": "0", "dom": "1", "mon": "1", "dow": "*", "year": "2099",
+        "min": 0, "hour": 0, "dom": 1, "mon": 1, "dow": "*", "year": 2099,
         "command": command, "targets": targets,
     })
 }

@@ -35,7 +35,7 @@ fn a_wrapper_that_cannot_be_started_is_254_within_seconds_in_the_minions_words()
         (
             "wrong_architecture",
             file("foreign", &foreign, 0o755),
-            "xec format error",
+            "/wrappers/foreign",
         ),
         (
             "fails",
