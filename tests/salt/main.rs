@@ -13,5 +13,6 @@ mod wait;
 mod helper;
 mod launching;
 mod outages;
+mod packaging;
 mod secrets;
 mod targets;
