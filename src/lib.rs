@@ -42,12 +42,9 @@ pub mod config;
 #[cfg(feature = "daemon")]
 pub mod engine;
 #[cfg(feature = "daemon")]
-pub mod logfile;
-#[cfg(feature = "daemon")]
 pub mod schedule;
-#[cfg(feature = "daemon")]
-pub mod storage;
 
+// -- connect (threads, sockets, files)
 #[cfg(feature = "daemon")]
 pub mod api;
 #[cfg(feature = "daemon")]
@@ -55,9 +52,13 @@ pub mod daemon;
 #[cfg(feature = "daemon")]
 pub mod executor;
 #[cfg(feature = "daemon")]
+pub mod logfile;
+#[cfg(feature = "daemon")]
 pub mod machines;
 #[cfg(feature = "daemon")]
 pub mod net;
+#[cfg(feature = "daemon")]
+pub mod storage;
 
 // -- speak
 #[cfg(feature = "daemon")]

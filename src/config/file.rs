@@ -46,6 +46,52 @@ pub fn read(bytes: &[u8]) -> Result<Node, Unreadable> {
         })
 }
 
+/// Cuts the text of a large block mapping into pieces of about `piece_bytes` that hold whole entries, so that not all
+/// of it is in memory as parsed values at once: that takes 40 MB for 10,000 jobs. None: it is small, or not surely
+/// cut right (anchors, directives, several documents, anything at the margin that is no plain key). A cut inside
+/// quotes or braces leaves a piece that [`read`] refuses; then the file must be read whole.
+pub fn pieces(bytes: &[u8], piece_bytes: usize) -> Option<Vec<&[u8]>> {
+    if bytes.len() < 2 * piece_bytes {
+        return None;
+    }
+    let text = std::str::from_utf8(bytes).ok()?;
+    let (mut pieces, mut start, mut at) = (Vec::new(), 0, 0);
+    let mut is_inside = false;
+    for line in text.split_inclusive('\n') {
+        let margin = line.as_bytes()[0];
+        let marker = line.starts_with("---") || line.starts_with("...");
+        if may_anchor(line) || marker || b"-%?{}[]|>@`!&*,:<\t".contains(&margin) {
+            return None;
+        }
+        if !matches!(margin, b' ' | b'#' | b'\n' | b'\r') {
+            super::lines::entry(line)?;
+            is_inside = true;
+            if at - start >= piece_bytes {
+                pieces.push(&bytes[start..at]);
+                start = at;
+            }
+        } else if margin == b' ' && !is_inside && !line.trim().is_empty() {
+            // the outermost mapping is indented
+            return None;
+        }
+        at += line.len();
+    }
+    pieces.push(&bytes[start..]);
+    Some(pieces)
+}
+
+/// Whether the line might define an anchor, which a later piece could refer to.
+fn may_anchor(line: &str) -> bool {
+    let bytes = line.as_bytes();
+    bytes.iter().enumerate().any(|(at, byte)| {
+        let before = at.checked_sub(1).map_or(b' ', |at| bytes[at]);
+        let after = bytes.get(at + 1).copied().unwrap_or(b' ');
+        *byte == b'&'
+            && matches!(before, b' ' | b'[' | b'{' | b',' | b':')
+            && !matches!(after, b' ' | b'&' | b'\n' | b'>')
+    })
+}
+
 impl Node {
     /// What this is, for a message.
     pub fn kind(&self) -> &'static str {

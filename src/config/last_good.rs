@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::file::Node;
 use super::lines::Lines;
-use super::validate::{self, Defaults, Source};
+use super::validate::{self, Defaults, Schedules, Source};
 use super::{Job, Maintenance, settings};
 
 /// The content of one file that is in force.
@@ -90,11 +90,20 @@ impl Store {
             return good;
         };
         let lines = Lines::new(b"");
+        let mut schedules = Schedules::default();
         let source = Source { file, lines: &lines };
         for (name, fields) in kept.get("jobs").and_then(Value::as_object).into_iter().flatten() {
             let node = Node::from_json(fields);
             // its problems are old news
-            if let Some(job) = validate::job(source, group, name, &node, defaults, &mut Vec::new()) {
+            if let Some(job) = validate::job(
+                source,
+                group,
+                name,
+                &node,
+                defaults,
+                &mut schedules,
+                &mut Vec::new(),
+            ) {
                 good.jobs.insert(name.clone(), Arc::new(job));
             }
         }

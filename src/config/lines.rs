@@ -125,7 +125,7 @@ fn is_content(line: &str) -> bool {
 }
 
 /// Key and rest of `key: rest`, both trimmed; None where the line has no key in an easy shape.
-fn entry(line: &str) -> Option<(Cow<'_, str>, &str)> {
+pub(super) fn entry(line: &str) -> Option<(Cow<'_, str>, &str)> {
     let quote = line.chars().next()?;
     if quote == '"' || quote == '\'' {
         let inner = &line[1..];

@@ -15,7 +15,7 @@ use super::file::{self, Node};
 use super::last_good::{Good, Store};
 use super::lines::Lines;
 use super::settings::{self, CONFIG_SECTION, MAINTENANCE_SECTION};
-use super::validate::{self, Defaults, Source};
+use super::validate::{self, Defaults, Schedules, Source};
 use super::{Config, Job, Maintenance, Problem, Settings, Severity};
 use crate::{clock, limits};
 
@@ -28,6 +28,8 @@ pub struct Loader {
     /// Problems of the directory itself and of entries that are no job files.
     dir_problems: Vec<Problem>,
     hasher: RandomState,
+    /// Of one [`Loader::load`].
+    schedules: Schedules,
     /// The store was named and the bad files have not been looked at with it: nothing may be written there yet.
     store_is_new: bool,
     current: Option<Arc<Config>>,
@@ -77,6 +79,7 @@ impl Loader {
             defaults: settings::defaults(&Settings::default()),
             dir_problems: Vec::new(),
             hasher: RandomState::new(),
+            schedules: Schedules::default(),
             store_is_new: false,
             current: None,
         }
@@ -204,6 +207,7 @@ impl Loader {
             self.defaults = settings::defaults(&self.settings().0);
         }
         self.evaluate_outdated();
+        self.schedules = Schedules::default();
         true
     }
 
@@ -245,38 +249,25 @@ impl Loader {
             group: &group,
             defaults: &self.defaults,
         };
-        let document = match &content {
-            Ok(bytes) => {
-                file::read(bytes).map_err(|why| (why.line, format!("cannot be read: {}", why.reason)))
-            }
-            Err(reason) => Err((None, reason.clone())),
+        let lines = Lines::new(content.as_deref().unwrap_or_default());
+        let source = Source {
+            file: &file,
+            lines: &lines,
         };
-        match document {
-            Ok(document) => {
-                let bytes = content.as_deref().unwrap_or_default();
-                let lines = Lines::new(bytes);
-                let source = Source {
-                    file: &file,
-                    lines: &lines,
-                };
-                let mut reading = Reading {
-                    source,
-                    dir: &self.dir,
-                    past: &mut past,
-                    state: &mut state,
-                };
-                reading.document(&document);
-                state.unsaved = true;
-            }
-            Err((line, reason)) => {
-                past.ask_store();
-                let kept = if past.good.is_empty() { NOTHING_KEPT } else { KEPT };
-                state
-                    .problems
-                    .push(whole_file(&file, line, format!("{reason}; {kept}")));
-                state.good = std::mem::take(&mut past.good);
-            }
+        let (schedules, dir) = (&mut self.schedules, self.dir.as_path());
+        let mut reading = Reading {
+            source,
+            dir,
+            schedules,
+            past: &mut past,
+            state: &mut state,
+        };
+        match &content {
+            Ok(bytes) => reading.content(bytes),
+            Err(reason) => reading.keep_all(None, reason),
         }
+        // in reading order; the sort is stable
+        state.problems.sort_by_key(|problem| problem.line);
         state.asked_store |= past.store.is_none() && self.store.is_some();
         state.bad = state
             .problems
@@ -328,6 +319,18 @@ impl Loader {
                     None,
                     format!("also set in '{earlier}': this one counts; remove one"),
                 )
+            });
+        }
+        if let Some((key, reason)) = settings::refused(&settings) {
+            let sets = |state: &FileState| state.good.settings.iter().any(|(name, _)| name == key);
+            let file = self
+                .files
+                .iter()
+                .rfind(|(_, state)| sets(state))
+                .map_or("", |(file, _)| file);
+            problems.push(Problem {
+                field: format!("{CONFIG_SECTION}.{key}"),
+                ..whole_file(file, None, reason.to_string())
             });
         }
         self.publish_if_new(jobs, settings, maintenance, problems)
@@ -419,30 +422,50 @@ impl Past<'_> {
 struct Reading<'a, 'b> {
     source: Source<'a>,
     dir: &'a Path,
+    schedules: &'a mut Schedules,
     past: &'a mut Past<'b>,
     state: &'a mut FileState,
 }
 
 impl Reading<'_, '_> {
-    fn document(&mut self, document: &Node) {
-        let entries = match document {
-            Node::Null => return,
-            Node::Map(entries) => entries,
-            other => {
-                self.past.ask_store();
-                let kept = if self.past.good.is_empty() {
-                    NOTHING_KEPT
-                } else {
-                    KEPT
-                };
-                let reason = format!("a job file is a mapping of jobs, not {}; {kept}", other.kind());
-                self.state
-                    .problems
-                    .push(whole_file(self.source.file, Some(1), reason));
-                self.state.good = std::mem::take(&mut self.past.good);
-                return;
+    fn content(&mut self, bytes: &[u8]) {
+        self.state.unsaved = true;
+        if file::pieces(bytes, limits::CONFIG_PIECE_BYTES).is_some_and(|pieces| self.pieces(&pieces)) {
+            return;
+        }
+        self.state.good = Good::default();
+        self.state.problems.clear();
+        match file::read(bytes) {
+            Ok(Node::Null) => {}
+            Ok(Node::Map(entries)) => self.entries(&entries),
+            Ok(other) => {
+                self.keep_all(
+                    Some(1),
+                    &format!("a job file is a mapping of jobs, not {}", other.kind()),
+                );
             }
-        };
+            Err(why) => self.keep_all(why.line, &format!("cannot be read: {}", why.reason)),
+        }
+    }
+
+    /// Takes a large file piece by piece; false: it has to be taken whole.
+    fn pieces(&mut self, pieces: &[&[u8]]) -> bool {
+        let mut seen = BTreeSet::new();
+        for piece in pieces {
+            let Ok(Node::Map(entries)) = file::read(piece) else {
+                return false;
+            };
+            // a key given twice, or one that needs a word, is told with the whole file in view
+            let is_simple = |(key, _): &(Node, Node)| key.key_text().is_some_and(|name| seen.insert(name));
+            if !entries.iter().all(is_simple) {
+                return false;
+            }
+            self.entries(&entries);
+        }
+        true
+    }
+
+    fn entries(&mut self, entries: &[(Node, Node)]) {
         let mut last: BTreeMap<String, usize> = BTreeMap::new();
         for (index, (key, _)) in entries.iter().enumerate() {
             let Some(name) = key.key_text() else {
@@ -467,6 +490,20 @@ impl Reading<'_, '_> {
         }
     }
 
+    /// The file tells nothing: all that was good of it stays.
+    fn keep_all(&mut self, line: Option<usize>, reason: &str) {
+        self.past.ask_store();
+        let kept = if self.past.good.is_empty() {
+            NOTHING_KEPT
+        } else {
+            KEPT
+        };
+        self.state
+            .problems
+            .push(whole_file(self.source.file, line, format!("{reason}; {kept}")));
+        self.state.good = std::mem::take(&mut self.past.good);
+    }
+
     fn entry(&mut self, name: &str, node: &Node) {
         match name {
             CONFIG_SECTION => self.settings(node),
@@ -484,11 +521,12 @@ impl Reading<'_, '_> {
             name,
             node,
             &defaults,
+            self.schedules,
             &mut self.state.problems,
         );
         let in_force = match job {
-            Some(job) => match self.past.good.jobs.remove(name) {
-                Some(known) if *known == job => Some(known),
+            Some(job) => match self.past.good.jobs.get(name) {
+                Some(known) if **known == job => Some(known.clone()),
                 _ => Some(Arc::new(job)),
             },
             None => {

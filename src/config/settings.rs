@@ -19,7 +19,7 @@ pub const CONFIG_SECTION: &str = "saltpeter_config";
 /// The key of a file's maintenance.
 pub const MAINTENANCE_SECTION: &str = "saltpeter_maintenance";
 
-const KEYS: [&str; 33] = [
+const KEYS: [&str; 29] = [
     "logdir",
     "debug",
     "api_ws",
@@ -49,11 +49,6 @@ const KEYS: [&str; 33] = [
     "api_tokens",
     "api_open",
     "api_hosts",
-    // the machines port's certificate (fine-print.md 23a): read where TLS is served
-    "tls_cert",
-    "tls_key",
-    "tls_ca",
-    "notify",
 ];
 
 /// Sets one key. `Ok(Some)`: taken, with a doubt; `Err`: not taken. Relative directories are below `base`, the
@@ -146,6 +141,17 @@ pub fn maintenance(
     Ok(maintenance)
 }
 
+/// What the settings together do not allow, as (key, reason): it is not in force.
+pub fn refused(settings: &Settings) -> Option<(&'static str, &'static str)> {
+    // fine-print.md 32a
+    let is_open =
+        settings.api_ws && !settings.api_ws_bind_addr.is_loopback() && settings.api_tokens.is_empty();
+    is_open.then_some((
+        "api_ws_bind_addr",
+        "reaches beyond this host without any api_tokens: the API stays on loopback; add tokens or use 127.0.0.1",
+    ))
+}
+
 /// Keys whose change takes a restart (fine-print.md 14), with those that differ between the two.
 pub fn restart_needed(running: &Settings, wanted: &Settings) -> Vec<&'static str> {
     [
@@ -210,7 +216,7 @@ fn set(settings: &mut Settings, key: &str, node: &Node, base: &Path) -> Result<(
         "heartbeat_timeout" => settings.heartbeat_timeout_ms = milliseconds(node)?,
         "history_days" => settings.history_days = days(node)?,
         "api_tokens" => settings.api_tokens = tokens(node)?,
-        // known, and read elsewhere
+        // KEYS has no others; a test sets each
         _ => {}
     }
     Ok(())
@@ -361,7 +367,7 @@ fn masked(key: &str, node: &Node) -> Value {
         }
         return shown;
     }
-    if ["token", "password", "passwd", "secret", "key", "notify"]
+    if ["token", "password", "passwd", "secret", "key"]
         .iter()
         .any(|word| lower.contains(word))
     {

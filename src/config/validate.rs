@@ -1,7 +1,7 @@
 //! From what a file says of a job to a valid [`Job`], with all that is wrong told at once.
 //! Must not know: directories, reloads, what was last good.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -10,7 +10,7 @@ use super::file::Node;
 use super::lines::{Lines, Style};
 use super::{Delivery, Job, JobSpec, Problem, Severity, Targets, value, yaml11};
 use crate::limits;
-use crate::schedule::{self, Fields, Schedule, Tz};
+use crate::schedule::{self, FieldError, Fields, Schedule, Tz};
 
 /// What settings lend to jobs that say nothing themselves. Jobs are validated again when it changes.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -27,6 +27,31 @@ pub struct Defaults {
 pub struct Source<'a> {
     pub file: &'a str,
     pub lines: &'a Lines<'a>,
+}
+
+/// Schedules of jobs that are read together: equal ones share what they hold, which is most of a job's memory.
+#[derive(Default)]
+pub struct Schedules(HashMap<String, Schedule>);
+
+impl Schedules {
+    fn parse(&mut self, fields: &Fields, zone: Tz) -> Result<Schedule, Vec<FieldError>> {
+        let Fields {
+            sec,
+            min,
+            hour,
+            dom,
+            mon,
+            dow,
+            year,
+        } = fields;
+        let key = [sec.as_str(), min, hour, dom, mon, dow, year, zone.name()].join("\n");
+        if let Some(known) = self.0.get(&key) {
+            return Ok(known.clone());
+        }
+        let schedule = Schedule::parse(fields, zone)?;
+        self.0.insert(key, schedule.clone());
+        Ok(schedule)
+    }
 }
 
 /// `target_type`: Salt's names.
@@ -105,6 +130,7 @@ pub fn job(
     name: &str,
     node: &Node,
     defaults: &Defaults,
+    schedules: &mut Schedules,
     problems: &mut Vec<Problem>,
 ) -> Option<Job> {
     let mut fields = JobFields {
@@ -125,7 +151,7 @@ pub fn job(
         return None;
     };
     fields.take(entries);
-    let schedule = fields.schedule(defaults);
+    let schedule = fields.schedule(defaults, schedules);
     let spec = fields.spec(group, defaults);
     let enabled = fields.flag("enabled", true);
     let description = fields.text("description").unwrap_or_default();
@@ -249,7 +275,7 @@ impl<'a> JobFields<'_, 'a> {
         found
     }
 
-    fn schedule(&mut self, defaults: &Defaults) -> Option<Schedule> {
+    fn schedule(&mut self, defaults: &Defaults, schedules: &mut Schedules) -> Option<Schedule> {
         let [sec, min, hour, dom, mon, dow, year] = SCHEDULE_FIELDS.map(|field| self.schedule_field(field));
         let zone = self.zone(defaults);
         // each bad field is told by itself: those that are there are parsed even if others are missing
@@ -263,7 +289,7 @@ impl<'a> JobFields<'_, 'a> {
             dow: every(dow),
             year: every(year),
         };
-        match Schedule::parse(&parsed, zone?) {
+        match schedules.parse(&parsed, zone?) {
             Ok(schedule) => {
                 for (field, warning) in schedule.warnings() {
                     self.warning(field, warning);
@@ -522,8 +548,11 @@ impl<'a> JobFields<'_, 'a> {
         };
         if doubtful {
             match self.source.lines.style(&[self.name, "env", key]) {
-                // the word itself is at hand: no doubt what the old daemon made of it
-                Style::Plain(word) if !matches!(node, Node::Text(text) if text != word) => {
+                // the word itself is at hand: no doubt what the old daemon made of it, but for dates
+                Style::Plain(word)
+                    if !matches!(node, Node::Text(text) if text != word)
+                        && yaml11::reading(word) != Some(yaml11::Reading::Date) =>
+                {
                     return yaml11::plain_text(word);
                 }
                 Style::Quoted => {}

@@ -124,6 +124,7 @@ impl Watch {
                         before.as_ref().map_or(&[], |before| &before.problems),
                         &config.problems,
                     );
+                    log::info!("configuration: {} jobs in force", config.jobs.len());
                     (self.on_change)(config);
                     self.loader.save_last_good();
                 }
@@ -267,7 +268,7 @@ impl Directory {
             .map(|metadata| (metadata.dev(), metadata.ino()))
     }
 
-    fn read_events(&self, pending: &mut Pending, now: Mono) {
+    fn read_events(&mut self, pending: &mut Pending, now: Mono) {
         let Some(inotify) = &self.inotify else { return };
         let mut buffer = [MaybeUninit::uninit(); 4096];
         let mut events = inotify::Reader::new(inotify, &mut buffer);
@@ -293,7 +294,13 @@ impl Directory {
                 }
                 Some(_) => {}
                 // the queue overflowed, or something befell the directory itself
-                None => pending.note(now),
+                None => {
+                    if what.contains(ReadFlags::IGNORED) {
+                        // gone; a new one may get the same inode
+                        self.watched = None;
+                    }
+                    pending.note(now);
+                }
             }
         }
     }

@@ -58,8 +58,11 @@ pub fn boolean_word(text: &str) -> Option<bool> {
 }
 
 /// Whether a text read from a file was something else to the old daemon unless it stood in quotes. Dates that
-/// Python wrote as they stand do not count.
+/// Python wrote as they stand do not count, nor what would be no text to our own reader: that did stand in quotes.
 pub fn differs(text: &str) -> bool {
+    if is_surely_quoted(text) {
+        return false;
+    }
     match reading(text) {
         None | Some(Reading::Null) => false,
         Some(Reading::Date) => !CANONICAL_DATE.is_match(text),
@@ -128,6 +131,8 @@ static DATE: LazyLock<Regex> = LazyLock::new(|| {
 });
 static CANONICAL_DATE: LazyLock<Regex> =
     LazyLock::new(|| pattern(r"^\d{4}-\d\d-\d\d( \d\d:\d\d:\d\d(\.\d{6})?([-+]\d\d:\d\d)?)?$"));
+static SEXAGESIMAL_FLOAT: LazyLock<Regex> =
+    LazyLock::new(|| pattern(r"^[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+\.[0-9_]*$"));
 static FLOAT: LazyLock<Regex> = LazyLock::new(|| {
     pattern(r"^[-+]?([0-9][0-9_]*\.[0-9_]*([eE][-+][0-9]+)?|\.[0-9][0-9_]*([eE][-+][0-9]+)?)$")
 });
@@ -135,6 +140,28 @@ static FLOAT: LazyLock<Regex> = LazyLock::new(|| {
 #[allow(clippy::expect_used)] // the patterns above are constants, and a test compiles each
 fn pattern(text: &str) -> Regex {
     Regex::new(text).expect("constant pattern")
+}
+
+/// What our reader (YAML 1.2) takes for a boolean or a number if it is bare.
+fn is_surely_quoted(text: &str) -> bool {
+    if matches!(text, "true" | "True" | "TRUE" | "false" | "False" | "FALSE") {
+        return true;
+    }
+    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
+    if !digits.starts_with(|first: char| first.is_ascii_digit() || first == '.') {
+        return false;
+    }
+    let radix = |prefix, radix| {
+        digits
+            .strip_prefix(prefix)
+            .is_some_and(|rest| i128::from_str_radix(rest, radix).is_ok())
+    };
+    if radix("0x", 16) || radix("0o", 8) || radix("0b", 2) || digits.parse::<u128>().is_ok() {
+        return !(digits.len() > 1
+            && digits.starts_with('0')
+            && digits.bytes().all(|digit| digit.is_ascii_digit()));
+    }
+    digits.parse::<f64>().is_ok_and(f64::is_finite)
 }
 
 fn boolean_text(value: bool) -> &'static str {
@@ -222,10 +249,20 @@ fn float(plain: &str) -> Option<f64> {
         }
         _ => {}
     }
-    FLOAT
-        .is_match(plain)
-        .then(|| plain.replace('_', "").parse().ok())
-        .flatten()
+    if FLOAT.is_match(plain) {
+        return plain.replace('_', "").parse().ok();
+    }
+    if !SEXAGESIMAL_FLOAT.is_match(plain) {
+        return None;
+    }
+    let clean = plain.replace('_', "");
+    let sign = if clean.starts_with('-') { -1.0 } else { 1.0 };
+    let (mut value, mut base) = (0.0, 1.0);
+    for part in clean.trim_start_matches(['+', '-']).rsplit(':') {
+        value += part.parse::<f64>().ok()? * base;
+        base *= 60.0;
+    }
+    Some(sign * value)
 }
 
 #[cfg(test)]
@@ -264,6 +301,7 @@ mod tests {
             assert_eq!(plain_text(plain), text, "{plain}");
         }
         assert!(!differs("2026-11-21") && !differs("2026-11-21 10:00:00"));
+        assert!(!differs("1") && !differs("-1.5") && !differs("0x10") && !differs("true") && !differs("0"));
         assert!(differs("2026-11-21T10:00:00Z") && differs("010") && differs("on") && !differs("5 minutes"));
     }
 

@@ -12,7 +12,7 @@ use crate::limits;
 use crate::protocol::{DaemonFrame, SessionKey};
 
 /// What a machine run gets that is killed before its command can have started.
-const KILLED_BEFORE: &str = "[Job killed before execution]";
+pub(super) const KILLED_BEFORE: &str = "[Job killed before execution]";
 
 impl Engine {
     /// A kill of a job, one instance of it, or one machine. The frames go out first; the answer follows the commit.
@@ -55,7 +55,25 @@ impl Engine {
             format!("WebSocket: Kill command received for job {job}"),
         );
         turn.say(Level::Info, format!("kill of {job} asked for by {who}"));
-        let facts = runs.iter().flat_map(|id| self.kill_facts(*id)).collect();
+        self.answer_kill(turn, request, &runs, machines);
+    }
+
+    /// Stores a kill; its answer follows the commit. A start that is not stored yet comes first.
+    pub(super) fn answer_kill(
+        &mut self,
+        turn: &mut Turn,
+        request: RequestId,
+        runs: &[RunId],
+        machines: usize,
+    ) {
+        let facts: Vec<Fact> = runs.iter().flat_map(|id| self.kill_facts(*id)).collect();
+        let unstored = runs
+            .iter()
+            .find(|id| self.runs.get(id).is_some_and(|run| !run.is_stored));
+        if let Some(run) = unstored.and_then(|id| self.runs.get_mut(id)) {
+            run.held_kills.push((request, machines));
+            return turn.store(facts);
+        }
         let ticket = self.ticket(Waiting::Answer {
             request,
             answer: Answer::KillSent { machines },
@@ -68,7 +86,7 @@ impl Engine {
     }
 
     /// Kills one run, or one machine of it. Returns how many machine runs it concerns.
-    fn kill_run(&mut self, turn: &mut Turn, id: RunId, machine: Option<&str>) -> usize {
+    pub(super) fn kill_run(&mut self, turn: &mut Turn, id: RunId, machine: Option<&str>) -> usize {
         let Some(run) = self.runs.get_mut(&id) else {
             return 0;
         };
@@ -80,7 +98,7 @@ impl Engine {
                     run.kill.get_or_insert(turn.awake);
                 }
                 Some(machine) if !run.by_machine.contains_key(machine) => {
-                    run.kill_when_known.insert(machine.into());
+                    run.record.kill_when_known.insert(machine.into());
                 }
                 Some(_) => concerned = 0,
             }
@@ -169,7 +187,7 @@ impl Engine {
         let can_hear = match m.record.stage {
             MachineStage::Started => true,
             // a Python wrapper takes the next frame after its connect and start for their acks (fine-print.md 19)
-            MachineStage::Permitted => m.record.ours,
+            MachineStage::Permitted => m.record.ours && m.unacked_connect.is_none(),
             _ => false,
         };
         let Some(kill) = m.kill.as_mut() else { return };

@@ -19,10 +19,10 @@ pub struct MachineRun {
     pub output: Output,
     /// The socket that speaks for it now.
     pub connection: Option<ConnectionId>,
-    /// Features that hold for its session.
-    pub features: Vec<String>,
     pub clocks: Clocks,
     pub kill: Option<Kill>,
+    /// Its connect waits for storage before it is acked, on that connection.
+    pub unacked_connect: Option<ConnectionId>,
     /// The seq that was refused last as coming from the future, until something in order comes.
     pub nacked: Option<u64>,
     /// The board's copy; None when it has to be made anew.
@@ -32,7 +32,8 @@ pub struct MachineRun {
 /// When what happened last, in awake time.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Clocks {
-    pub dispatched: AwakeMs,
+    /// None: its dispatch waits for storage.
+    pub dispatched: Option<AwakeMs>,
     pub launched: AwakeMs,
     pub connected: AwakeMs,
     pub started: AwakeMs,
@@ -83,7 +84,7 @@ impl MachineRun {
         awake: AwakeMs,
     ) -> MachineRun {
         let clocks = Clocks {
-            dispatched: awake,
+            dispatched: Some(awake),
             launched: awake,
             connected: awake,
             started: awake,
@@ -100,9 +101,9 @@ impl MachineRun {
             output: Output::new(spec.output_limit_bytes, position),
             record,
             connection: None,
-            features: Vec::new(),
             clocks,
             kill,
+            unacked_connect: None,
             nacked: None,
             shown: None,
         }
@@ -141,9 +142,10 @@ impl MachineRun {
             return Overdue::Kill;
         }
         match self.record.stage {
-            MachineStage::Dispatched if passed(self.clocks.dispatched, limits::DISPATCH_TIMEOUT_MS) => {
-                Overdue::Dispatch
-            }
+            MachineStage::Dispatched => match self.clocks.dispatched {
+                Some(sent) if passed(sent, limits::DISPATCH_TIMEOUT_MS) => Overdue::Dispatch,
+                _ => Overdue::Nothing,
+            },
             MachineStage::Launched if passed(self.clocks.launched, spec.start_timeout_ms) => Overdue::Connect,
             // a Python wrapper does not beat before its start
             MachineStage::Permitted if !self.record.ours => self.late_start(awake),
@@ -160,10 +162,10 @@ impl MachineRun {
     }
 
     fn late_start(&self, awake: AwakeMs) -> Overdue {
-        match awake >= self.clocks.connected.saturating_add(limits::CONNECT_TO_START_MS) {
-            true => Overdue::Start,
-            false => Overdue::Nothing,
-        }
+        // the permission that storage holds back is not the wrapper's delay
+        let is_late = self.unacked_connect.is_none()
+            && awake >= self.clocks.connected.saturating_add(limits::CONNECT_TO_START_MS);
+        if is_late { Overdue::Start } else { Overdue::Nothing }
     }
 
     fn silence(&self, spec: &JobSpec, awake: AwakeMs) -> Overdue {

@@ -19,6 +19,8 @@ pub struct Output {
     pub bytes: u64,
     pub utf16: u64,
     next_row: u64,
+    /// The seq that the rows so far cover.
+    row_seq: Option<u64>,
     last_bytes: Vec<u8>,
     /// 0: no limit.
     limit_bytes: u64,
@@ -51,6 +53,7 @@ impl Output {
             bytes: position.bytes,
             utf16: position.utf16,
             next_row: position.next_row,
+            row_seq: position.next_seq.checked_sub(1),
             last_bytes: position.last_bytes.clone(),
             limit_bytes,
             tail,
@@ -88,7 +91,7 @@ impl Output {
         if in_head && self.limit_bytes > 0 && self.bytes + data.len() as u64 > head {
             let rest = data.split_off((head - self.bytes) as usize);
             // the seq counts as stored only with its last byte
-            let seq = self.next_seq.checked_sub(2);
+            let seq = self.row_seq;
             placed.rows.push(self.row(machine_run, day, data, seq));
             data = rest;
         }
@@ -113,6 +116,7 @@ impl Output {
             utf16_offset: self.utf16,
             data,
         };
+        self.row_seq = seq;
         let waiting = text::incomplete_tail(&self.last_bytes);
         let carry = &self.last_bytes[self.last_bytes.len() - waiting..];
         let (units, _) = text::utf16_units(carry, row.data.bytes());

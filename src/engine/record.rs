@@ -1,6 +1,7 @@
 //! What storage keeps of runs: the shapes that pass between engine and storage in both directions.
 //! Must not know: how they are kept.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -46,6 +47,8 @@ pub struct RunRecord {
     pub success: Option<bool>,
     /// When a kill of the whole run was asked for.
     pub kill_asked: Option<Wall>,
+    /// Machines to be killed that were not known yet when that was asked for.
+    pub kill_when_known: BTreeSet<String>,
     /// Why no machine run came of it ("No targets matched", the executor's error).
     pub note: Option<String>,
     /// The secret that wrappers of this run carry in their URL.
@@ -155,7 +158,8 @@ pub enum Verdict {
     Missed { reason: String },
 }
 
-/// A verdict on one due time of a job, or, for long stretches of misses, on all from `due` to `until`.
+/// A verdict on one due time of a job; or, for long stretches of misses, on all from `due` to `until` that have none
+/// of their own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VerdictRecord {
     pub job: String,
@@ -203,6 +207,7 @@ pub struct Recovered {
     pub next_run: u64,
     pub next_machine_run: u64,
     pub jobs: Vec<JobRecord>,
-    /// Runs that have not ended, and the last ended run of each job.
+    /// Runs that have not ended or have a machine run that has not (output that waits for room on the disk holds back
+    /// the outcome that depends on it), and the last ended run of each job.
     pub runs: Vec<StoredRun>,
 }

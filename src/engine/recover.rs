@@ -71,22 +71,17 @@ impl Engine {
         let mut again: BTreeMap<Wall, Vec<(MachineRunId, String)>> = BTreeMap::new();
         for (place, m) in run.machines.iter_mut().enumerate().filter(|(_, m)| m.is_open()) {
             let clocks = &mut m.clocks;
+            clocks.dispatched = Some(turn.awake);
+            // the wrapper keeps the command's `timeout`; the second line behind it begins anew (promise 5)
             for clock in [
-                &mut clocks.dispatched,
                 &mut clocks.launched,
                 &mut clocks.connected,
+                &mut clocks.started,
                 &mut clocks.beat,
                 &mut clocks.output,
             ] {
                 *clock = turn.awake;
             }
-            // the command's own time ran on; what is over since long counts from now
-            let ran_ms = m
-                .record
-                .started
-                .map_or(0, |at| (turn.now.wall.0 - at.0).max(0) as u64 / 1_000);
-            let timeout_ms = run.record.spec.timeout_s.saturating_mul(1_000);
-            clocks.started = turn.awake.saturating_sub(ran_ms.min(timeout_ms));
             if let Some(kill) = m.kill.as_mut() {
                 kill.asked = turn.awake;
             }
@@ -107,7 +102,8 @@ impl Engine {
             }
         }
         for (at, machines) in again {
-            turn.effects.push(dispatch_effect(run, machines, false, at, true));
+            let dispatch = dispatch_effect(run, machines, false, at, true);
+            turn.effects.push(Effect::Dispatch(dispatch));
         }
         if run.record.stage == RunStage::Pinging {
             let (instance, spec) = (run.record.instance.clone(), run.record.spec.clone());
@@ -116,6 +112,14 @@ impl Engine {
                 instance,
                 spec,
             });
+        }
+        if self
+            .runs
+            .get(&id)
+            .is_some_and(|run| run.record.kill_asked.is_some())
+        {
+            // what was to be killed and had not started yet never starts
+            self.kill_run(turn, id, None);
         }
         self.dispatch_waiting(turn, id);
         self.end_run_if_done(turn, id);

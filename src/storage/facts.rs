@@ -1,6 +1,7 @@
 //! Facts as rows of `state.db`: written by the storage thread, read back by recovery and history.
 //! Must not know: output, groups, acks.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use rusqlite::types::{FromSqlError, Type};
@@ -17,12 +18,13 @@ use crate::engine::record::{
 
 /// Columns of a run in the order that [`run_of_row`] reads them; `runs` and `specs` are joined.
 pub(super) const RUN_COLUMNS: &str = "runs.id, runs.instance, runs.job, runs.due, runs.asked_by, runs.started, \
-     runs.ended, runs.stage, runs.success, runs.kill_asked, runs.note, runs.token, specs.spec";
+     runs.ended, runs.stage, runs.success, runs.kill_asked, runs.note, runs.token, specs.spec, \
+     runs.kill_when_known";
 
 /// Columns of a machine run in the order that [`machine_of_row`] reads them.
 pub(super) const MACHINE_COLUMNS: &str = "id, run, machine, position, stage, env_delivery, wrapper_id, ours, \
      wrapper_version, pid, dispatched, started, ended, retcode, presumed, revised_from, kill_asked, last_heartbeat, \
-     wrapper_started, wrapper_ended, left_out_bytes";
+     wrapper_started, wrapper_ended, left_out_bytes, not_counted";
 
 /// Counters that outlive the rows they were counted from.
 pub(super) const LAST_LOOK: &str = "last_look";
@@ -100,6 +102,7 @@ pub(super) fn run_of_row(row: &Row<'_>) -> rusqlite::Result<RunRecord> {
         note: row.get(10)?,
         token: row.get(11)?,
         spec: Arc::new(spec_of_text(&spec)?),
+        kill_when_known: names_of_text(row.get(13)?)?,
     })
 }
 
@@ -127,7 +130,7 @@ pub(super) fn machine_of_row(row: &Row<'_>) -> rusqlite::Result<MachineRecord> {
         wrapper_started: row.get(18)?,
         wrapper_ended: row.get(19)?,
         left_out_bytes: number(row, 20)?,
-        not_counted: false,
+        not_counted: row.get(21)?,
     })
 }
 
@@ -159,7 +162,7 @@ fn refuse_start(connection: &Connection, run: &RunRecord) -> rusqlite::Result<Op
     if let Some(due) = run.due {
         let has_started: bool = connection
             .prepare_cached(
-                "SELECT EXISTS(SELECT 1 FROM verdicts WHERE job = ?1 AND due = ?2 AND verdict = 'started')",
+                "SELECT EXISTS(SELECT 1 FROM verdicts WHERE job = ?1 AND due = ?2 AND verdict <> 'missed')",
             )?
             .query_row(params![run.job, due.0], |row| row.get(0))?;
         if has_started {
@@ -192,7 +195,7 @@ fn insert_run(connection: &Connection, run: &RunRecord) -> rusqlite::Result<()> 
     let spec = spec_row(connection, &run.spec)?;
     connection
         .prepare_cached(
-            "INSERT INTO runs VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
+            "INSERT INTO runs VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
         )?
         .execute(params![
             run.id.0 as i64,
@@ -209,6 +212,7 @@ fn insert_run(connection: &Connection, run: &RunRecord) -> rusqlite::Result<()> 
             run.note,
             run.token,
             spec,
+            text_of_names(run),
         ])?;
     Ok(())
 }
@@ -217,7 +221,8 @@ fn insert_run(connection: &Connection, run: &RunRecord) -> rusqlite::Result<()> 
 fn update_run(connection: &Connection, run: &RunRecord) -> rusqlite::Result<()> {
     let changed = connection
         .prepare_cached(
-            "UPDATE runs SET ended = ?2, stage = ?3, success = ?4, kill_asked = ?5, note = ?6 WHERE id = ?1",
+            "UPDATE runs SET ended = ?2, stage = ?3, success = ?4, kill_asked = ?5, note = ?6, kill_when_known = ?7
+             WHERE id = ?1",
         )?
         .execute(params![
             run.id.0 as i64,
@@ -226,6 +231,7 @@ fn update_run(connection: &Connection, run: &RunRecord) -> rusqlite::Result<()> 
             run.success,
             run.kill_asked.map(|asked| asked.0),
             run.note,
+            text_of_names(run),
         ])?;
     match changed {
         0 => insert_run(connection, run),
@@ -251,15 +257,29 @@ fn spec_row(connection: &Connection, spec: &JobSpec) -> rusqlite::Result<i64> {
         .insert(params![digest, text])
 }
 
+/// Nearly always none: NULL costs nothing.
+fn text_of_names(run: &RunRecord) -> Option<String> {
+    // names are strings: they always serialize
+    (!run.kill_when_known.is_empty()).then(|| serde_json::to_string(&run.kill_when_known).unwrap_or_default())
+}
+
+fn names_of_text(text: Option<String>) -> rusqlite::Result<BTreeSet<String>> {
+    match text {
+        None => Ok(BTreeSet::new()),
+        Some(text) => serde_json::from_str(&text)
+            .map_err(|error| rusqlite::Error::FromSqlConversionFailure(13, Type::Text, Box::new(error))),
+    }
+}
+
 fn put_machine(connection: &Connection, machine: &MachineRecord) -> rusqlite::Result<()> {
     connection
         .prepare_cached(
             "INSERT INTO machine_runs VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16,
-                 ?17, ?18, ?19, ?20, ?21)
+                 ?17, ?18, ?19, ?20, ?21, ?22)
              ON CONFLICT(id) DO UPDATE SET position = ?4, stage = ?5, env_delivery = ?6, wrapper_id = ?7, ours = ?8,
                  wrapper_version = ?9, pid = ?10, dispatched = ?11, started = ?12, ended = ?13, retcode = ?14,
                  presumed = ?15, revised_from = ?16, kill_asked = ?17, last_heartbeat = ?18, wrapper_started = ?19,
-                 wrapper_ended = ?20, left_out_bytes = ?21",
+                 wrapper_ended = ?20, left_out_bytes = ?21, not_counted = ?22",
         )?
         .execute(params![
             machine.id.0 as i64,
@@ -283,6 +303,7 @@ fn put_machine(connection: &Connection, machine: &MachineRecord) -> rusqlite::Re
             machine.wrapper_started,
             machine.wrapper_ended,
             machine.left_out_bytes as i64,
+            machine.not_counted,
         ])?;
     Ok(())
 }

@@ -37,8 +37,8 @@ pub(super) fn recover(
         let machines = machines(connection, &run).map_err(from_state)?;
         stored.push((run, machines));
     }
-    // one day file after the other: each is opened once
-    stored.sort_by_key(|(run, _)| run.started);
+    // one day file after the other, each from its beginning: every page is read once
+    stored.sort_by_key(|(run, _)| (day_of(run.started), run.id));
     for (run, machines) in stored {
         recovered.runs.push(with_positions(days, run, machines));
     }
@@ -102,7 +102,7 @@ pub(super) fn describe(path: &Path, error: &rusqlite::Error) -> String {
     }
 }
 
-/// Unfinished runs, and the last ended run of each job.
+/// Runs that are unfinished or have an unfinished machine run, and the last ended run of each job.
 fn runs_to_take_up(connection: &Connection) -> rusqlite::Result<Vec<RunRecord>> {
     // the jobs are walked name by name along the index: a run may be of a job that has no record
     let mut statement = connection.prepare(&format!(
@@ -112,6 +112,8 @@ fn runs_to_take_up(connection: &Connection) -> rusqlite::Result<Vec<RunRecord>> 
              SELECT (SELECT min(job) FROM runs WHERE job > names.job) FROM names WHERE job IS NOT NULL
          ), wanted(id) AS (
              SELECT id FROM runs WHERE stage <> 'ended'
+             UNION
+             SELECT run FROM machine_runs WHERE stage <> 'ended'
              UNION
              SELECT (SELECT id FROM runs WHERE runs.job = names.job AND stage = 'ended' ORDER BY id DESC LIMIT 1)
              FROM names WHERE names.job IS NOT NULL
@@ -183,7 +185,12 @@ fn highest_machine_run(days: &mut DayFiles, state_dir: &Path) -> Result<u64, Str
 }
 
 /// A damaged day file is kept for people under another name; its outputs are not shown any more.
-fn set_aside(days: &mut DayFiles, state_dir: &Path, day: i64, error: &rusqlite::Error) -> Result<(), String> {
+pub(super) fn set_aside(
+    days: &mut DayFiles,
+    state_dir: &Path,
+    day: i64,
+    error: &rusqlite::Error,
+) -> Result<(), String> {
     days.close(day);
     let path = output::path_of_day(state_dir, day);
     for suffix in ["", "-wal", "-shm"] {

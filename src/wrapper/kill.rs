@@ -39,6 +39,7 @@ pub struct Outcome {
 /// The course itself.
 #[derive(Debug, Default)]
 pub struct Course {
+    /// 0: none.
     timeout_s: u64,
     started_at: Option<Mono>,
     reason: Option<(Reason, Mono)>,
@@ -49,7 +50,8 @@ pub struct Course {
     leftovers: Option<String>,
     terminate_asked: bool,
     end_all_asked_at: Option<Mono>,
-    drain_over: bool,
+    names_asked: bool,
+    stop_reading_asked: bool,
     finished: bool,
 }
 
@@ -116,16 +118,7 @@ impl Course {
             self.end_all_asked_at = Some(now);
             steps.push(Step::EndAll);
         }
-        if let Some(at) = self.drained_at()
-            && now >= at
-            && !self.drain_over
-        {
-            self.drain_over = true;
-            if !self.output_ended {
-                steps.push(Step::NameLeftovers);
-                steps.push(Step::StopReading);
-            }
-        }
+        self.let_go(now, &mut steps);
         if self.is_over(now) {
             self.finished = true;
             steps.push(Step::Finish(self.outcome()));
@@ -138,12 +131,9 @@ impl Course {
         let started_at = self.started_at.filter(|_| !self.finished)?;
         let timeout = (self.timeout_s > 0 && self.reason.is_none() && self.exit.is_none())
             .then(|| self.times_out_at(started_at));
-        let drained = self.drained_at();
-        let drained = if self.drain_over {
-            drained.map(|at| at.plus_ms(limits::GUARDIAN_ANSWER_MS))
-        } else {
-            drained
-        };
+        let drained = self
+            .let_go_at()
+            .or_else(|| self.drained_at().map(out_of_patience));
         [timeout, self.end_all_due_at(), self.given_up_at(), drained]
             .into_iter()
             .flatten()
@@ -179,6 +169,31 @@ impl Course {
         from.map(|from| from.plus_ms(limits::PIPE_DRAIN_MS))
     }
 
+    /// Names those who hold the pipe first: letting go of it may kill them.
+    fn let_go(&mut self, now: Mono, steps: &mut Vec<Step>) {
+        if self.output_ended || self.let_go_at().is_none_or(|at| now < at) {
+            return;
+        }
+        if !std::mem::replace(&mut self.names_asked, true) {
+            steps.push(Step::NameLeftovers);
+        }
+        if self.let_go_at().is_some_and(|at| now >= at) {
+            self.stop_reading_asked = true;
+            steps.push(Step::StopReading);
+        }
+    }
+
+    /// When the next step of letting go is due.
+    fn let_go_at(&self) -> Option<Mono> {
+        let drained_at = self.drained_at().filter(|_| !self.stop_reading_asked)?;
+        let unanswered = self.names_asked && self.leftovers.is_none();
+        Some(if unanswered {
+            drained_at.plus_ms(limits::GUARDIAN_ANSWER_MS)
+        } else {
+            drained_at
+        })
+    }
+
     fn is_over(&self, now: Mono) -> bool {
         let ended = match &self.reason {
             None => self.exit.is_some(),
@@ -187,12 +202,8 @@ impl Course {
                 family_ended || self.given_up_at().is_some_and(|at| now >= at)
             }
         };
-        let answered = !self.drain_over || self.leftovers.is_some();
-        let out_of_patience = self.drain_over
-            && self
-                .drained_at()
-                .is_some_and(|at| now >= at.plus_ms(limits::GUARDIAN_ANSWER_MS));
-        ended && (self.output_ended && answered || out_of_patience)
+        let patience_over = self.drained_at().is_some_and(|at| now >= out_of_patience(at));
+        ended && (self.output_ended || patience_over)
     }
 
     fn outcome(&self) -> Outcome {
@@ -225,6 +236,11 @@ impl Course {
         }
         Outcome { retcode, notice }
     }
+}
+
+/// Neither the guardian's names nor the reader's end are waited for past this.
+fn out_of_patience(drained_at: Mono) -> Mono {
+    drained_at.plus_ms(2 * limits::GUARDIAN_ANSWER_MS)
 }
 
 #[cfg(test)]
@@ -267,13 +283,11 @@ mod tests {
         let mut course = running(0);
         course.exited(Exit::Code(0), Mono(1_000));
         assert_eq!(course.deadline(), Some(Mono(3_000)));
-        assert_eq!(
-            course.steps(Mono(3_000)),
-            [Step::NameLeftovers, Step::StopReading]
-        );
-        course.output_ended();
+        assert_eq!(course.steps(Mono(3_000)), [Step::NameLeftovers]);
         assert_eq!(course.steps(Mono(3_001)), []);
         course.leftovers("sleep (pid 7)".into());
+        assert_eq!(course.steps(Mono(3_002)), [Step::StopReading]);
+        course.output_ended();
         let notice = "[left running, output not followed: sleep (pid 7)]\n";
         assert_eq!(course.steps(Mono(3_002)), finish(0, notice));
     }
@@ -282,9 +296,11 @@ mod tests {
     fn a_guardian_that_does_not_answer_is_not_waited_for() {
         let mut course = running(0);
         course.exited(Exit::Code(0), Mono(0));
-        assert_eq!(course.steps(Mono(2_000)).len(), 2);
+        assert_eq!(course.steps(Mono(2_000)), [Step::NameLeftovers]);
         assert_eq!(course.deadline(), Some(Mono(3_000)));
-        assert_eq!(course.steps(Mono(3_000)), finish(0, ""));
+        assert_eq!(course.steps(Mono(3_000)), [Step::StopReading]);
+        assert_eq!(course.deadline(), Some(Mono(4_000)));
+        assert_eq!(course.steps(Mono(4_000)), finish(0, ""));
     }
 
     #[test]
@@ -329,6 +345,7 @@ mod tests {
         let drained = given_up + limits::PIPE_DRAIN_MS;
         let mut steps = course.steps(Mono(drained));
         steps.extend(course.steps(Mono(drained + limits::GUARDIAN_ANSWER_MS)));
+        steps.extend(course.steps(Mono(drained + 2 * limits::GUARDIAN_ANSWER_MS)));
         assert_eq!(steps[..2], [Step::NameLeftovers, Step::StopReading]);
         assert_eq!(
             steps[2..],

@@ -15,4 +15,5 @@ mod launching;
 mod outages;
 mod packaging;
 mod secrets;
+mod storm;
 mod targets;

@@ -1,0 +1,8 @@
+//! sp-wrapper against a scripted daemon. Numbers in comments are those of measured.md "What it gets wrong".
+
+mod ending;
+mod family;
+mod measure;
+mod output;
+mod starting;
+mod throughput;
