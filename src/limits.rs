@@ -325,3 +325,16 @@ pub const LAUNCH_TEXT_BYTES: usize = 16 << 10;
 pub const SALT_OLDEST: u32 = 3006;
 /// Default of `default_wrapper_path` with the Salt executor (fine-print.md 23).
 pub const SALT_WRAPPER_PATH: &str = "/usr/local/bin/sp_wrapper.py";
+/// What has become of a command without a wrapper is asked this often.
+pub const PLAIN_LOOK_MS: u64 = 30_000;
+/// The answer to that.
+pub const PLAIN_ANSWER_MS: u64 = 15_000;
+/// A minion that has run a command without a wrapper, and has not answered since, is given up after this: its return
+/// may come late, as after a reboot.
+pub const PLAIN_AWAY_MS: u64 = 600_000;
+/// Found gone so many times in a row, without a return: it will not come.
+pub const PLAIN_GONE: u32 = 2;
+/// From the SIGKILL of a command without a wrapper to its end, as far as anybody can tell.
+pub const PLAIN_KILLED_MS: u64 = 2_000;
+/// Characters kept of the output of a command without a wrapper: it comes in one piece.
+pub const PLAIN_OUTPUT_CHARS: usize = 4 << 20;

@@ -164,6 +164,7 @@ fn name(event: &Event) -> &'static str {
         Event::Request { .. } => "request",
         Event::Listening => "listening",
         Event::ExecutorTrouble { .. } => "executor trouble",
+        Event::Returned { .. } => "returned",
         Event::Published { .. } => "published",
         Event::Shutdown => "shutdown",
     }

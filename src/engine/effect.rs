@@ -44,6 +44,8 @@ pub enum Effect {
     },
     /// Start wrappers. Answered per machine run.
     Dispatch(Dispatch),
+    /// End a command that runs without a wrapper, and report its end whatever becomes of it.
+    Terminate { machine_run: MachineRunId },
     /// A line or block for a job's log file.
     JobLog(JobLogEntry),
     /// A line for the daemon's log.
@@ -110,6 +112,8 @@ pub struct Dispatch {
     pub at: Wall,
     /// It may have been sent before a restart.
     pub again: bool,
+    /// The command itself is to be run, without a wrapper. Answered per machine by [`super::event::Event::Returned`].
+    pub plain: bool,
 }
 
 /// Lines of a job's log file, exactly as fine-print.md has them.

@@ -84,8 +84,16 @@ pub enum Event {
     },
     /// The executor cannot reach machines (no Salt, its master is away), or can again.
     ExecutorTrouble { reason: Option<String> },
-    /// The executor had to wait before it could ask these machines for a launch: their time counts from now.
+    /// The executor has asked these machines for a launch: their time counts from now.
     Published { machine_runs: Vec<MachineRunId> },
+    /// A command that ran without a wrapper has ended.
+    Returned {
+        machine_run: MachineRunId,
+        retcode: i32,
+        output: Vec<u8>,
+        /// A line of the daemon's own after the output.
+        note: Option<String>,
+    },
     /// The executor started the wrapper.
     Launched { machine_run: MachineRunId },
     /// The executor could not start it: the machine run ends with `retcode` and `text`.

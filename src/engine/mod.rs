@@ -18,6 +18,7 @@ mod kill;
 mod machine_run;
 mod outcome;
 mod output;
+mod plain;
 mod random;
 mod recover;
 mod report;
@@ -286,6 +287,12 @@ impl Engine {
             }
             Event::ExecutorTrouble { reason } => self.executor_troubled(turn, reason),
             Event::Published { machine_runs } => self.published(turn, &machine_runs),
+            Event::Returned {
+                machine_run,
+                retcode,
+                output,
+                note,
+            } => self.returned(turn, machine_run, retcode, output, note.as_deref()),
             Event::Launched { machine_run } => self.launched(turn, machine_run),
             Event::LaunchFailed {
                 machine_run,

@@ -87,8 +87,13 @@ impl Engine {
             }
             match (m.record.stage, m.record.env_delivery) {
                 (MachineStage::Waiting, _) => run.waiting.push_back(place),
-                // the permission decides which of two wrappers starts
-                (MachineStage::Dispatched | MachineStage::Launched, false) => {
+                // the permission decides which of two wrappers starts; without a wrapper the executor only looks for
+                // what became of it
+                (stage, env)
+                    if matches!(stage, MachineStage::Dispatched | MachineStage::Launched)
+                        && (m.plain || !env)
+                        || stage == MachineStage::Started && m.plain =>
+                {
                     m.record.stage = MachineStage::Dispatched;
                     let at = m.record.dispatched.unwrap_or(turn.now.wall);
                     again

@@ -2,6 +2,7 @@
 //! Must not know: frames, schedules, how anything ends.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
 
 use log::Level;
 
@@ -131,6 +132,7 @@ impl Engine {
         else {
             return;
         };
+        let spec = self.with_wrapper(spec);
         let (request, who) = asked_by.unzip();
         let id = RunId(self.next_run);
         self.next_run += 1;
@@ -154,6 +156,17 @@ impl Engine {
             state.open.push(id);
         }
         self.store_start(turn, id, request);
+    }
+
+    /// The local executor always has a wrapper (fine-print.md 28).
+    fn with_wrapper(&self, spec: Arc<JobSpec>) -> Arc<JobSpec> {
+        match spec.use_wrapper || self.config.settings.executor == ExecutorKind::Salt {
+            true => spec,
+            false => Arc::new(JobSpec {
+                use_wrapper: true,
+                ..JobSpec::clone(&spec)
+            }),
+        }
     }
 
     /// The instance name of a job that fires now, with `_2`... until nobody bears it.
@@ -310,7 +323,7 @@ impl Engine {
             spec.batch_size,
             &mut self.random,
         );
-        let env_delivery = !self.delivers_over_socket(spec);
+        let env_delivery = !spec.use_wrapper || !self.delivers_over_socket(spec);
         let mut write = Write::default();
         let mut waiting = Vec::new();
         let mut log = Vec::new();
@@ -480,17 +493,6 @@ impl Engine {
         }
     }
 
-    /// The executor has passed the request on: the machines' time for the launch counts from now (fine-print.md 10).
-    pub(super) fn published(&mut self, turn: &mut Turn, machine_runs: &[MachineRunId]) {
-        for id in machine_runs {
-            if let Some(m) = self.machine_mut(*id)
-                && m.record.stage == MachineStage::Dispatched
-            {
-                m.clocks.dispatched = Some(turn.awake);
-            }
-        }
-    }
-
     /// The executor could not launch the wrapper. A wrapper that has connected knows better.
     pub(super) fn launch_failed(&mut self, turn: &mut Turn, id: MachineRunId, retcode: i32, text: &str) {
         let stage = self.machine_mut(id).map(|m| m.record.stage);
@@ -518,6 +520,7 @@ pub(super) fn dispatch_effect(
         env_delivery,
         at,
         again,
+        plain: !run.record.spec.use_wrapper,
     }
 }
 

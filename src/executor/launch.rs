@@ -213,6 +213,7 @@ mod tests {
             env_delivery,
             at: Default::default(),
             again: false,
+            plain: false,
         }
     }
 

@@ -83,6 +83,8 @@ impl Local {
                         dispatch.machines.reverse();
                         self.waiting.push_back(*dispatch);
                     }
+                    // it runs nothing without a wrapper
+                    Ok(Order::Terminate { .. }) => {}
                     Err(TryRecvError::Empty) => break,
                     // the daemon ends; what it has launched lives on
                     Err(TryRecvError::Disconnected) => return,
@@ -327,6 +329,7 @@ mod tests {
             env_delivery: false,
             at: Default::default(),
             again: false,
+            plain: false,
         }))
     }
 

@@ -5,8 +5,6 @@ mod glob;
 mod launch;
 pub mod local;
 mod salt;
-mod salt_process;
-mod salt_protocol;
 
 use std::io;
 use std::sync::Arc;
@@ -17,7 +15,7 @@ use parking_lot::RwLock;
 use crate::config::{ExecutorKind, JobSpec, Settings};
 use crate::engine::effect::Dispatch;
 use crate::engine::event::Event;
-use crate::engine::record::RunId;
+use crate::engine::record::{MachineRunId, RunId};
 use crate::limits;
 use crate::thread::{self, Actor};
 use crate::wake::Waker;
@@ -32,6 +30,8 @@ pub enum Order {
     Resolve { run: RunId, spec: Arc<JobSpec> },
     /// Answered per machine by [`Event::Launched`] or [`Event::LaunchFailed`].
     Dispatch(Box<Dispatch>),
+    /// End a command that runs without a wrapper; answered by [`Event::Returned`].
+    Terminate { machine_run: MachineRunId },
 }
 
 /// The running executor thread; dropping it ends the thread, launched wrappers live on.

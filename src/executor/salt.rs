@@ -2,6 +2,10 @@
 //! helper process alive; what was asked of a helper that is lost is asked again, under the same Salt job ids.
 //! Must not know: runs, what a wrapper does once launched.
 
+mod plain;
+mod process;
+mod protocol;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,8 +14,6 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use serde_json::{Value, json};
 
 use super::local::host_name;
-use super::salt_process::{self, Process};
-use super::salt_protocol::{self as protocol, Jids, Launch, Request, Said};
 use super::{CurrentSettings, Order, launch};
 use crate::clock::{self, Mono};
 use crate::config::{JobSpec, Settings, Targets};
@@ -20,6 +22,9 @@ use crate::engine::event::Event;
 use crate::engine::record::{MachineRunId, RunId};
 use crate::limits;
 use crate::wake::Waker;
+use plain::{Plain, Question};
+use process::Process;
+use protocol::{Jids, Launch, Request, Said};
 
 /// A machine run whose wrapper could not be started.
 const NOT_STARTED: i32 = 254;
@@ -107,6 +112,10 @@ struct Pending {
 enum What {
     Ping(Ping),
     Launch(Launching),
+    /// A command without a wrapper, on some minions.
+    Plain(Plain),
+    /// What has become of such a command, or its end.
+    Question(Question),
 }
 
 /// Which of the matching minions are up?
@@ -173,7 +182,7 @@ impl Salt {
             let now = clock::mono();
             self.look_at_times(now);
             self.send(now);
-            if let Err(error) = salt_process::wait(&self.bell, self.process(), self.pause_ms()) {
+            if let Err(error) = process::wait(&self.bell, self.process(), self.pause_ms()) {
                 log::error!("waiting for the salt helper: {error}");
                 return;
             }
@@ -185,6 +194,7 @@ impl Salt {
             match self.orders.try_recv() {
                 Ok(Order::Resolve { run, spec }) => self.resolve(run, &spec),
                 Ok(Order::Dispatch(dispatch)) => self.dispatch(*dispatch),
+                Ok(Order::Terminate { machine_run }) => self.terminate(machine_run),
                 Err(TryRecvError::Empty) => return true,
                 Err(TryRecvError::Disconnected) => return false,
             }
@@ -260,6 +270,9 @@ impl Salt {
             }
             return;
         }
+        if dispatch.plain {
+            return self.run_plain(dispatch);
+        }
         let kwarg = wrapper_call(&dispatch, &settings, self.port);
         let open = dispatch
             .machines
@@ -309,12 +322,19 @@ impl Salt {
         }
     }
 
+    /// Says a line to the helper, if there is one; the next one knows without it.
+    fn tell(&mut self, line: &[u8]) {
+        if let Helper::Up { process, .. } = &mut self.helper {
+            process.say(line);
+        }
+    }
+
     // -- the helper's life
 
     fn supervise(&mut self, now: Mono) {
         match &mut self.helper {
             Helper::Down { retry_at } if *retry_at <= now => {
-                let mut pythons = salt_process::pythons(self.settings.read().salt_python.as_deref());
+                let mut pythons = process::pythons(self.settings.read().salt_python.as_deref());
                 pythons.reverse();
                 self.try_next(pythons, Vec::new());
             }
@@ -563,6 +583,13 @@ impl Salt {
                 self.report(Event::Published { machine_runs });
                 self.end_machines(id, &unknown, NO_ANSWER, NO_RESPONSE);
             }
+            What::Plain(plain) => {
+                pending.deadline = Mono(u64::MAX);
+                let mut events = plain.published(now);
+                events.extend(plain.lost(&unknown));
+                self.report_all(events);
+            }
+            What::Question(_) => {}
         }
     }
 
@@ -592,6 +619,14 @@ impl Salt {
                 };
                 self.report(event);
             }
+            What::Plain(plain) => {
+                let event = plain.returned(&minion, ret);
+                self.report_all(event);
+            }
+            What::Question(question) => {
+                let (of, is_gone) = (question.of, question.is_gone(ret));
+                self.answered(of, &minion, is_gone);
+            }
         }
     }
 
@@ -611,6 +646,11 @@ impl Salt {
                     self.report(failed(machine_run, NO_ANSWER, NO_RESPONSE.to_string()));
                 }
             }
+            What::Plain(mut plain) => {
+                let events = plain.lost(&missing);
+                self.report_all(events);
+            }
+            What::Question(question) => self.unanswered(question.of, &missing),
         }
     }
 
@@ -634,7 +674,7 @@ impl Salt {
                 ping.unknown = unknown;
                 self.done(id, Vec::new());
             }
-            (What::Launch(_), "no_match") => self.done(id, Vec::new()),
+            (What::Launch(_) | What::Plain(_) | What::Question(_), "no_match") => self.done(id, Vec::new()),
             _ => {
                 if let Some(pending) = self.pending.remove(&id) {
                     self.end_failed(pending, NOT_STARTED, &words);
@@ -648,6 +688,7 @@ impl Salt {
     fn look_at_times(&mut self, now: Mono) {
         let mut over = Vec::new();
         let mut news = Vec::new();
+        self.look_after_plain(now);
         for (id, pending) in &mut self.pending {
             if now >= pending.deadline {
                 over.push(*id);
@@ -694,6 +735,11 @@ impl Salt {
                     self.report(failed(machine_run, retcode, text.to_string()));
                 }
             }
+            What::Plain(mut plain) => {
+                let events = plain.end_all(retcode, text);
+                self.report_all(events);
+            }
+            What::Question(_) => {}
         }
     }
 
@@ -711,6 +757,12 @@ impl Salt {
             .collect();
         for machine_run in ended {
             self.report(failed(machine_run, retcode, text.to_string()));
+        }
+    }
+
+    fn report_all(&self, events: impl IntoIterator<Item = Event>) {
+        for event in events {
+            self.report(event);
         }
     }
 
@@ -733,38 +785,39 @@ impl Ping {
 impl Pending {
     fn request(&self, id: u64, now: Mono) -> Request {
         let left_ms = self.deadline.since_ms(now);
-        let (tgt, tgt_type, fun, kwarg, timeout_ms) = match &self.what {
-            What::Ping(ping) => (
-                ping.tgt.clone(),
-                ping.tgt_type.clone(),
-                "test.ping",
-                BTreeMap::new(),
-                limits::PING_TIMEOUT_MS.min(left_ms),
-            ),
-            What::Launch(launching) => {
-                let open: HashSet<&String> = launching.open.keys().collect();
-                let machines = launching.dispatch.machines.iter().map(|(_, machine)| machine);
-                let machines: Vec<&String> = machines.filter(|machine| open.contains(machine)).collect();
-                (
-                    json!(machines),
-                    "list".to_string(),
-                    "cmd.run_all",
-                    launching.kwarg.clone(),
-                    left_ms,
-                )
-            }
-        };
-        Request {
+        let mut request = Request {
             id,
             op: "run",
             jid: self.jid.clone(),
-            tgt,
-            tgt_type,
-            fun,
-            kwarg,
-            timeout: timeout_ms as f64 / 1_000.0,
+            tgt: Value::Null,
+            tgt_type: "list".to_string(),
+            fun: "cmd.run_all",
+            arg: Vec::new(),
+            kwarg: BTreeMap::new(),
+            timeout: left_ms as f64 / 1_000.0,
             again: self.was_sent,
+            follow: false,
+            ret_limit: limits::LAUNCH_TEXT_BYTES,
+        };
+        match &self.what {
+            What::Ping(ping) => {
+                request.tgt = ping.tgt.clone();
+                request.tgt_type.clone_from(&ping.tgt_type);
+                request.fun = "test.ping";
+                request.timeout = limits::PING_TIMEOUT_MS.min(left_ms) as f64 / 1_000.0;
+            }
+            What::Launch(launching) => {
+                let machines = launching.dispatch.machines.iter().map(|(_, machine)| machine);
+                let open: Vec<&String> = machines
+                    .filter(|machine| launching.open.contains_key(*machine))
+                    .collect();
+                request.tgt = json!(open);
+                request.kwarg = launching.kwarg.clone();
+            }
+            What::Plain(plain) => plain.fill_in(&mut request),
+            What::Question(question) => question.fill_in(&mut request),
         }
+        request
     }
 }
 

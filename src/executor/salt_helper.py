@@ -168,6 +168,8 @@ def publish(client, request):
     try:
         # asked again after this process was lost: what the master has stored was published
         known = cache(client.returners, "get_load", jid) if request.get("again") else {}
+        if request.get("follow") and not known:
+            raise LookupError("the master does not know job %s any more" % jid)
         if known:
             minions, job.seen_on_bus = known.get("Minions") or known.get("minions") or [], True
         else:
@@ -312,6 +314,9 @@ def serve(line):
         os._exit(0)
     if op == "status":
         return hello(id=request.get("id"))
+    if op == "fill":
+        FILL.set()
+        return None
     if op == "cancel":
         with LOCK:
             jobs = [job for job in JOBS.values() if job.id == request["of"]]

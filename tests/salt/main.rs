@@ -14,6 +14,7 @@ mod helper;
 mod launching;
 mod outages;
 mod packaging;
+mod plain;
 mod secrets;
 mod storm;
 mod targets;

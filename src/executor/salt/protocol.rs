@@ -21,12 +21,18 @@ pub struct Request {
     pub tgt: Value,
     pub tgt_type: String,
     pub fun: &'static str,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub arg: Vec<String>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub kwarg: BTreeMap<&'static str, Value>,
     /// Seconds from the publish until a minion counts as silent.
     pub timeout: f64,
     /// It may have been published before: the master's job cache is asked first.
     pub again: bool,
+    /// It is never published again, only followed.
+    pub follow: bool,
+    /// Characters kept of one text in a return.
+    pub ret_limit: usize,
 }
 
 /// What the helper says.
@@ -130,6 +136,11 @@ impl Request {
         line.push(b'\n');
         line
     }
+}
+
+/// The line that has the helper look for returns in the master's job cache.
+pub fn fill() -> &'static [u8] {
+    b"{\"op\":\"fill\"}\n"
 }
 
 /// Reads a return of `cmd.run_all`: 0 is a start, all else is said in the minion's words.
