@@ -25,7 +25,7 @@ pub struct MachineRun {
     pub kill: Option<Kill>,
     /// Its connect waits for storage before it is acked, on that connection.
     pub unacked_connect: Option<ConnectionId>,
-    /// The seq that was refused last as coming from the future, until something in order comes.
+    /// The lowest seq that was refused as coming from the future, until something in order comes.
     pub nacked: Option<u64>,
     /// The board's copy; None when it has to be made anew.
     pub shown: Option<Arc<MachineBoard>>,
@@ -39,6 +39,8 @@ pub struct Clocks {
     pub launched: AwakeMs,
     pub connected: AwakeMs,
     pub started: AwakeMs,
+    /// How long the command had run when this daemon began, by the wall clock.
+    pub ran_before_ms: u64,
     /// Latest of what refreshes the heartbeat deadline.
     pub beat: AwakeMs,
     pub output: AwakeMs,
@@ -90,6 +92,7 @@ impl MachineRun {
             launched: awake,
             connected: awake,
             started: awake,
+            ran_before_ms: 0,
             beat: awake,
             output: awake,
             probed: None,

@@ -344,12 +344,7 @@ impl Engine {
                 self.connect_stored(turn, machine_run, connection, ack, is_committed);
             }
             (Waiting::Dispatch(dispatch), StoreOutcome::Committed) => self.dispatch_stored(turn, dispatch),
-            (Waiting::Dispatch(dispatch), outcome) => {
-                for (machine_run, _) in dispatch.machines {
-                    let text = format!("not started: its dispatch could not be stored: {}", why(&outcome));
-                    self.launch_failed(turn, machine_run, 255, &text);
-                }
-            }
+            (Waiting::Dispatch(dispatch), _) => self.dispatch_refused(turn, &dispatch),
             // a job log line tells what happened, stored or not
             (Waiting::Then(effects), _) => turn.effects.extend(effects),
             (Waiting::Answer { request, answer }, StoreOutcome::Committed) => {
@@ -379,6 +374,15 @@ impl Engine {
         if self.storage_trouble.is_none() {
             self.store_misses(turn);
             self.store_all(turn);
+            let mut open: Vec<RunId> = self
+                .jobs
+                .values()
+                .flat_map(|state| state.open.iter().copied())
+                .collect();
+            open.sort_unstable();
+            for id in open {
+                self.dispatch_waiting(turn, id);
+            }
         }
     }
 

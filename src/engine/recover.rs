@@ -72,6 +72,10 @@ impl Engine {
         for (place, m) in run.machines.iter_mut().enumerate().filter(|(_, m)| m.is_open()) {
             let clocks = &mut m.clocks;
             clocks.dispatched = Some(turn.awake);
+            clocks.ran_before_ms = m
+                .record
+                .started
+                .map_or(0, |at| (turn.now.wall.0 - at.0).max(0) as u64 / 1_000);
             // the wrapper keeps the command's `timeout`; the second line behind it begins anew (promise 5)
             for clock in [
                 &mut clocks.launched,

@@ -458,6 +458,29 @@ impl Engine {
         }
     }
 
+    /// A dispatch that must not be repeated could not be stored: its machines wait until there is room again.
+    pub(super) fn dispatch_refused(&mut self, turn: &mut Turn, dispatch: &Dispatch) {
+        let Some(run) = self.runs.get_mut(&dispatch.run) else {
+            return;
+        };
+        for (_, machine) in dispatch.machines.iter().rev() {
+            let Some(&place) = run.by_machine.get(machine) else {
+                continue;
+            };
+            let m = &mut run.machines[place];
+            if m.record.stage == MachineStage::Dispatched {
+                m.record.stage = MachineStage::Waiting;
+                m.record.dispatched = None;
+                run.waiting.push_front(place);
+            }
+        }
+        let text = format!("{} waits: its dispatch could not be stored", run.record.instance);
+        turn.say(Level::Error, text);
+        if self.storage_trouble.is_none() {
+            self.dispatch_waiting(turn, dispatch.run);
+        }
+    }
+
     /// Whether the job travels over the socket (fine-print.md 23).
     fn delivers_over_socket(&self, spec: &JobSpec) -> bool {
         let settings = &self.config.settings;

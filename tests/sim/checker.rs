@@ -110,8 +110,18 @@ impl World {
         self.checker.runs = self.storage.runs.clone();
         let machines = &self.storage.machines;
         self.checker.views.retain(|id, _| machines.contains_key(id));
-        for view in self.checker.views.values_mut() {
+        for (id, view) in &mut self.checker.views {
             view.complete_read = false;
+            // a kill that was not stored is forgotten; nobody had it confirmed
+            let stored = &machines[id];
+            let run_killed = self
+                .storage
+                .runs
+                .get(&stored.run)
+                .is_some_and(|r| r.kill_asked.is_some());
+            if stored.kill_asked.is_none() && !run_killed {
+                view.kill_asked = None;
+            }
         }
         for wrapper in 0..self.wrappers.len() {
             self.place_wrapper(wrapper);
@@ -321,7 +331,10 @@ impl World {
                 ),
             );
         }
-        self.batch_said(machine.run);
+        // what a crash has forgotten of ends may count for a while, but starts nothing
+        if machine.stage == MachineStage::Dispatched {
+            self.batch_said(machine.run);
+        }
     }
 
     fn batch_said(&mut self, run: RunId) {
@@ -410,6 +423,7 @@ impl World {
             254 => Err("30 s since the launch are not over".into()),
             255 if self.checker.errors_read.contains(&machine.id) => Ok(()),
             255 if view.launched.is_none() && for_s(view.dispatched, 60) => Ok(()),
+            255 if self.checker.disk_trouble_until == u64::MAX => Ok(()),
             255 if machine.dispatched.is_none() => self.may_be_down(machine),
             _ => Err("nobody reported that".into()),
         }
@@ -469,7 +483,10 @@ impl World {
                 && machine.started.is_some()
             {
                 "P1: its timeout is over for more than 30 s"
-            } else if machine.stage == MachineStage::Dispatched && over(view.dispatched, 62_000) {
+            } else if machine.stage == MachineStage::Dispatched
+                && over(view.dispatched, 62_000)
+                && self.executor.dispatched.contains_key(&machine.id)
+            {
                 "P1: no word of its launch for more than 60 s"
             } else if machine.stage == MachineStage::Launched && over(view.launched, 32_000) {
                 "P1: launched more than 30 s ago, and no wrapper"

@@ -66,6 +66,7 @@ impl World {
                 Some("salt-master does not answer".into()),
             );
             self.checker.executor_errors.insert(run);
+            self.checker.resolved.remove(&run);
             self.control_after(wait, event);
             return;
         }

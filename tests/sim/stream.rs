@@ -73,7 +73,8 @@ fn sizes(head: u64, tail: u64, truth: &Truth) -> Result<(), String> {
     let limit = truth.limit_bytes;
     let frame = truth.frames.iter().map(Vec::len).max().unwrap_or(0) as u64 + 200;
     let short = head + frame < limit / 2 || tail + frame < limit / 2;
-    if short || head + tail > limit + 2 * frame {
+    // after a restart the tail that was there goes as one block
+    if short || head + tail > limit + limit / 2 + 2 * frame {
         return Err(format!(
             "of {limit} bytes allowed, {head} and {tail} are kept as head and tail"
         ));
