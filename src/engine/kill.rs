@@ -166,6 +166,8 @@ impl Engine {
         let is_certain = match m.record.stage {
             MachineStage::Waiting => true,
             MachineStage::Dispatched | MachineStage::Launched => !m.may_have_started(),
+            // the permission is on its way to the disk, and has not left
+            MachineStage::Permitted => !m.record.env_delivery && m.unacked_connect.is_some() && !m.order_sent,
             _ => false,
         };
         if is_certain {
