@@ -215,6 +215,8 @@ impl<H: Handler> Connection<H> {
 
     /// Says the last words, and reads on for a while without looking: a socket closed with unread bytes would be
     /// reset, and the peer might never see them.
+    // inlined, its buffer would lie in the frame of `run`, and every connection would touch a page of stack more
+    #[inline(never)]
     fn close(&mut self, last_words: Option<String>) {
         let deadline = clock::mono().plus_ms(limits::CLOSE_LINGER_MS);
         if let Some(text) = last_words {
