@@ -87,7 +87,7 @@ pub enum Fact {
     Start(Box<RunRecord>),
     Run(Box<RunRecord>),
     Machine(Box<MachineRecord>),
-    /// Kept only if that due time has none yet; but `Started` replaces `Missed`.
+    /// Kept only if that due time (or that very stretch) has none yet; but `Started` replaces `Missed`.
     Verdict(VerdictRecord),
     Job(JobRecord),
     LastLook(Wall),

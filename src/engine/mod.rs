@@ -1,9 +1,10 @@
 //! The one owner of state: decides what happens. Pure: no file, socket, process, thread, channel, lock, random
 //! source or clock inside. `event.rs` and `effect.rs` are its whole surface.
 //!
-//! `job.rs` says when a job is due, `run.rs` takes a run from start to end, `machine_run.rs` knows what is overdue,
-//! `session.rs` understands wrappers' frames, `kill.rs` ends what people want ended, `recover.rs` goes on after a
-//! restart, `board.rs` shows it all.
+//! In reading order: `job.rs` says when a job is due, `run.rs` starts runs and hands out dispatches, `batch.rs` draws
+//! and orders machines, `session.rs` tells whose a frame is, `connect.rs` lets wrappers in, `report.rs` takes what they
+//! report, `outcome.rs` ends machine runs and runs, `machine_run.rs` knows what is overdue and `watch.rs` looks once a
+//! second, `kill.rs` ends what people want ended, `recover.rs` goes on after a restart, `board.rs` shows it all.
 
 pub mod batch;
 pub mod board;
@@ -11,12 +12,15 @@ pub mod effect;
 pub mod event;
 pub mod record;
 
+mod connect;
 mod job;
 mod kill;
 mod machine_run;
+mod outcome;
 mod output;
 mod random;
 mod recover;
+mod report;
 mod run;
 mod session;
 mod text;
@@ -94,6 +98,12 @@ enum Waiting {
         run: RunId,
         request: Option<RequestId>,
     },
+    /// A connect that is acked once it is stored.
+    Connect {
+        machine_run: MachineRunId,
+        connection: event::ConnectionId,
+        ack: Box<crate::protocol::ConnectAck>,
+    },
     /// A dispatch that is sent once and never repeated.
     Dispatch(effect::Dispatch),
     Then(Vec<Effect>),
@@ -109,6 +119,8 @@ enum Waiting {
 struct Awake {
     last: Option<Mono>,
     stalled_ms: u64,
+    /// Where the last stall began, and how long it was: a moment before it is not moved by it.
+    last_stall: (Mono, u64),
 }
 
 /// One turn: the time, and where effects go.
@@ -141,6 +153,7 @@ impl Awake {
             let gap = mono.since_ms(last);
             if gap > limits::STALL_MS {
                 self.stalled_ms += gap;
+                self.last_stall = (last, gap);
             }
         }
         self.last = Some(mono.max(self.last.unwrap_or(mono)));
@@ -149,7 +162,18 @@ impl Awake {
 
     /// A moment of the monotonic clock in awake time.
     fn at(&self, mono: Mono) -> AwakeMs {
-        mono.0.saturating_sub(self.stalled_ms)
+        let (began, gap) = self.last_stall;
+        let stalled = if mono <= began {
+            self.stalled_ms - gap
+        } else {
+            self.stalled_ms
+        };
+        // a moment within the stall counts as its begin
+        mono.0.saturating_sub(stalled).max(if mono <= began {
+            0
+        } else {
+            began.0 + gap - self.stalled_ms
+        })
     }
 }
 
@@ -163,6 +187,7 @@ impl Engine {
             awake: Awake {
                 last: None,
                 stalled_ms: 0,
+                last_stall: (Mono(0), 0),
             },
             is_listening: false,
             is_shutting_down: false,
@@ -292,13 +317,19 @@ impl Engine {
                 self.start_renamed(turn, run, request);
             }
             (Waiting::Start { run, request }, outcome) => self.start_refused(turn, run, request, &outcome),
-            (Waiting::Dispatch(dispatch), StoreOutcome::Committed) => self.dispatch_stored(turn, dispatch),
-            (Waiting::Dispatch(dispatch), outcome) => {
-                for (machine_run, _) in dispatch.machines {
-                    let text = format!("not started: its dispatch could not be stored: {}", why(&outcome));
-                    self.launch_failed(turn, machine_run, 255, &text);
-                }
+            (
+                Waiting::Connect {
+                    machine_run,
+                    connection,
+                    ack,
+                },
+                outcome,
+            ) => {
+                let is_committed = outcome == StoreOutcome::Committed;
+                self.connect_stored(turn, machine_run, connection, ack, is_committed);
             }
+            (Waiting::Dispatch(dispatch), StoreOutcome::Committed) => self.dispatch_stored(turn, dispatch),
+            (Waiting::Dispatch(dispatch), _) => self.dispatch_refused(turn, &dispatch),
             // a job log line tells what happened, stored or not
             (Waiting::Then(effects), _) => turn.effects.extend(effects),
             (Waiting::Answer { request, answer }, StoreOutcome::Committed) => {
@@ -328,6 +359,15 @@ impl Engine {
         if self.storage_trouble.is_none() {
             self.store_misses(turn);
             self.store_all(turn);
+            let mut open: Vec<RunId> = self
+                .jobs
+                .values()
+                .flat_map(|state| state.open.iter().copied())
+                .collect();
+            open.sort_unstable();
+            for id in open {
+                self.dispatch_waiting(turn, id);
+            }
         }
     }
 
