@@ -5,6 +5,7 @@ mod ending;
 mod faults;
 mod http;
 mod logs;
+mod operator;
 mod output;
 mod port;
 mod reload;
