@@ -24,7 +24,10 @@ fn a_web_page_of_another_origin_can_neither_read_nor_act() {
     for (headers, status) in [
         (vec![("Host", "evil.example.org")], 403),
         (vec![("Host", "127.0.0.1.evil.org")], 403),
-        (vec![("Host", "localhost"), ("Origin", "http://evil.example.org")], 403),
+        (
+            vec![("Host", "localhost"), ("Origin", "http://evil.example.org")],
+            403,
+        ),
         (vec![("Host", "localhost"), ("Origin", "null")], 403),
         (vec![("Host", "localhost"), ("Origin", &own)], 200),
         (vec![("Host", "[::1]:8888")], 200),
@@ -35,23 +38,47 @@ fn a_web_page_of_another_origin_can_neither_read_nor_act() {
         let mut acting = headers.clone();
         acting.push(json_type);
         let reply = bare(&daemon, "POST", "/run", &acting, r#"{"job": "a"}"#);
-        assert_eq!(reply.status == 200, status == 200, "{headers:?}: {}", reply.text());
+        assert_eq!(
+            reply.status == 200,
+            status == 200,
+            "{headers:?}: {}",
+            reply.text()
+        );
         if status == 200 {
-            until("its end", || (!daemon.status()["running"].to_string().contains("a_")).then_some(()));
+            until("its end", || {
+                (!daemon.status()["running"].to_string().contains("a_")).then_some(())
+            });
         }
     }
     // what a form on any page could send
-    for kind in ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""] {
+    for kind in [
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data",
+        "",
+    ] {
         let headers = [("Host", "localhost"), ("Content-Type", kind)];
         let reply = bare(&daemon, "POST", "/run", &headers, r#"{"job": "a"}"#);
         assert_eq!(reply.status, 415, "{kind}");
     }
-    assert_eq!(bare(&daemon, "POST", "/run", &[("Host", "localhost")], r#"{"job": "a"}"#).status, 415);
+    assert_eq!(
+        bare(
+            &daemon,
+            "POST",
+            "/run",
+            &[("Host", "localhost")],
+            r#"{"job": "a"}"#
+        )
+        .status,
+        415
+    );
 }
 
 #[test]
 fn without_api_open_acting_needs_the_unix_socket() {
-    let daemon = Plan::new(json!({"a": job("echo a")})).setting("api_open", json!(false)).start();
+    let daemon = Plan::new(json!({"a": job("echo a")}))
+        .setting("api_open", json!(false))
+        .start();
     assert_eq!(daemon.get("/status").status, 200);
     for path in ["/run", "/kill"] {
         let reply = daemon.post(path, &json!({"job": "a"}));
@@ -65,7 +92,9 @@ fn without_api_open_acting_needs_the_unix_socket() {
     daemon.wait_ended(reply.json()["instance"].as_str().unwrap());
     // no restart is needed to open it
     daemon.set("api_open", json!(true));
-    until("it to be open", || (daemon.post("/run", &json!({"job": "a"})).status == 200).then_some(()));
+    until("it to be open", || {
+        (daemon.post("/run", &json!({"job": "a"})).status == 200).then_some(())
+    });
 }
 
 #[test]
@@ -76,11 +105,24 @@ fn tokens_let_in_by_role_from_the_moment_they_are_written() {
         json!({"name": name, "role": role, "sha256": hash})
     };
     daemon.set("api_open", json!(false));
-    daemon.set("api_tokens", json!([token("eye", "read"), token("hand", "operate"), token("head", "admin")]));
-    until("tokens in force", || (daemon.get("/status").status == 401).then_some(()));
+    daemon.set(
+        "api_tokens",
+        json!([
+            token("eye", "read"),
+            token("hand", "operate"),
+            token("head", "admin")
+        ]),
+    );
+    until("tokens in force", || {
+        (daemon.get("/status").status == 401).then_some(())
+    });
     let ask = |method: &str, path: &str, secret: &str, body: &str| {
         let authorization = format!("Bearer {secret}");
-        let headers = [("Host", "localhost"), ("Authorization", &authorization), ("Content-Type", "application/json")];
+        let headers = [
+            ("Host", "localhost"),
+            ("Authorization", &authorization),
+            ("Content-Type", "application/json"),
+        ];
         bare(&daemon, method, path, &headers, body).status
     };
     let run = r#"{"job": "nobody"}"#;
@@ -105,24 +147,40 @@ fn beyond_loopback_without_tokens_it_stays_on_loopback_and_the_crons_run() {
     let daemon = Plan::new(json!({"tick": every_second("true", json!({}))}))
         .setting("api_ws_bind_addr", json!("0.0.0.0"))
         .start();
-    assert!(daemon.said().contains("listening: api 127.0.0.1:"), "{}", daemon.said());
+    assert!(
+        daemon.said().contains("listening: api 127.0.0.1:"),
+        "{}",
+        daemon.said()
+    );
     let bad = daemon.status()["bad"].to_string();
-    assert!(bad.contains("api_ws_bind_addr") && bad.contains("api_tokens"), "{bad}");
+    assert!(
+        bad.contains("api_ws_bind_addr") && bad.contains("api_tokens"),
+        "{bad}"
+    );
     let ended = "SELECT count(*) FROM runs WHERE stage = 'ended'";
     until("a run", || (daemon.number(ended, "") > 0).then_some(()));
     // with tokens it goes where it is told
     let hash = "a".repeat(64);
     let open = Plan::new(json!({}))
         .setting("api_ws_bind_addr", json!("0.0.0.0"))
-        .setting("api_tokens", json!([{"name": "x", "role": "read", "sha256": hash}]))
+        .setting(
+            "api_tokens",
+            json!([{"name": "x", "role": "read", "sha256": hash}]),
+        )
         .start();
     assert!(open.said().contains("listening: api 0.0.0.0:"), "{}", open.said());
 }
 
 #[test]
 fn the_api_may_be_off() {
-    let daemon = Plan::new(json!({"tick": every_second("true", json!({}))})).setting("api_ws", json!(false)).start();
-    assert!(daemon.said().contains("listening: api off, machines "), "{}", daemon.said());
+    let daemon = Plan::new(json!({"tick": every_second("true", json!({}))}))
+        .setting("api_ws", json!(false))
+        .start();
+    assert!(
+        daemon.said().contains("listening: api off, machines "),
+        "{}",
+        daemon.said()
+    );
     let ended = "SELECT count(*) FROM runs WHERE stage = 'ended'";
     until("a run", || (daemon.number(ended, "") > 0).then_some(()));
 }
@@ -148,7 +206,8 @@ fn one_connection_serves_request_after_request_also_when_they_come_at_once() {
     assert_eq!(client.reply().unwrap().header("connection"), Some("close"));
     assert!(client.is_closed());
     let mut old = daemon.http();
-    old.send(b"GET /version HTTP/1.0\r\nHost: localhost\r\n\r\n").unwrap();
+    old.send(b"GET /version HTTP/1.0\r\nHost: localhost\r\n\r\n")
+        .unwrap();
     assert_eq!(old.reply().unwrap().status, 200);
     assert!(old.is_closed());
 }
@@ -158,13 +217,16 @@ fn bodies_come_in_chunks_or_with_a_length_and_in_small_pieces() {
     let daemon = daemon();
     let head = "POST /run HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n";
     let mut client = daemon.http();
-    let chunked = format!("{head}Transfer-Encoding: chunked\r\n\r\n4\r\n{{\"jo\r\n9;x=y\r\nb\": \"no\"}}\r\n0\r\n\r\n");
+    let chunked =
+        format!("{head}Transfer-Encoding: chunked\r\n\r\n4\r\n{{\"jo\r\n9;x=y\r\nb\": \"no\"}}\r\n0\r\n\r\n");
     for byte in chunked.as_bytes() {
         client.send(&[*byte]).unwrap();
     }
     assert_eq!(client.reply().unwrap().status, 404);
     // and the connection is still good
-    client.send(format!("{head}Expect: 100-continue\r\nContent-Length: 13\r\n\r\n").as_bytes()).unwrap();
+    client
+        .send(format!("{head}Expect: 100-continue\r\nContent-Length: 13\r\n\r\n").as_bytes())
+        .unwrap();
     assert_eq!(client.reply().unwrap().status, 100);
     client.send(br#"{"job": "no"}"#).unwrap();
     assert_eq!(client.reply().unwrap().status, 404);
@@ -174,20 +236,58 @@ fn bodies_come_in_chunks_or_with_a_length_and_in_small_pieces() {
 fn what_is_too_large_or_unclear_is_refused_and_closed() {
     let daemon = daemon();
     let head = "POST /run HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n";
-    let large_header = format!("GET /status HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n\r\n", "x".repeat(100_000));
-    let many_headers = format!("GET /status HTTP/1.1\r\nHost: localhost\r\n{}\r\n", "X: y\r\n".repeat(5_000));
+    let large_header = format!(
+        "GET /status HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n\r\n",
+        "x".repeat(100_000)
+    );
+    let many_headers = format!(
+        "GET /status HTTP/1.1\r\nHost: localhost\r\n{}\r\n",
+        "X: y\r\n".repeat(5_000)
+    );
     let cases = [
         ("a large header", large_header, vec![431]),
         ("many headers", many_headers, vec![431]),
-        ("a long path", format!("GET /{} HTTP/1.1\r\nHost: localhost\r\n\r\n", "x".repeat(100_000)), vec![414, 431]),
-        ("a large body", format!("{head}Content-Length: 100000000\r\n\r\n{}", "x".repeat(100_000)), vec![413]),
-        ("a length that is none", format!("{head}Content-Length: 5, 6\r\n\r\nhello"), vec![400]),
-        ("two lengths", format!("{head}Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello"), vec![400]),
-        ("both framings", format!("{head}Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"), vec![400]),
-        ("a huge chunk", format!("{head}Transfer-Encoding: chunked\r\n\r\nffffffff\r\nx"), vec![400, 413]),
-        ("a bad chunk", format!("{head}Transfer-Encoding: chunked\r\n\r\nzz\r\nx"), vec![400]),
+        (
+            "a long path",
+            format!("GET /{} HTTP/1.1\r\nHost: localhost\r\n\r\n", "x".repeat(100_000)),
+            vec![414, 431],
+        ),
+        (
+            "a large body",
+            format!("{head}Content-Length: 100000000\r\n\r\n{}", "x".repeat(100_000)),
+            vec![413],
+        ),
+        (
+            "a length that is none",
+            format!("{head}Content-Length: 5, 6\r\n\r\nhello"),
+            vec![400],
+        ),
+        (
+            "two lengths",
+            format!("{head}Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello"),
+            vec![400],
+        ),
+        (
+            "both framings",
+            format!("{head}Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+            vec![400],
+        ),
+        (
+            "a huge chunk",
+            format!("{head}Transfer-Encoding: chunked\r\n\r\nffffffff\r\nx"),
+            vec![400, 413],
+        ),
+        (
+            "a bad chunk",
+            format!("{head}Transfer-Encoding: chunked\r\n\r\nzz\r\nx"),
+            vec![400],
+        ),
         ("no HTTP", "\u{16}\u{3}\u{1}\u{2}\r\n\r\n".to_string(), vec![400]),
-        ("an unknown version", "GET / HTTP/3.0\r\nHost: localhost\r\n\r\n".to_string(), vec![400, 505]),
+        (
+            "an unknown version",
+            "GET / HTTP/3.0\r\nHost: localhost\r\n\r\n".to_string(),
+            vec![400, 505],
+        ),
     ];
     for (what, request, statuses) in cases {
         let mut client = daemon.http();
@@ -207,7 +307,9 @@ fn a_reader_that_takes_nothing_and_many_idle_ones_disturb_nobody() {
     let path = format!("/api/v1/runs/{instance}/machines/m1/output");
     let mut deaf: Vec<_> = (0..20).map(|_| daemon.http()).collect();
     for client in &mut deaf {
-        client.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).unwrap();
+        client
+            .send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes())
+            .unwrap();
     }
     let idle: Vec<_> = (0..200).map(|_| daemon.http()).collect();
     for _ in 0..5 {
@@ -253,7 +355,10 @@ fn what_the_old_daemon_could_not_answer_is_answered() {
     }
     let version = daemon.get("/version").json();
     assert!(version["version"].is_string() && version["last_build"] != Value::Null);
-    let killed = daemon.post("/kill", &json!({"job": "long", "machine": "m1", "instance": instance}));
+    let killed = daemon.post(
+        "/kill",
+        &json!({"job": "long", "machine": "m1", "instance": instance}),
+    );
     assert_eq!((killed.status, &killed.json()["status"]), (200, &json!("ok")));
     daemon.wait_ended(&instance);
 }

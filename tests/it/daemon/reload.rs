@@ -16,7 +16,9 @@ fn wait_bad(daemon: &Daemon, file: &str) -> Value {
 }
 
 fn wait_good(daemon: &Daemon) {
-    daemon.wait_status("nothing to be bad", |status| (status["bad"] == json!([])).then_some(()));
+    daemon.wait_status("nothing to be bad", |status| {
+        (status["bad"] == json!([])).then_some(())
+    });
 }
 
 #[test]
@@ -34,7 +36,11 @@ fn a_changed_file_is_in_force_and_a_run_keeps_what_it_began_with() {
     let path = daemon.path("conf/jobs.yaml");
     std::fs::write(&path, format!("a: {{command: echo in, {HEAD}}}\n")).unwrap();
     let mut file = std::fs::OpenOptions::new().append(true).open(&path).unwrap();
-    std::io::Write::write_all(&mut file, format!("c: {{command: echo place, {HEAD}}}\n").as_bytes()).unwrap();
+    std::io::Write::write_all(
+        &mut file,
+        format!("c: {{command: echo place, {HEAD}}}\n").as_bytes(),
+    )
+    .unwrap();
     drop(file);
     until("the third content", || {
         let state = daemon.status()["state"].clone();
@@ -70,7 +76,10 @@ fn whatever_is_bad_leaves_the_last_good_content_in_force_and_is_shown() {
         daemon.wait_jobs(3);
         std::fs::write(daemon.path("conf/jobs2.yaml"), text).unwrap();
         let bad = wait_bad(&daemon, "jobs2.yaml");
-        assert!(bad["reason"].as_str().is_some_and(|reason| reason.len() < 1_000), "{what}: {bad}");
+        assert!(
+            bad["reason"].as_str().is_some_and(|reason| reason.len() < 1_000),
+            "{what}: {bad}"
+        );
         daemon.wait_jobs(3);
         assert_eq!(daemon.run_to_end("keep"), (0, "kept\n".into()), "{what}");
         assert_eq!(daemon.run_to_end("other").0, 0, "{what}");
@@ -101,12 +110,24 @@ fn a_job_that_is_not_valid_keeps_its_last_good_content_and_the_rest_of_the_file_
         daemon.wait_jobs(1);
         wait_good(&daemon);
         let name = field.to_string() + ":";
-        let fields: Vec<&str> = ["command: echo bad", "targets: m1", "min: 0", "hour: 0", "dom: 1", "mon: 1", "dow: '*'", "year: 2020"]
-            .into_iter()
-            .filter(|known| !known.starts_with(&name))
-            .chain([bad_field])
-            .collect();
-        let text = format!("keep: {{{}}}\nnew{number}: {{command: echo new, {HEAD}}}\n", fields.join(", "));
+        let fields: Vec<&str> = [
+            "command: echo bad",
+            "targets: m1",
+            "min: 0",
+            "hour: 0",
+            "dom: 1",
+            "mon: 1",
+            "dow: '*'",
+            "year: 2020",
+        ]
+        .into_iter()
+        .filter(|known| !known.starts_with(&name))
+        .chain([bad_field])
+        .collect();
+        let text = format!(
+            "keep: {{{}}}\nnew{number}: {{command: echo new, {HEAD}}}\n",
+            fields.join(", ")
+        );
         daemon.write_file("jobs.yaml", &text);
         let bad = wait_bad(&daemon, "jobs.yaml");
         assert_eq!(bad["field"], format!("keep.{field}"), "{bad_field}");
@@ -136,12 +157,16 @@ fn what_was_last_good_holds_over_a_restart_and_is_still_shown_as_bad() {
 
 #[test]
 fn a_file_that_goes_takes_its_jobs_with_it_and_their_running_runs_end_as_they_would() {
-    let daemon = Plan::new(json!({"a": job("echo a; sleep 1; exit 4"), "tick": every_second("true", json!({}))})).start();
+    let daemon =
+        Plan::new(json!({"a": job("echo a; sleep 1; exit 4"), "tick": every_second("true", json!({}))}))
+            .start();
     daemon.write_jobs("zz", &json!({"b": job("echo b")}));
     daemon.wait_jobs(3);
     let instance = daemon.run("a");
     std::fs::remove_file(daemon.path("conf/jobs.yaml")).unwrap();
-    until("it to be gone", || (daemon.post("/run", &json!({"job": "tick"})).status == 404).then_some(()));
+    until("it to be gone", || {
+        (daemon.post("/run", &json!({"job": "tick"})).status == 404).then_some(())
+    });
     daemon.wait_ended(&instance);
     assert_eq!(daemon.retcode(&instance, "m1"), 4);
     daemon.wait_jobs(1);
@@ -152,7 +177,9 @@ fn a_file_that_goes_takes_its_jobs_with_it_and_their_running_runs_end_as_they_wo
     let instance = daemon.run("a");
     daemon.wait_output(&instance, "m1", "ready");
     std::fs::remove_file(daemon.path("conf/jobs.yaml")).unwrap();
-    until("it to be gone", || (daemon.post("/run", &json!({"job": "a"})).status == 404).then_some(()));
+    until("it to be gone", || {
+        (daemon.post("/run", &json!({"job": "a"})).status == 404).then_some(())
+    });
     assert_eq!(daemon.kill("a").status, 200);
     daemon.wait_ended(&instance);
     assert_eq!(daemon.retcode(&instance, "m1"), 143);
@@ -186,13 +213,19 @@ fn what_the_old_daemon_accepted_loads_and_what_we_doubt_is_told() {
         ),
     );
     daemon.wait_jobs(6);
-    for (job, output) in [("merged", "merged\n"), ("dated", "2026-11-21\n"), ("on", "on\n"), ("twice", "later\n")] {
+    for (job, output) in [
+        ("merged", "merged\n"),
+        ("dated", "2026-11-21\n"),
+        ("on", "on\n"),
+        ("twice", "later\n"),
+    ] {
         assert_eq!(daemon.run_to_end(job), (0, output.into()), "{job}");
     }
     let problems = daemon.status()["problems"].as_array().unwrap().clone();
     let told = |field: &str, word: &str| {
         problems.iter().any(|problem| {
-            problem["field"].as_str().unwrap().starts_with(field) && problem["reason"].as_str().unwrap().contains(word)
+            problem["field"].as_str().unwrap().starts_with(field)
+                && problem["reason"].as_str().unwrap().contains(word)
         })
     };
     assert!(told("misspelt.timout", "timeout"), "{problems:?}");
@@ -200,7 +233,9 @@ fn what_the_old_daemon_accepted_loads_and_what_we_doubt_is_told() {
     assert!(told("twice", ""), "{problems:?}");
     // in two files: the later one wins
     daemon.write_file("p.yaml", &format!("twice: {{command: echo last, {HEAD}}}\n"));
-    until("the later file's job", || (daemon.run_to_end("twice").1 == "last\n").then_some(()));
+    until("the later file's job", || {
+        (daemon.run_to_end("twice").1 == "last\n").then_some(())
+    });
 }
 
 #[test]

@@ -41,7 +41,12 @@ fn a_state_dir_that_cannot_be_used_is_named() {
     let file = scratch.path().join("file");
     std::fs::write(&file, "").unwrap();
     let nowhere = scratch.path().join("no/such/directory");
-    for path in [file.as_path(), &nowhere, Path::new("/proc/saltpeter"), Path::new("/tmp")] {
+    for path in [
+        file.as_path(),
+        &nowhere,
+        Path::new("/proc/saltpeter"),
+        Path::new("/tmp"),
+    ] {
         let daemon = Plan::new(json!({})).state_dir(path).prepare();
         refuses(&daemon, &[path.to_str().unwrap(), "state_dir"]);
     }
@@ -92,7 +97,11 @@ impl SmallDisk {
     fn fill(&self) {
         // in ever smaller pieces, to the last byte
         let script = "for size in 65536 4096 1; do dd if=/dev/zero bs=$size status=none >>\"$0\" 2>/dev/null; done; true";
-        let filled = Command::new("/bin/sh").arg("-c").arg(script).arg(self.0.join("filler")).status();
+        let filled = Command::new("/bin/sh")
+            .arg("-c")
+            .arg(script)
+            .arg(self.0.join("filler"))
+            .status();
         assert!(filled.unwrap().success());
     }
 
@@ -143,29 +152,42 @@ fn a_disk_that_fills_up_stops_no_cron_and_loses_no_output() {
     // facts have their reserve: crons go on, and a kill is obeyed
     let started = "SELECT count(*) FROM runs WHERE job = 'tick'";
     let before = daemon.number(started, "");
-    until("more starts", || (daemon.number(started, "") >= before + 3).then_some(()));
+    until("more starts", || {
+        (daemon.number(started, "") >= before + 3).then_some(())
+    });
     assert_eq!(daemon.kill("long").status, 200);
     let command = daemon.fact("pid", &long, "m1").unwrap() as i32;
-    until("the killed command's end", || (!crate::support::is_alive(command)).then_some(()));
+    until("the killed command's end", || {
+        (!crate::support::is_alive(command)).then_some(())
+    });
     until("the command's end", || {
         let pid = daemon.fact("pid", &lines, "m1")? as i32;
         (!crate::support::is_alive(pid)).then_some(())
     });
     disk.clear();
-    daemon.wait_status("no trouble", |status| (status["troubles"].as_array()?.is_empty()).then_some(()));
+    daemon.wait_status("no trouble", |status| {
+        (status["troubles"].as_array()?.is_empty()).then_some(())
+    });
     daemon.wait_ended(&lines);
     daemon.wait_ended(&long);
-    assert_eq!((daemon.retcode(&lines, "m1"), daemon.retcode(&long, "m1")), (5, 143));
+    assert_eq!(
+        (daemon.retcode(&lines, "m1"), daemon.retcode(&long, "m1")),
+        (5, 143)
+    );
     let whole: String = (1..=100).map(|number| format!("line {number}\n")).collect();
     assert_eq!(daemon.output_text(&lines, "m1"), whole);
     // every run that started has ended well, with its output
     daemon.write_jobs("jobs", &json!({}));
     let open = "SELECT count(*) FROM runs WHERE stage <> 'ended'";
-    until_within(60_000, "all ends", || (daemon.number(open, "") == 0).then_some(()));
+    until_within(60_000, "all ends", || {
+        (daemon.number(open, "") == 0).then_some(())
+    });
     let failed = "SELECT count(*) FROM runs WHERE job = 'tick' AND success <> 1";
     assert_eq!(daemon.number(failed, ""), 0);
     for row in daemon.rows("SELECT instance FROM runs WHERE job = 'tick'", "") {
-        let rusqlite::types::Value::Text(instance) = &row[0] else { panic!() };
+        let rusqlite::types::Value::Text(instance) = &row[0] else {
+            panic!()
+        };
         assert_eq!(daemon.output_text(instance, "m1"), "tick\n", "{instance}");
     }
     let doubled = "SELECT count(*) - count(DISTINCT due) FROM runs WHERE due IS NOT NULL";
