@@ -19,6 +19,8 @@ pub trait Transport: Read + Write + Send {
     fn set_read_timeout_ms(&self, ms: u64) -> io::Result<()>;
     /// How long one write may wait.
     fn set_write_timeout_ms(&self, ms: u64) -> io::Result<()>;
+    /// From here on neither reads nor writes wait.
+    fn set_nonblocking(&self) -> io::Result<()>;
     /// Says that nothing more will be written.
     fn finish(&self);
 }
@@ -109,6 +111,11 @@ impl<T: Transport> Wire<T> {
             transport,
             buffer: Vec::new(),
         }
+    }
+
+    /// What was read too much, when somebody else takes over the transport.
+    pub fn into_parts(self) -> (T, Vec<u8>) {
+        (self.transport, self.buffer)
     }
 
     /// The next request. Waits [`limits::HTTP_IDLE_MS`] for its first byte and [`limits::HTTP_REQUEST_MS`] from there
@@ -385,6 +392,10 @@ impl Transport for TcpStream {
         self.set_write_timeout(Some(Duration::from_millis(ms)))
     }
 
+    fn set_nonblocking(&self) -> io::Result<()> {
+        self.set_nonblocking(true)
+    }
+
     fn finish(&self) {
         let _ = self.shutdown(std::net::Shutdown::Write);
     }
@@ -397,6 +408,10 @@ impl Transport for UnixStream {
 
     fn set_write_timeout_ms(&self, ms: u64) -> io::Result<()> {
         self.set_write_timeout(Some(Duration::from_millis(ms)))
+    }
+
+    fn set_nonblocking(&self) -> io::Result<()> {
+        self.set_nonblocking(true)
     }
 
     fn finish(&self) {

@@ -3,7 +3,7 @@
 //! Must not know: how the engine decides, SQL.
 //!
 //! Reading order: `feed.rs` the board as it reaches API threads; `asks.rs` questions to the engine; `http.rs` the
-//! codec; `auth.rs` who may what; `views.rs` JSON shapes; `outputs.rs` ends of outputs; `routes.rs` paths to views;
+//! codec; `auth.rs` who may what; `views.rs` JSON shapes; `outputs.rs` ends of outputs; `routes.rs` paths to views; `socket/` the UI's WebSocket;
 //! `server.rs` threads and sockets.
 
 mod asks;
@@ -13,12 +13,14 @@ pub mod http;
 mod outputs;
 mod routes;
 mod server;
+mod socket;
 mod views;
 
 pub use asks::Asks;
 pub use feed::Feed;
 pub use server::{Api, Listeners, start};
 
+use std::io;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -35,18 +37,21 @@ pub struct Shared {
     pub asks: Arc<Asks>,
     pub library: Library,
     outputs: outputs::Outputs,
+    hub: Arc<socket::Hub>,
 }
 
 impl Shared {
-    /// Puts it together.
-    pub fn new(feed: Arc<Feed>, asks: Arc<Asks>, reader: Reader) -> Shared {
+    /// Puts it together. Fails when the process is out of descriptors.
+    pub fn new(feed: Arc<Feed>, asks: Arc<Asks>, reader: Reader) -> io::Result<Shared> {
+        let hub = Arc::new(socket::Hub::new(feed.clone(), reader.clone())?);
         let library = Arc::new(Mutex::new(reader));
         let outputs = outputs::Outputs::new(library.clone());
-        Shared {
+        Ok(Shared {
             feed,
             asks,
             library,
             outputs,
-        }
+            hub,
+        })
     }
 }

@@ -14,11 +14,11 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{SocketFlags, sockopt};
 
 use super::auth::Via;
-use super::http::{NoRequest, Request, Transport, Wire};
-use super::{Shared, routes};
+use super::http::{NoRequest, Request, Response, Transport, Wire};
+use super::{Shared, routes, socket};
 use crate::limits;
+use crate::net;
 use crate::net::capacity::{Capacity, Slot};
-use crate::net::upgrade;
 use crate::thread::{self, Actor};
 use crate::wake::Waker;
 
@@ -32,6 +32,7 @@ pub struct Listeners {
 /// The accepting thread; dropping it stops and joins it. Connections end by themselves.
 pub struct Api {
     _accept: Actor,
+    _ui: Actor,
 }
 
 impl Listeners {
@@ -52,6 +53,7 @@ impl Listeners {
 
 /// Starts serving, at most `cap` connections at a time.
 pub fn start(listeners: Listeners, cap: usize, shared: Arc<Shared>) -> io::Result<Api> {
+    let ui = shared.hub.start()?;
     let bell = Arc::new(Waker::new()?);
     let stopped = Arc::new(AtomicBool::new(false));
     let door = Door {
@@ -69,6 +71,7 @@ pub fn start(listeners: Listeners, cap: usize, shared: Arc<Shared>) -> io::Resul
             stopped.store(true, Ordering::Release);
             bell.wake();
         }),
+        _ui: ui,
     })
 }
 
@@ -178,11 +181,11 @@ impl Door {
         }
     }
 
-    fn admit<T: Transport + 'static>(&self, socket: T, via: Via) {
+    fn admit<T: Transport + AsFd + 'static>(&self, socket: T, via: Via) {
         let Some(slot) = self.capacity.take() else {
             let mut socket = socket;
             let _ = socket.set_write_timeout_ms(1);
-            let _ = socket.write_all(upgrade::TOO_MANY.response().as_bytes());
+            let _ = socket.write_all(net::upgrade::TOO_MANY.response().as_bytes());
             return;
         };
         let shared = self.shared.clone();
@@ -201,10 +204,20 @@ fn accept(listener: std::os::fd::BorrowedFd<'_>) -> rustix::io::Result<OwnedFd> 
 }
 
 /// One connection, request after request.
-fn serve<T: Transport>(transport: T, via: Via, own_uid: u32, shared: &Arc<Shared>, _slot: Slot) {
+fn serve<T: Transport + AsFd>(transport: T, via: Via, own_uid: u32, shared: &Arc<Shared>, _slot: Slot) {
     let mut wire = Wire::new(transport);
     loop {
         let (request, response) = match wire.read_request() {
+            Ok(request) if socket::is_wanted(&request) => {
+                match upgrade(wire, request, via, own_uid, shared) {
+                    Ok(connection) => return connection.run(),
+                    Err(None) => return,
+                    Err(Some((rest, request, response))) => {
+                        wire = rest;
+                        (request, response)
+                    }
+                }
+            }
             Ok(request) => {
                 let response = routes::respond(shared, &request, via, own_uid);
                 log::debug!("{} {}: {}", request.method, request.path, response.status);
@@ -220,6 +233,36 @@ fn serve<T: Transport>(transport: T, via: Via, own_uid: u32, shared: &Arc<Shared
             return hang_up(wire.transport);
         }
     }
+}
+
+/// A connection that was not upgraded, and what it is told; None: it is gone.
+type NotUpgraded<T> = Option<(Wire<T>, Request, Response)>;
+
+/// Makes a WebSocket of it. What the peer asked for is logged without its query: a token may stand there.
+fn upgrade<T: Transport + AsFd>(
+    mut wire: Wire<T>,
+    request: Request,
+    via: Via,
+    own_uid: u32,
+    shared: &Arc<Shared>,
+) -> Result<socket::Connection<T>, NotUpgraded<T>> {
+    let request = socket::with_token(request);
+    let settings = shared.feed.board().config.settings.clone();
+    let (caller, answer) = match socket::accept(&request, via, &settings, own_uid) {
+        Ok(accepted) => accepted,
+        Err((status, reason)) => {
+            log::debug!("{} {}: {status}", request.method, request.path);
+            return Err(Some((wire, request, routes::error(status, &reason))));
+        }
+    };
+    log::debug!("{} {}: the UI of {}", request.method, request.path, caller.who);
+    wire.transport.write_all(answer.as_bytes()).map_err(|_| None)?;
+    let (transport, already_read) = wire.into_parts();
+    let connection = socket::Connection::new(transport, already_read, shared, request, via, own_uid, caller);
+    connection.map_err(|error| {
+        log::warn!("cannot serve a UI: {error}");
+        None
+    })
 }
 
 /// Reads what the peer may still send: a socket closed with unread bytes is reset, and the answer with it.

@@ -50,6 +50,18 @@ pub struct Page {
     pub limit: usize,
 }
 
+/// A machine run in a list over all jobs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MachineRunRow {
+    pub job: String,
+    pub instance: String,
+    pub run_started: Wall,
+    /// The wrapper's `start`.
+    pub started: Option<Wall>,
+    pub ended: Option<Wall>,
+    pub retcode: Option<i32>,
+}
+
 /// Reads what is stored. A clone opens its own connections.
 pub struct Reader {
     state_dir: PathBuf,
@@ -185,6 +197,45 @@ impl Reader {
             tail.drain(..text::cut_at_start(&tail));
         }
         Ok((tail, from > 0))
+    }
+
+    /// Stored bytes of an output from offset `at` of the whole stream on, as many as are read in one go, `wanted` at
+    /// least where so many follow without a gap; empty: that byte is not stored (yet, or any more).
+    pub fn stored_output(
+        &self,
+        machine_run: MachineRunId,
+        day: i64,
+        at: u64,
+        wanted: usize,
+    ) -> Result<Vec<u8>, String> {
+        let read = self.with_day(day, |file| stream::read_from(file, machine_run, at, wanted))?;
+        Ok(read.unwrap_or_default())
+    }
+
+    /// Machine runs of runs that started within `from` and `until`, those of the newest runs first, `limit` at most;
+    /// each with its run's job, instance and start.
+    pub fn machine_runs(&self, from: Wall, until: Wall, limit: usize) -> Result<Vec<MachineRunRow>, String> {
+        self.with_state(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT runs.job, runs.instance, runs.started, machine_runs.started, machine_runs.ended,
+                            machine_runs.retcode
+                     FROM runs JOIN machine_runs ON machine_runs.run = runs.id
+                     WHERE runs.started >= ?1 AND runs.started < ?2
+                     ORDER BY runs.started DESC LIMIT ?3",
+                )?
+                .query_map((from.0, until.0, limit as i64), |row| {
+                    Ok(MachineRunRow {
+                        job: row.get(0)?,
+                        instance: row.get(1)?,
+                        run_started: Wall(row.get(2)?),
+                        started: row.get::<_, Option<i64>>(3)?.map(Wall),
+                        ended: row.get::<_, Option<i64>>(4)?.map(Wall),
+                        retcode: row.get(5)?,
+                    })
+                })?
+                .collect()
+        })
     }
 
     /// Asks that day's file; None: there is no such file (any more).

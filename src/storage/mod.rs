@@ -32,7 +32,7 @@ use crate::limits;
 use crate::protocol::DaemonFrame;
 use crate::thread::{self, Actor};
 
-pub use history::{Page, Reader, RunFilter, RunOutcome};
+pub use history::{MachineRunRow, Page, Reader, RunFilter, RunOutcome};
 pub use stream::{OutputShape, OutputStream};
 
 /// What the storage thread is asked to do. One queue, served in order.
