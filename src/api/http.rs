@@ -498,6 +498,10 @@ mod tests {
             Ok(())
         }
 
+        fn set_nonblocking(&self) -> io::Result<()> {
+            Ok(())
+        }
+
         fn finish(&self) {}
     }
 

@@ -210,9 +210,9 @@ fn serve<T: Transport + AsFd>(transport: T, via: Via, own_uid: u32, shared: &Arc
         let (request, response) = match wire.read_request() {
             Ok(request) if socket::is_wanted(&request) => {
                 match upgrade(wire, request, via, own_uid, shared) {
-                    Ok(connection) => return connection.run(),
-                    Err(None) => return,
-                    Err(Some((rest, request, response))) => {
+                    Upgrade::Done(connection) => return connection.run(),
+                    Upgrade::Gone => return,
+                    Upgrade::Refused(rest, request, response) => {
                         wire = rest;
                         (request, response)
                     }
@@ -235,8 +235,12 @@ fn serve<T: Transport + AsFd>(transport: T, via: Via, own_uid: u32, shared: &Arc
     }
 }
 
-/// A connection that was not upgraded, and what it is told; None: it is gone.
-type NotUpgraded<T> = Option<(Wire<T>, Request, Response)>;
+/// What became of a request for a WebSocket.
+enum Upgrade<T: Transport> {
+    Done(Box<socket::Connection<T>>),
+    Refused(Wire<T>, Request, Response),
+    Gone,
+}
 
 /// Makes a WebSocket of it. What the peer asked for is logged without its query: a token may stand there.
 fn upgrade<T: Transport + AsFd>(
@@ -245,24 +249,28 @@ fn upgrade<T: Transport + AsFd>(
     via: Via,
     own_uid: u32,
     shared: &Arc<Shared>,
-) -> Result<socket::Connection<T>, NotUpgraded<T>> {
+) -> Upgrade<T> {
     let request = socket::with_token(request);
     let settings = shared.feed.board().config.settings.clone();
     let (caller, answer) = match socket::accept(&request, via, &settings, own_uid) {
         Ok(accepted) => accepted,
         Err((status, reason)) => {
             log::debug!("{} {}: {status}", request.method, request.path);
-            return Err(Some((wire, request, routes::error(status, &reason))));
+            return Upgrade::Refused(wire, request, routes::error(status, &reason));
         }
     };
     log::debug!("{} {}: the UI of {}", request.method, request.path, caller.who);
-    wire.transport.write_all(answer.as_bytes()).map_err(|_| None)?;
+    if wire.transport.write_all(answer.as_bytes()).is_err() {
+        return Upgrade::Gone;
+    }
     let (transport, already_read) = wire.into_parts();
-    let connection = socket::Connection::new(transport, already_read, shared, request, via, own_uid, caller);
-    connection.map_err(|error| {
-        log::warn!("cannot serve a UI: {error}");
-        None
-    })
+    match socket::Connection::new(transport, already_read, shared, request, via, own_uid, caller) {
+        Ok(connection) => Upgrade::Done(Box::new(connection)),
+        Err(error) => {
+            log::warn!("cannot serve a UI: {error}");
+            Upgrade::Gone
+        }
+    }
 }
 
 /// Reads what the peer may still send: a socket closed with unread bytes is reset, and the answer with it.

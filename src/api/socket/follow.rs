@@ -311,8 +311,11 @@ impl Follow {
         let Some(job) = board.jobs.get(&self.job).filter(|_| self.is_active) else {
             return false;
         };
+        // its output comes first
+        if self.texts.iter().any(|text| !text.is_announced) {
+            return false;
+        }
         if self.details_forced {
-            // its output comes first
             if self.has_more() {
                 return false;
             }
