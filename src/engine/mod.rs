@@ -1,9 +1,11 @@
 //! The one owner of state: decides what happens. Pure: no file, socket, process, thread, channel, lock, random
 //! source or clock inside. `event.rs` and `effect.rs` are its whole surface.
 //!
-//! `job.rs` says when a job is due, `run.rs` takes a run from start to end, `machine_run.rs` knows what is overdue,
-//! `session.rs` understands wrappers' frames, `kill.rs` ends what people want ended, `recover.rs` goes on after a
-//! restart, `board.rs` shows it all.
+//! In reading order: `job.rs` says when a job is due, `run.rs` starts runs and hands out dispatches, `batch.rs` draws
+//! and orders machines, `session.rs` tells whose a frame is, `connect.rs` lets wrappers in, `report.rs` takes what they
+//! report, `outcome.rs` ends machine runs and runs, `machine_run.rs` knows what is overdue and `watch.rs` looks once a
+//! second, `kill.rs` ends what people want ended, `control.rs` keeps what
+//! people set (pauses, maintenance) and did, `recover.rs` goes on after a restart, `board.rs` shows it all.
 
 pub mod batch;
 pub mod board;
@@ -11,12 +13,16 @@ pub mod effect;
 pub mod event;
 pub mod record;
 
+mod connect;
+mod control;
 mod job;
 mod kill;
 mod machine_run;
+mod outcome;
 mod output;
 mod random;
 mod recover;
+mod report;
 mod run;
 mod session;
 mod text;
@@ -31,11 +37,11 @@ use board::Board;
 use effect::{Effect, Fact, JobLogLine, Ticket, Write};
 use event::{Event, RequestId, StoreOutcome};
 use machine_run::MachineRun;
-use record::{MachineRunId, Recovered, RunId, VerdictRecord};
+use record::{MachineRunId, Recovered, RunId, SwitchRecord, VerdictRecord};
 use run::Run;
 
 use crate::clock::{Mono, Now};
-use crate::config::Config;
+use crate::config::{Config, Maintenance};
 use crate::limits;
 
 /// Milliseconds that the daemon has been awake: the monotonic clock less every stall. All deadlines are in it, so the
@@ -72,6 +78,10 @@ pub struct Engine {
     last_look_stored_s: i64,
     /// Misses that storage has not taken yet, one stretch per job.
     unstored_misses: BTreeMap<String, VerdictRecord>,
+    /// What is in force: the files', with the switches on top.
+    maintenance: Maintenance,
+    /// By machine; None: global.
+    switches: BTreeMap<Option<String>, SwitchRecord>,
     runs: HashMap<RunId, Run>,
     by_instance: HashMap<Arc<str>, RunId>,
     places: HashMap<MachineRunId, (RunId, usize)>,
@@ -94,6 +104,12 @@ enum Waiting {
         run: RunId,
         request: Option<RequestId>,
     },
+    /// A connect that is acked once it is stored.
+    Connect {
+        machine_run: MachineRunId,
+        connection: event::ConnectionId,
+        ack: Box<crate::protocol::ConnectAck>,
+    },
     /// A dispatch that is sent once and never repeated.
     Dispatch(effect::Dispatch),
     Then(Vec<Effect>),
@@ -109,6 +125,8 @@ enum Waiting {
 struct Awake {
     last: Option<Mono>,
     stalled_ms: u64,
+    /// Where the last stall began, and how long it was: a moment before it is not moved by it.
+    last_stall: (Mono, u64),
 }
 
 /// One turn: the time, and where effects go.
@@ -141,6 +159,7 @@ impl Awake {
             let gap = mono.since_ms(last);
             if gap > limits::STALL_MS {
                 self.stalled_ms += gap;
+                self.last_stall = (last, gap);
             }
         }
         self.last = Some(mono.max(self.last.unwrap_or(mono)));
@@ -149,7 +168,18 @@ impl Awake {
 
     /// A moment of the monotonic clock in awake time.
     fn at(&self, mono: Mono) -> AwakeMs {
-        mono.0.saturating_sub(self.stalled_ms)
+        let (began, gap) = self.last_stall;
+        let stalled = if mono <= began {
+            self.stalled_ms - gap
+        } else {
+            self.stalled_ms
+        };
+        // a moment within the stall counts as its begin
+        mono.0.saturating_sub(stalled).max(if mono <= began {
+            0
+        } else {
+            began.0 + gap - self.stalled_ms
+        })
     }
 }
 
@@ -163,6 +193,7 @@ impl Engine {
             awake: Awake {
                 last: None,
                 stalled_ms: 0,
+                last_stall: (Mono(0), 0),
             },
             is_listening: false,
             is_shutting_down: false,
@@ -172,6 +203,8 @@ impl Engine {
             last_look_s: recovered.last_look.map(|look| look.secs()),
             last_look_stored_s: 0,
             unstored_misses: BTreeMap::new(),
+            maintenance: Maintenance::default(),
+            switches: BTreeMap::new(),
             runs: HashMap::new(),
             by_instance: HashMap::new(),
             places: HashMap::new(),
@@ -292,13 +325,19 @@ impl Engine {
                 self.start_renamed(turn, run, request);
             }
             (Waiting::Start { run, request }, outcome) => self.start_refused(turn, run, request, &outcome),
-            (Waiting::Dispatch(dispatch), StoreOutcome::Committed) => self.dispatch_stored(turn, dispatch),
-            (Waiting::Dispatch(dispatch), outcome) => {
-                for (machine_run, _) in dispatch.machines {
-                    let text = format!("not started: its dispatch could not be stored: {}", why(&outcome));
-                    self.launch_failed(turn, machine_run, 255, &text);
-                }
+            (
+                Waiting::Connect {
+                    machine_run,
+                    connection,
+                    ack,
+                },
+                outcome,
+            ) => {
+                let is_committed = outcome == StoreOutcome::Committed;
+                self.connect_stored(turn, machine_run, connection, ack, is_committed);
             }
+            (Waiting::Dispatch(dispatch), StoreOutcome::Committed) => self.dispatch_stored(turn, dispatch),
+            (Waiting::Dispatch(dispatch), _) => self.dispatch_refused(turn, &dispatch),
             // a job log line tells what happened, stored or not
             (Waiting::Then(effects), _) => turn.effects.extend(effects),
             (Waiting::Answer { request, answer }, StoreOutcome::Committed) => {
@@ -328,6 +367,15 @@ impl Engine {
         if self.storage_trouble.is_none() {
             self.store_misses(turn);
             self.store_all(turn);
+            let mut open: Vec<RunId> = self
+                .jobs
+                .values()
+                .flat_map(|state| state.open.iter().copied())
+                .collect();
+            open.sort_unstable();
+            for id in open {
+                self.dispatch_waiting(turn, id);
+            }
         }
     }
 

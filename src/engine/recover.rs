@@ -31,6 +31,7 @@ impl Engine {
             self.touch_run(id);
             self.shown.jobs.insert(job);
         }
+        self.take_up_controls(recovered.controls);
         let facts = self.adopt(config, now.wall);
         if !facts.is_empty() {
             self.early.push(Effect::Store(Write {
@@ -71,6 +72,10 @@ impl Engine {
         for (place, m) in run.machines.iter_mut().enumerate().filter(|(_, m)| m.is_open()) {
             let clocks = &mut m.clocks;
             clocks.dispatched = Some(turn.awake);
+            clocks.ran_before_ms = m
+                .record
+                .started
+                .map_or(0, |at| (turn.now.wall.0 - at.0).max(0) as u64 / 1_000);
             // the wrapper keeps the command's `timeout`; the second line behind it begins anew (promise 5)
             for clock in [
                 &mut clocks.launched,
@@ -107,6 +112,14 @@ impl Engine {
                 instance,
                 spec,
             });
+        }
+        if self
+            .runs
+            .get(&id)
+            .is_some_and(|run| run.record.kill_asked.is_some())
+        {
+            // what was to be killed and had not started yet never starts
+            self.kill_run(turn, id, None);
         }
         self.dispatch_waiting(turn, id);
         self.end_run_if_done(turn, id);

@@ -1,19 +1,20 @@
-//! A run from its start to its end: store, find machines, dispatch, count what is finished.
-//! Must not know: frames, schedules.
+//! A run from its start to its dispatches: store, find machines, hand out as many as the batch has room for.
+//! Must not know: frames, schedules, how anything ends.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use log::Level;
 
-use crate::budget::Chunk;
 use crate::clock::Wall;
 use crate::config::{Delivery, JobSpec};
+use crate::engine::control::{Wanted, control_fact, say_audit};
 use crate::engine::effect::{Answer, Dispatch, Effect, Fact, JobLogEntry, JobLogLine, Write};
 use crate::engine::event::RequestId;
 use crate::engine::machine_run::MachineRun;
+use crate::engine::outcome::{end_record, notice, result_entry};
 use crate::engine::record::{
-    MachineRecord, MachineRunId, MachineStage, OutputPosition, RunId, RunRecord, RunStage, Verdict,
-    VerdictRecord,
+    AuditRecord, Control, MachineRecord, MachineRunId, MachineStage, OutputPosition, RunId, RunRecord,
+    RunStage, Verdict, VerdictRecord,
 };
 use crate::engine::{AwakeMs, Engine, Turn, Waiting, batch};
 
@@ -43,6 +44,8 @@ pub struct Run {
     pub rests_since: AwakeMs,
     /// How many name collisions its instance name has evaded.
     pub name_tries: u32,
+    /// Who asked for it, to be stored with its start.
+    pub audit: Option<AuditRecord>,
 }
 
 /// Machines that the executor has named so far.
@@ -89,6 +92,7 @@ impl Run {
             stranger: None,
             rests_since: awake,
             name_tries: 0,
+            audit: None,
         }
     }
 
@@ -121,24 +125,28 @@ impl Engine {
         turn: &mut Turn,
         job: &str,
         due: Option<Wall>,
-        asked_by: Option<(RequestId, String)>,
+        wanted: Option<Wanted>,
     ) {
-        let Some(spec) = self
-            .jobs
-            .get(job)
-            .and_then(|state| state.job.as_ref())
-            .map(|job| job.spec.clone())
-        else {
+        let configured = self.jobs.get(job).and_then(|state| state.job.as_ref());
+        let Some(spec) = configured.map(|job| job.spec.clone()) else {
             return;
         };
-        let (request, who) = asked_by.unzip();
+        let (request, asked_by, spec, audit) = match wanted {
+            Some(wanted) => (
+                Some(wanted.request),
+                Some(wanted.who),
+                wanted.spec,
+                Some(wanted.audit),
+            ),
+            None => (None, None, spec, None),
+        };
         let id = RunId(self.next_run);
         self.next_run += 1;
         let mut record = RunRecord {
             id,
             job: job.to_string(),
             due,
-            asked_by: who,
+            asked_by,
             started: turn.now.wall,
             token: self.random.token(),
             spec,
@@ -149,6 +157,7 @@ impl Engine {
         let mut run = Run::new(record, Vec::new(), turn.awake);
         run.is_stored = false;
         run.name_tries = tries;
+        run.audit = audit;
         self.insert_run(run);
         if let Some(state) = self.jobs.get_mut(job) {
             state.open.push(id);
@@ -184,6 +193,11 @@ impl Engine {
                 },
             }));
         }
+        if let Some(audit) = &run.audit {
+            let mut audit = audit.clone();
+            audit.outcome = format!("ok: {}", run.record.instance);
+            facts.push(control_fact(Control::Audit(audit)));
+        }
         let ticket = self.ticket(Waiting::Start { run: id, request });
         turn.effects.push(Effect::Store(Write {
             facts,
@@ -210,6 +224,11 @@ impl Engine {
         turn.effects
             .push(run.log_entry(run.record.started, JobLogLine::Starting));
         let held_kills = std::mem::take(&mut run.held_kills);
+        let due = run.record.due;
+        if let Some(mut audit) = run.audit.take() {
+            audit.outcome = format!("ok: {instance}");
+            say_audit(turn, &audit);
+        }
         if let Some(request) = request {
             turn.effects.push(Effect::Answer {
                 request,
@@ -224,6 +243,12 @@ impl Engine {
             state.record.result_ok = Some(true);
             state.record.missed = 0;
             state.record.overlap = false;
+            if let Some(due) = due {
+                let late_ms = u64::try_from((started.0 - due.0) / 1_000).unwrap_or(0);
+                state.counts.starts += 1;
+                state.counts.late_ms_sum += late_ms;
+                state.counts.late_ms_last = late_ms;
+            }
             turn.store(vec![Fact::Job(state.record.clone())]);
         }
         for (request, machines) in held_kills {
@@ -276,9 +301,15 @@ impl Engine {
                 .filter(|machine| !known.contains_key(machine) && seen.insert(machine.clone()))
                 .collect()
         };
-        run.found.up.extend(fresh(&run.by_machine, up));
-        run.found.down.extend(fresh(&run.by_machine, down));
         let spec = run.record.spec.clone();
+        let only: BTreeSet<&str> = spec.only.iter().map(String::as_str).collect();
+        let is_wanted = |machine: &String| only.is_empty() || only.contains(machine.as_str());
+        run.found
+            .up
+            .extend(fresh(&run.by_machine, up).into_iter().filter(is_wanted));
+        run.found
+            .down
+            .extend(fresh(&run.by_machine, down).into_iter().filter(is_wanted));
         let needs_all = spec.number_of_targets > 0 || spec.batch_size > 0;
         if !run.found.is_finished && (needs_all || (run.found.up.is_empty() && run.found.down.is_empty())) {
             return;
@@ -302,11 +333,17 @@ impl Engine {
         down: Vec<String>,
         spec: &JobSpec,
     ) {
+        let strangers = self.strangers(id, &up, &down, spec);
         let parts = batch::divide(
             up,
             down,
-            &self.config.maintenance.machines,
-            spec.number_of_targets,
+            &self.maintenance.machines,
+            // who names machines wants them all
+            if spec.only.is_empty() {
+                spec.number_of_targets
+            } else {
+                0
+            },
             spec.batch_size,
             &mut self.random,
         );
@@ -321,6 +358,10 @@ impl Engine {
             (parts.down, Some((255, false, "Target did not respond"))),
             (parts.down_not_needed, Some((255, true, "Target did not respond"))),
             (parts.in_maintenance, Some((0, true, "Target under maintenance"))),
+            (
+                strangers,
+                Some((255, false, "Not among the machines that the job's targets match")),
+            ),
         ];
         for (machines, fate) in groups {
             for machine in machines {
@@ -353,7 +394,7 @@ impl Engine {
                         }
                         m.record.not_counted = not_counted;
                         end_record(&mut m, turn.now.wall, retcode, false);
-                        notice(&mut m, run.record.started, text, &mut write);
+                        notice(turn, &mut m, run.record.started, text);
                         log.push((place, retcode));
                     }
                 }
@@ -374,6 +415,21 @@ impl Engine {
         turn.effects.push(Effect::Store(write));
         self.dispatch_waiting(turn, id);
         self.end_run_if_done(turn, id);
+    }
+
+    /// Machines that somebody named for this run and that the job's targets do not match: known once all are found.
+    fn strangers(&self, id: RunId, up: &[String], down: &[String], spec: &JobSpec) -> Vec<String> {
+        let Some(run) = self
+            .runs
+            .get(&id)
+            .filter(|run| run.found.is_finished && run.record.note.is_none())
+        else {
+            return Vec::new();
+        };
+        let found: BTreeSet<&String> = up.iter().chain(down).collect();
+        let is_stranger =
+            |machine: &&String| !found.contains(machine) && !run.by_machine.contains_key(*machine);
+        spec.only.iter().filter(is_stranger).cloned().collect()
     }
 
     /// Hands over as many waiting machines as the batch has room for.
@@ -444,6 +500,29 @@ impl Engine {
         }
     }
 
+    /// A dispatch that must not be repeated could not be stored: its machines wait until there is room again.
+    pub(super) fn dispatch_refused(&mut self, turn: &mut Turn, dispatch: &Dispatch) {
+        let Some(run) = self.runs.get_mut(&dispatch.run) else {
+            return;
+        };
+        for (_, machine) in dispatch.machines.iter().rev() {
+            let Some(&place) = run.by_machine.get(machine) else {
+                continue;
+            };
+            let m = &mut run.machines[place];
+            if m.record.stage == MachineStage::Dispatched {
+                m.record.stage = MachineStage::Waiting;
+                m.record.dispatched = None;
+                run.waiting.push_front(place);
+            }
+        }
+        let text = format!("{} waits: its dispatch could not be stored", run.record.instance);
+        turn.say(Level::Error, text);
+        if self.storage_trouble.is_none() {
+            self.dispatch_waiting(turn, dispatch.run);
+        }
+    }
+
     /// Whether the job travels over the socket (fine-print.md 23).
     fn delivers_over_socket(&self, spec: &JobSpec) -> bool {
         let settings = &self.config.settings;
@@ -483,171 +562,6 @@ impl Engine {
             self.end_machine(turn, id, retcode, false, Some(text), Vec::new());
         }
     }
-
-    /// Ends a machine run, and with the last one its run. `acks` leave with the commit.
-    pub(super) fn end_machine(
-        &mut self,
-        turn: &mut Turn,
-        id: MachineRunId,
-        retcode: i32,
-        presumed: bool,
-        text: Option<&str>,
-        acks: Vec<(super::event::ConnectionId, crate::protocol::DaemonFrame)>,
-    ) {
-        let Some(&(run_id, place)) = self.places.get(&id) else {
-            return;
-        };
-        let Some(run) = self.runs.get_mut(&run_id) else {
-            return;
-        };
-        let job = run.record.job.clone();
-        let started = run.record.started;
-        let m = &mut run.machines[place];
-        let was_revised = m.record.revised_from;
-        run.open_machines -= usize::from(m.is_open());
-        end_record(m, turn.now.wall, retcode, presumed);
-        let machine = m.record.machine.clone();
-        let mut write = Write {
-            acks,
-            after_output_of: Some(id),
-            ..Write::default()
-        };
-        if let Some(text) = text {
-            notice(m, started, text, &mut write);
-        }
-        write.facts.push(Fact::Machine(Box::new(m.record.clone())));
-        let entry = match was_revised.filter(|_| !presumed) {
-            Some(from) => revised_entry(run, place, from, retcode, turn.now.wall),
-            None => result_entry(run, place, retcode, turn.now.wall),
-        };
-        write.ticket = Some(self.ticket(Waiting::Then(vec![entry])));
-        turn.effects.push(Effect::Store(write));
-        let ended = turn.now.wall.iso();
-        turn.say(
-            Level::Info,
-            format!("WebSocket: Updated state for {job}[{machine}] with endtime={ended}, retcode={retcode}"),
-        );
-        turn.say(
-            Level::Info,
-            format!("WebSocket: Target {machine} completed, removing from pending (retcode: {retcode})"),
-        );
-        self.touch_run(run_id);
-        self.dispatch_waiting(turn, run_id);
-        self.end_run_if_done(turn, run_id);
-    }
-
-    /// Ends a run whose machines are all known and have all ended.
-    pub(super) fn end_run_if_done(&mut self, turn: &mut Turn, id: RunId) {
-        let Some(run) = self.runs.get_mut(&id) else { return };
-        let is_done = run.is_open() && run.found.is_finished && run.open_machines == 0;
-        if !is_done {
-            return;
-        }
-        run.record.stage = RunStage::Ended;
-        run.record.ended = Some(turn.now.wall);
-        run.rests_since = turn.awake;
-        run.record.success = success(run);
-        let mut log = Vec::new();
-        if run.machines.is_empty() && run.record.note.is_none() {
-            run.record.note = Some("No targets matched".into());
-            log.push(run.log_entry(turn.now.wall, JobLogLine::NoTargets));
-        }
-        log.push(run.log_entry(turn.now.wall, JobLogLine::Finished));
-        let mut facts = vec![Fact::Run(Box::new(run.record.clone()))];
-        let job = run.record.job.clone();
-        let at = turn.now.wall;
-        if let Some(state) = self.jobs.get_mut(job.as_str()) {
-            state.open.retain(|open| *open != id);
-            if state.record.last_instance.as_deref() == Some(run.record.instance.as_str()) {
-                let counted = || run.machines.iter().filter(|m| !m.record.not_counted);
-                state.record.last_ended = Some(at);
-                state.record.result_ok = run.record.success.or(state.record.result_ok);
-                state.record.last_total_count = counted().count() as u64;
-                state.record.last_failed_count =
-                    counted().filter(|m| m.record.retcode != Some(0)).count() as u64;
-                if run.record.success == Some(true) {
-                    state.record.last_success = Some(at);
-                }
-                facts.push(Fact::Job(state.record.clone()));
-            }
-        }
-        let ticket = self.ticket(Waiting::Then(log));
-        turn.effects.push(Effect::Store(Write {
-            facts,
-            ticket: Some(ticket),
-            ..Write::default()
-        }));
-        turn.say(
-            Level::Info,
-            format!("WebSocket: All targets completed for {job}, exiting monitor loop"),
-        );
-        self.touch_run(id);
-    }
-
-    /// A presumed outcome is withdrawn: its wrapper is back (fine-print.md 4).
-    pub(super) fn reopen(&mut self, turn: &mut Turn, id: MachineRunId) {
-        let Some(&(run_id, place)) = self.places.get(&id) else {
-            return;
-        };
-        let Some(run) = self.runs.get_mut(&run_id) else {
-            return;
-        };
-        let started = run.record.started;
-        let m = &mut run.machines[place];
-        let from = m.record.retcode.unwrap_or(255);
-        run.open_machines += 1;
-        m.record.stage = if m.record.started.is_some() {
-            MachineStage::Started
-        } else {
-            MachineStage::Permitted
-        };
-        m.record.ended = None;
-        m.record.retcode = None;
-        m.record.presumed = false;
-        m.record.revised_from = Some(from);
-        m.clocks.connected = turn.awake;
-        m.clocks.started = m.clocks.started.max(turn.awake);
-        m.refresh(turn.awake);
-        m.kill = m.record.kill_asked.map(|_| super::machine_run::Kill {
-            asked: turn.awake,
-            sent: None,
-        });
-        let machine = m.record.machine.clone();
-        let mut write = Write {
-            after_output_of: Some(id),
-            ..Write::default()
-        };
-        notice(
-            m,
-            started,
-            &format!("[SALTPETER: the wrapper is back, outcome {from} withdrawn]"),
-            &mut write,
-        );
-        write.facts.push(Fact::Machine(Box::new(m.record.clone())));
-        let was_ended = !run.is_open();
-        if was_ended {
-            run.record.stage = RunStage::Running;
-            run.record.ended = None;
-            run.record.success = None;
-            write.facts.push(Fact::Run(Box::new(run.record.clone())));
-        }
-        let (job, instance) = (run.record.job.clone(), run.record.instance.clone());
-        turn.effects.push(Effect::Store(write));
-        turn.say(
-            Level::Warn,
-            format!(
-                "wrapper of {instance} on {machine} is back: its outcome {from} is withdrawn until it reports"
-            ),
-        );
-        if was_ended && let Some(state) = self.jobs.get_mut(job.as_str()) {
-            state.open.push(run_id);
-            if state.record.last_instance.as_deref() == Some(instance.as_str()) {
-                state.record.result_ok = Some(true);
-                turn.store(vec![Fact::Job(state.record.clone())]);
-            }
-        }
-        self.touch_run(run_id);
-    }
 }
 
 /// The effect that starts wrappers of a run.
@@ -665,63 +579,4 @@ pub(super) fn dispatch_effect(
         machines,
         env_delivery,
     }
-}
-
-/// Appends a line of the daemon's own to a machine run's output.
-pub(super) fn notice(m: &mut MachineRun, run_started: Wall, text: &str, write: &mut Write) {
-    let day = run_started.secs().div_euclid(86_400);
-    let bytes = m.output.notice(text);
-    let placed = m.output.append(m.record.id, day, Chunk::free(bytes));
-    write.output.extend(placed.rows);
-    write.trim.extend(placed.trim);
-    m.record.left_out_bytes = m.output.left_out_bytes();
-    m.shown = None;
-}
-
-fn end_record(m: &mut MachineRun, at: Wall, retcode: i32, presumed: bool) {
-    m.record.stage = MachineStage::Ended;
-    m.record.ended = Some(at);
-    m.record.retcode = Some(retcode);
-    m.record.presumed = presumed;
-    m.record.left_out_bytes = m.output.left_out_bytes();
-    m.kill = None;
-    m.shown = None;
-}
-
-fn success(run: &Run) -> Option<bool> {
-    let mut counted = run.machines.iter().filter(|m| !m.record.not_counted).peekable();
-    if counted.peek().is_none() && !run.machines.is_empty() {
-        // all in maintenance: skipped, not failed (fine-print.md 9)
-        return None;
-    }
-    Some(counted.peek().is_some() && counted.all(|m| m.record.retcode == Some(0)))
-}
-
-fn result_entry(run: &Run, place: usize, retcode: i32, at: Wall) -> Effect {
-    let m = &run.machines[place].record;
-    run.log_entry(
-        at,
-        JobLogLine::Result {
-            machine: m.machine.clone(),
-            retcode,
-            machine_run: m.id,
-            day: run.day(),
-            limit_bytes: run.record.spec.output_limit_bytes,
-        },
-    )
-}
-
-fn revised_entry(run: &Run, place: usize, from: i32, retcode: i32, at: Wall) -> Effect {
-    let m = &run.machines[place].record;
-    run.log_entry(
-        at,
-        JobLogLine::Revised {
-            machine: m.machine.clone(),
-            from,
-            retcode,
-            machine_run: m.id,
-            day: run.day(),
-            limit_bytes: run.record.spec.output_limit_bytes,
-        },
-    )
 }

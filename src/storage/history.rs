@@ -9,7 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rusqlite::types::Value;
-use rusqlite::{Connection, params_from_iter};
+use rusqlite::{Connection, params, params_from_iter};
 
 use crate::clock::Wall;
 use crate::engine::record::{MachineRunId, OutputPosition, RunId, RunRecord, StoredRun};
@@ -41,6 +41,17 @@ pub enum RunOutcome {
     Failed,
 }
 
+/// The little that a list of recent runs shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Brief {
+    pub instance: String,
+    pub started: Wall,
+    /// None: it has not ended.
+    pub ended: Option<Wall>,
+    /// None: it has not ended, or all its machines were in maintenance.
+    pub success: Option<bool>,
+}
+
 /// Which part of a long answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Page {
@@ -48,18 +59,6 @@ pub struct Page {
     pub before: Option<RunId>,
     /// At most so many.
     pub limit: usize,
-}
-
-/// A machine run in a list over all jobs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MachineRunRow {
-    pub job: String,
-    pub instance: String,
-    pub run_started: Wall,
-    /// The wrapper's `start`.
-    pub started: Option<Wall>,
-    pub ended: Option<Wall>,
-    pub retcode: Option<i32>,
 }
 
 /// Reads what is stored. A clone opens its own connections.
@@ -104,6 +103,25 @@ impl Reader {
                      ORDER BY runs.id DESC LIMIT {limit}"
                 ))?
                 .query_map(params_from_iter(values), facts::run_of_row)?
+                .collect()
+        })
+    }
+
+    /// A job's latest runs in brief, newest first.
+    pub fn recent(&self, job: &str, limit: usize) -> Result<Vec<Brief>, String> {
+        self.with_state(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT instance, started, ended, success FROM runs WHERE job = ?1 ORDER BY id DESC LIMIT ?2",
+                )?
+                .query_map(params![job, limit.min(limits::HISTORY_PAGE) as i64], |row| {
+                    Ok(Brief {
+                        instance: row.get(0)?,
+                        started: Wall(row.get(1)?),
+                        ended: row.get::<_, Option<i64>>(2)?.map(Wall),
+                        success: row.get(3)?,
+                    })
+                })?
                 .collect()
         })
     }
@@ -212,32 +230,6 @@ impl Reader {
         Ok(read.unwrap_or_default())
     }
 
-    /// Machine runs of runs that started within `from` and `until`, those of the newest runs first, `limit` at most;
-    /// each with its run's job, instance and start.
-    pub fn machine_runs(&self, from: Wall, until: Wall, limit: usize) -> Result<Vec<MachineRunRow>, String> {
-        self.with_state(|connection| {
-            connection
-                .prepare_cached(
-                    "SELECT runs.job, runs.instance, runs.started, machine_runs.started, machine_runs.ended,
-                            machine_runs.retcode
-                     FROM runs JOIN machine_runs ON machine_runs.run = runs.id
-                     WHERE runs.started >= ?1 AND runs.started < ?2
-                     ORDER BY runs.started DESC LIMIT ?3",
-                )?
-                .query_map((from.0, until.0, limit as i64), |row| {
-                    Ok(MachineRunRow {
-                        job: row.get(0)?,
-                        instance: row.get(1)?,
-                        run_started: Wall(row.get(2)?),
-                        started: row.get::<_, Option<i64>>(3)?.map(Wall),
-                        ended: row.get::<_, Option<i64>>(4)?.map(Wall),
-                        retcode: row.get(5)?,
-                    })
-                })?
-                .collect()
-        })
-    }
-
     /// Asks that day's file; None: there is no such file (any more).
     pub(super) fn with_day<T>(
         &self,
@@ -276,7 +268,10 @@ impl Reader {
         }
     }
 
-    fn with_state<T>(&self, ask: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, String> {
+    pub(super) fn with_state<T>(
+        &self,
+        ask: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, String> {
         let path = self.state_dir.join("state.db");
         let mut state = self.state.borrow_mut();
         let connection = match state.take() {

@@ -7,18 +7,16 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::text::{Cursor, Piece};
-use super::timeline::Entry;
+use crate::api::views;
 use crate::clock::Wall;
-use crate::config::{Config, Problem, Severity};
+use crate::config::{Config, Role};
 use crate::engine::board::{Board, JobBoard, MachineBoard, RunBoard};
 
 /// In `config` and `status`.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// What stands for a value that is not to be seen.
-const HIDDEN: &str = "***";
 
 /// What one connection has to see of a job otherwise than it is.
 #[derive(Clone, Debug, Default)]
@@ -32,33 +30,10 @@ pub struct Overlay {
 /// By job.
 pub type Overlays = BTreeMap<Arc<str>, Overlay>;
 
-/// `config`. Values of `env` are for those who may act.
-pub fn config(config: &Config, may_operate: bool) -> String {
-    let crons: Map<String, Value> = config
-        .jobs
-        .iter()
-        .map(|(name, job)| (name.clone(), cron(&job.raw, may_operate)))
-        .collect();
-    let bad: Vec<&Problem> = config
-        .problems
-        .iter()
-        .filter(|problem| problem.severity == Severity::Error)
-        .collect();
-    let frame = json!({
-        "type": "config",
-        "config": {
-            "crons": crons,
-            "maintenance": {
-                "global": config.maintenance.global,
-                "machines": config.maintenance.machines,
-            },
-            "serial": config.serial,
-            "saltpeter_config": without_nulls(Value::Object((*config.settings.raw).clone())),
-            "bad": bad.iter().map(|problem| bad_entry(problem)).collect::<Vec<_>>(),
-        },
-        "sp_version": VERSION,
-    });
-    frame.to_string()
+/// `config`, as it is shown to that role.
+pub fn config(board: &Board, role: Role) -> String {
+    let config = without_nulls(views::config(board, role));
+    json!({"type": "config", "config": config, "sp_version": VERSION}).to_string()
 }
 
 /// `status`, as it is.
@@ -135,7 +110,7 @@ pub fn empty_timeline() -> String {
 }
 
 /// The answer to `getTimeline`.
-pub fn timeline(content: &[Entry], id: &Value, serial: u64) -> String {
+pub fn timeline(content: &[Value], id: &Value, serial: u64) -> String {
     json!({"type": "timeline", "timeline": {"content": content, "id": id, "serial": serial}}).to_string()
 }
 
@@ -242,17 +217,6 @@ fn result(job: &JobBoard, machine: &MachineBoard) -> Value {
     })
 }
 
-fn cron(raw: &Map<String, Value>, may_operate: bool) -> Value {
-    let mut shown = raw.clone();
-    if !may_operate && let Some(env) = shown.get_mut("env") {
-        match env {
-            Value::Object(env) => env.values_mut().for_each(|value| *value = HIDDEN.into()),
-            other => *other = HIDDEN.into(),
-        }
-    }
-    without_nulls(Value::Object(shown))
-}
-
 /// A field that is null says nothing, and the old UI cannot take it.
 fn without_nulls(value: Value) -> Value {
     match value {
@@ -264,15 +228,6 @@ fn without_nulls(value: Value) -> Value {
         }
         other => other,
     }
-}
-
-fn bad_entry(problem: &Problem) -> Value {
-    json!({
-        "file": problem.file,
-        "line": problem.line.unwrap_or(0),
-        "field": problem.field,
-        "reason": problem.reason,
-    })
 }
 
 fn iso(at: Option<Wall>) -> String {
@@ -378,13 +333,15 @@ mod tests {
     }
 
     #[test]
-    fn env_is_masked_for_readers_and_nothing_is_null() {
-        let raw = json!({"command": "x", "group": "g", "env": {"A": "secret", "B": 1}, "cwd": null});
-        let Value::Object(raw) = raw else { unreachable!() };
-        let seen = cron(&raw, false);
-        assert_eq!(seen["env"], json!({"A": "***", "B": "***"}));
-        assert_eq!(seen["cwd"], "");
-        assert_eq!(cron(&raw, true)["env"], json!({"A": "secret", "B": 1}));
+    fn nothing_in_a_config_is_null() {
+        let job = json!({"command": "x", "cwd": null, "env": {"A": null}, "targets": ["m", null]});
+        let shown = without_nulls(job);
+        assert_eq!(
+            shown,
+            json!({"command": "x", "cwd": "", "env": {"A": ""}, "targets": ["m", ""]})
+        );
+        let frame: Value = serde_json::from_str(&config(&Board::default(), Role::Read)).unwrap();
+        assert!(!has_null(&frame), "{frame}");
     }
 
     #[test]

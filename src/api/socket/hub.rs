@@ -10,15 +10,15 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, bounded};
 use parking_lot::Mutex;
+use serde_json::Value;
 use tungstenite::Utf8Bytes;
 
 use super::frames::{self, Overlays};
 use super::text::{Cursor, Next, Place, Texts};
-use super::timeline::{self, Entry};
 use super::view::Source;
-use crate::api::Feed;
+use crate::api::{Feed, views};
 use crate::clock::{self, Mono, Wall};
-use crate::config::Config;
+use crate::config::{Config, Maintenance, Role};
 use crate::engine::board::{Board, MachineBoard, RunBoard};
 use crate::engine::record::{RunId, StoredRun};
 use crate::limits;
@@ -52,7 +52,7 @@ struct Made {
     /// Of that board, and a number that changes with the text.
     status: Option<(Arc<Board>, Utf8Bytes, u64)>,
     /// Of that configuration: for readers, for those who may act.
-    config: Option<(Arc<Config>, [Option<Utf8Bytes>; 2])>,
+    config: Option<(Arc<Config>, Maintenance, [Option<Utf8Bytes>; 2])>,
     details: HashMap<Arc<str>, (u64, Utf8Bytes)>,
 }
 
@@ -124,19 +124,19 @@ impl Hub {
         }
     }
 
-    /// `config`.
-    pub fn config(&self, config: &Arc<Config>, may_operate: bool) -> Utf8Bytes {
+    /// `config`, as it is shown to that role.
+    pub fn config(&self, board: &Board, role: Role) -> Utf8Bytes {
         let mut made = self.made.lock();
-        let is_same = made
-            .config
-            .as_ref()
-            .is_some_and(|(known, _)| Arc::ptr_eq(known, config));
-        if !is_same {
+        let is_same = |(config, maintenance, _): &(Arc<Config>, Maintenance, _)| {
+            Arc::ptr_eq(config, &board.config) && *maintenance == board.maintenance
+        };
+        if !made.config.as_ref().is_some_and(is_same) {
             made.config = None;
         }
-        let (_, texts) = made.config.get_or_insert_with(|| (config.clone(), [None, None]));
-        texts[usize::from(may_operate)]
-            .get_or_insert_with(|| frames::config(config, may_operate).into())
+        let fresh = || (board.config.clone(), board.maintenance.clone(), [None, None]);
+        let (_, _, texts) = made.config.get_or_insert_with(fresh);
+        texts[usize::from(role >= Role::Operate)]
+            .get_or_insert_with(|| frames::config(board, role).into())
             .clone()
     }
 
@@ -159,10 +159,14 @@ impl Hub {
         text
     }
 
-    /// The answer to `getTimeline`.
-    pub fn timeline(&self, from: Option<Wall>, until: Option<Wall>) -> Result<(Vec<Entry>, u64), String> {
-        let entries = timeline::read(&self.history.lock(), from, until)?;
-        Ok((entries, self.timelines.fetch_add(1, Ordering::Relaxed) + 1))
+    /// What happened in that time, and a number that no other timeline has.
+    pub fn timeline(&self, from: Option<Wall>, until: Option<Wall>) -> Result<(Vec<Value>, u64), String> {
+        let (from, until) = (from.unwrap_or(Wall(i64::MIN)), until.unwrap_or(Wall(i64::MAX)));
+        let history = self.history.lock();
+        let found = history.happenings(from, until, None, limits::HISTORY_PAGE)?;
+        drop(history);
+        let serial = self.timelines.fetch_add(1, Ordering::Relaxed) + 1;
+        Ok((views::timeline(&found), serial))
     }
 
     /// That much output is sent.

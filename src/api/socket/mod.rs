@@ -3,15 +3,14 @@
 //! Must not know: how the engine decides, SQL.
 //!
 //! Reading order: `message.rs` what the UI says; `frames.rs` what it is told; `text.rs` outputs in pieces;
-//! `follow.rs` one followed job, `view.rs` all that one connection sees (both pure); `timeline.rs`; `hub.rs` what
-//! connections share; here: the socket.
+//! `follow.rs` one followed job, `view.rs` all that one connection sees (both pure); `hub.rs` what connections share;
+//! here: the socket.
 
 mod follow;
 mod frames;
 mod hub;
 mod message;
 mod text;
-mod timeline;
 mod view;
 
 #[cfg(test)]
@@ -27,10 +26,11 @@ use serde_json::Value;
 use tungstenite::protocol::{Role as Side, WebSocket};
 use tungstenite::{Error, Message, Utf8Bytes};
 
-use super::Shared;
-use super::auth::{self, Caller, Via};
+use super::auth::{self, Caller, Denied, Via};
 use super::http::{Request, Transport};
-use crate::clock::{self, Mono};
+use super::query::{bad, moment};
+use super::{Shared, routes};
+use crate::clock::{self, Mono, Wall};
 use crate::config::{Role, Settings};
 use crate::engine::effect::Answer;
 use crate::engine::event::Ask;
@@ -68,21 +68,23 @@ pub fn with_token(mut request: Request) -> Request {
     request
 }
 
-/// Lets the request in, or says what is wrong: status and reason. The text is what accepts it.
+/// Lets the request in, with the text that accepts it.
 pub fn accept(
+    shared: &Shared,
     request: &Request,
     via: Via,
-    settings: &Settings,
     own_uid: u32,
-) -> Result<(Caller, String), (u16, String)> {
-    let caller = auth::identify(request, via, settings, own_uid)
-        .and_then(|caller| auth::require(&caller, Role::Read).map(|()| caller))
-        .map_err(|denied| (denied.status, denied.message))?;
+) -> Result<(Caller, String), Denied> {
+    let settings = shared.feed.board().config.settings.clone();
+    let caller = routes::admit(shared, request, via, own_uid, &settings)?;
+    auth::require(&caller, Role::Read)?;
     if request.method != "GET" || !request.knows_chunks {
-        return Err((400, "a WebSocket begins with a GET of HTTP/1.1".into()));
+        return Err(bad("a WebSocket begins with a GET of HTTP/1.1".into()));
     }
-    let answer = upgrade::accept(|name| request.header(name))
-        .map_err(|refusal| (refusal.status, refusal.reason.to_string()))?;
+    let answer = upgrade::accept(|name| request.header(name)).map_err(|refusal| Denied {
+        status: refusal.status,
+        message: refusal.reason.into(),
+    })?;
     Ok((caller, answer))
 }
 
@@ -96,6 +98,7 @@ pub struct Connection<T: Transport> {
     own_uid: u32,
     settings: Arc<Settings>,
     caller: Caller,
+    identify_at: Mono,
     view: View,
     /// Answers, made when the socket can take them.
     replies: VecDeque<Reply>,
@@ -146,6 +149,7 @@ impl<T: Transport + AsFd> Connection<T> {
             own_uid,
             settings: board.config.settings.clone(),
             caller,
+            identify_at: clock::mono().plus_ms(limits::UI_IDENTIFY_MS),
             view: View::new(board, clock::mono()),
             replies: VecDeque::new(),
             rings,
@@ -247,7 +251,7 @@ impl<T: Transport + AsFd> Connection<T> {
         };
         let board = self.view.board();
         Ok(Some(match frame {
-            Frame::Config => hub.config(&board.config, self.caller.role >= Role::Operate),
+            Frame::Config => hub.config(board, self.caller.role),
             Frame::Status(overlays) => hub.status(board, &overlays),
             Frame::EmptyTimeline => frames::empty_timeline().into(),
             Frame::Details { job } => hub.details(board, &job),
@@ -276,20 +280,26 @@ impl<T: Transport + AsFd> Connection<T> {
         // going on with a round takes no new board: those come ten times a second at most
         let board = (rings != self.rings).then(|| hub.board());
         self.rings = rings;
-        if let Some(board) = &board {
-            self.identify(&board.config.settings)?;
-        }
+        let settings = board
+            .as_ref()
+            .unwrap_or(self.view.board())
+            .config
+            .settings
+            .clone();
+        self.identify(&settings)?;
         self.view.look(board, now, &*hub);
         Ok(())
     }
 
-    /// Tokens may have changed since.
+    /// Tokens may have changed since, a login may have ended.
     fn identify(&mut self, settings: &Arc<Settings>) -> Result<(), Over> {
-        if Arc::ptr_eq(settings, &self.settings) {
+        let now = clock::mono();
+        if Arc::ptr_eq(settings, &self.settings) && now < self.identify_at {
             return Ok(());
         }
         self.settings = settings.clone();
-        let known = auth::identify(&self.request, self.via, settings, self.own_uid)
+        self.identify_at = now.plus_ms(limits::UI_IDENTIFY_MS);
+        let known = routes::admit(&self.shared, &self.request, self.via, self.own_uid, settings)
             .and_then(|caller| auth::require(&caller, Role::Read).map(|()| caller));
         match known {
             Ok(caller) if caller.role == self.caller.role => Ok(()),
@@ -349,9 +359,9 @@ impl<T: Transport + AsFd> Connection<T> {
         let refusal = match auth::require(&self.caller, Role::Operate) {
             Err(denied) => denied.message,
             Ok(()) => match self.shared.asks.ask(ask, self.caller.who.clone()) {
-                Answer::Started { .. } | Answer::KillSent { .. } => return,
+                Answer::Started { .. } | Answer::KillSent { .. } | Answer::Done(_) => return,
                 Answer::UnknownJob => "there is no such job".into(),
-                Answer::Conflict(reason) | Answer::Unavailable(reason) => reason,
+                Answer::Conflict(reason) | Answer::Invalid(reason) | Answer::Unavailable(reason) => reason,
             },
         };
         self.replies.push_back(Reply::Refusal(refusal, request));
@@ -368,8 +378,8 @@ impl<T: Transport + AsFd> Connection<T> {
             } => (from, until, id, request),
         };
         let now = clock::wall();
-        let answer = timeline::moment(&from, now)
-            .and_then(|from| Ok((from, timeline::moment(&until, now)?)))
+        let answer = moment_of(&from, now)
+            .and_then(|from| Ok((from, moment_of(&until, now)?)))
             .and_then(|(from, until)| self.shared.hub.timeline(from, until));
         match answer {
             Ok((entries, serial)) => frames::timeline(&entries, &id, serial).into(),
@@ -410,5 +420,20 @@ impl<T: Transport + AsFd> Connection<T> {
             Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
             Err(error) => Err(Over(error.to_string())),
         }
+    }
+}
+
+/// A date as the UI gives it: ISO, date math (`now-5m`), or null for none.
+fn moment_of(value: &Value, now: Wall) -> Result<Option<Wall>, String> {
+    match value {
+        Value::Null => Ok(None),
+        Value::String(text) if text.trim().is_empty() => Ok(None),
+        Value::String(text) => match moment(text, now) {
+            Some(at) => Ok(Some(at)),
+            None => Err(format!(
+                "'{text}' is no time: write 2026-11-21T10:00:00Z, now or now-5m"
+            )),
+        },
+        other => Err(format!("'{other}' is no time")),
     }
 }

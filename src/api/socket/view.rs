@@ -12,7 +12,7 @@ use super::follow::{Acks, Follow, Naming, Portion};
 use super::frames::Overlays;
 use super::text::{Cursor, Next, Place};
 use crate::clock::Mono;
-use crate::config::Config;
+use crate::config::{Config, Maintenance};
 use crate::engine::board::{Board, RunBoard};
 use crate::engine::record::RunId;
 use crate::limits;
@@ -59,7 +59,8 @@ pub struct View {
     /// What is being shown.
     board: Arc<Board>,
     phase: Phase,
-    config: Option<Arc<Config>>,
+    /// What the last `config` showed.
+    config: Option<(Arc<Config>, Maintenance)>,
     has_timeline: bool,
     follows: BTreeMap<Arc<str>, Follow>,
     /// Whose output has its turn.
@@ -176,9 +177,12 @@ impl View {
             match self.phase {
                 Phase::Config => {
                     self.phase = Phase::Known(PORTIONS);
-                    let is_same = |shown: &Arc<Config>| Arc::ptr_eq(shown, &self.board.config);
+                    let board = &self.board;
+                    let is_same = |(config, maintenance): &(Arc<Config>, Maintenance)| {
+                        Arc::ptr_eq(config, &board.config) && *maintenance == board.maintenance
+                    };
                     if !self.config.as_ref().is_some_and(is_same) {
-                        self.config = Some(self.board.config.clone());
+                        self.config = Some((board.config.clone(), board.maintenance.clone()));
                         // a config makes the old UI forget who runs
                         self.status_forced = true;
                         return Some(Frame::Config);

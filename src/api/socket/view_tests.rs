@@ -126,8 +126,8 @@ impl World {
         };
         let job = JobBoard {
             record,
-            next_run: None,
             last,
+            ..JobBoard::default()
         };
         board.jobs.insert("j".into(), Arc::new(job));
         Arc::new(board)
