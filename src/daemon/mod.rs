@@ -93,7 +93,13 @@ fn start(opened: Opened, signals: Caught, descriptors: usize) -> io::Result<(Tur
     let job_log = Arc::new(logfile::start(settings.logdir.clone(), storage.reader())?);
     let current: CurrentSettings = Arc::new(RwLock::new(settings.clone()));
     let (url, _) = ports.local_url();
-    let executor = executor::start(settings.executor, url, current.clone(), lanes.control.clone())?;
+    let executor = executor::start(
+        settings.executor,
+        url,
+        ports.machines.port(),
+        current.clone(),
+        lanes.control.clone(),
+    )?;
     let reload = on_reload(settings.clone(), current, job_log.clone(), lanes.control.clone());
     let watcher = watch::start(loader, reload)?;
     let budget = Budget::new(limits::OUTPUT_BUDGET_BYTES);

@@ -81,8 +81,10 @@ impl Local {
                     Ok(Order::Dispatch(mut dispatch)) => {
                         // taken from the end
                         dispatch.machines.reverse();
-                        self.waiting.push_back(dispatch);
+                        self.waiting.push_back(*dispatch);
                     }
+                    // it runs nothing without a wrapper
+                    Ok(Order::Terminate { .. }) => {}
                     Err(TryRecvError::Empty) => break,
                     // the daemon ends; what it has launched lives on
                     Err(TryRecvError::Disconnected) => return,
@@ -305,13 +307,19 @@ mod tests {
         };
         let settings = Arc::new(parking_lot::RwLock::new(Arc::new(settings)));
         let (sender, events) = crossbeam_channel::bounded(limits::CONTROL_QUEUE);
-        let executor =
-            executor::start(ExecutorKind::Local, "ws://127.0.0.1:1/".into(), settings, sender).unwrap();
+        let executor = executor::start(
+            ExecutorKind::Local,
+            "ws://127.0.0.1:1/".into(),
+            1,
+            settings,
+            sender,
+        )
+        .unwrap();
         (executor, events)
     }
 
     fn dispatch(machines: u64) -> Order {
-        Order::Dispatch(Dispatch {
+        Order::Dispatch(Box::new(Dispatch {
             run: RunId(1),
             job: "j".into(),
             instance: "j_1".into(),
@@ -321,7 +329,10 @@ mod tests {
                 .map(|n| (MachineRunId(n), format!("m{n}")))
                 .collect(),
             env_delivery: false,
-        })
+            at: Default::default(),
+            again: false,
+            plain: false,
+        }))
     }
 
     fn next(events: &Receiver<Event>) -> Event {
