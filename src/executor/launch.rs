@@ -8,6 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use super::link::Link;
 use crate::config::{JobSpec, Settings};
 use crate::engine::effect::Dispatch;
 
@@ -121,7 +122,7 @@ pub fn check(path: &Path) -> Result<(), String> {
 pub fn environment(
     dispatch: &Dispatch,
     machine: &str,
-    url: &str,
+    link: &Link,
     settings: &Settings,
     own: impl Iterator<Item = (OsString, OsString)>,
 ) -> BTreeMap<OsString, OsString> {
@@ -159,7 +160,13 @@ pub fn environment(
             set("SP_LOCKFILE", &format!("{lockfile}.{machine}"));
         }
     }
-    set("SP_WEBSOCKET_URL", &format!("{url}?token={}", dispatch.token));
+    set(
+        "SP_WEBSOCKET_URL",
+        &format!("{}?token={}", link.url, dispatch.token),
+    );
+    if let Some(pin) = &link.pin {
+        set("SP_TLS_PIN", &pin.to_string());
+    }
     set("SP_JOB_NAME", &dispatch.job);
     set("SP_JOB_INSTANCE", &dispatch.instance);
     set("SP_JOB_INSTANCE_NAME", &dispatch.instance);
@@ -210,7 +217,10 @@ mod tests {
         environment(
             &dispatch(env_delivery),
             "web01",
-            "ws://127.0.0.1:1/",
+            &Link {
+                url: "ws://127.0.0.1:1/".into(),
+                pin: None,
+            },
             &Settings::default(),
             own,
         )

@@ -3,6 +3,7 @@
 
 mod glob;
 mod launch;
+pub mod link;
 pub mod local;
 
 use std::io;
@@ -18,6 +19,7 @@ use crate::engine::record::RunId;
 use crate::limits;
 use crate::thread::{self, Actor};
 use crate::wake::Waker;
+use link::Entrance;
 
 /// The settings in force, shared with whoever reloads them.
 pub type CurrentSettings = Arc<RwLock<Arc<Settings>>>;
@@ -39,10 +41,10 @@ pub struct Executor {
     _thread: Actor,
 }
 
-/// Starts the executor of that kind. `url` is what wrappers on this host connect to, without its query.
+/// Starts the executor of that kind. `entrance` is where wrappers connect to.
 pub fn start(
     kind: ExecutorKind,
-    url: String,
+    entrance: Entrance,
     settings: CurrentSettings,
     events: Sender<Event>,
 ) -> io::Result<Executor> {
@@ -50,7 +52,7 @@ pub fn start(
     let bell = Arc::new(Waker::new()?);
     let thread = match kind {
         ExecutorKind::Local => {
-            let local = local::Local::new(url, settings, events, queue, bell.clone());
+            let local = local::Local::new(entrance, settings, events, queue, bell.clone());
             thread::spawn("executor", limits::STACK_BYTES, move || local.run())?
         }
         ExecutorKind::Salt => thread::spawn("executor", limits::STACK_BYTES, move || {

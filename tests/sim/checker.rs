@@ -114,7 +114,11 @@ impl World {
             view.complete_read = false;
             // a kill that was not stored is forgotten; nobody had it confirmed
             let stored = &machines[id];
-            let run_killed = self.storage.runs.get(&stored.run).is_some_and(|r| r.kill_asked.is_some());
+            let run_killed = self
+                .storage
+                .runs
+                .get(&stored.run)
+                .is_some_and(|r| r.kill_asked.is_some());
             if stored.kill_asked.is_none() && !run_killed {
                 view.kill_asked = None;
             }
