@@ -19,7 +19,7 @@ pub const CONFIG_SECTION: &str = "saltpeter_config";
 /// The key of a file's maintenance.
 pub const MAINTENANCE_SECTION: &str = "saltpeter_maintenance";
 
-const KEYS: [&str; 31] = [
+const KEYS: [&str; 33] = [
     "logdir",
     "debug",
     "api_ws",
@@ -45,12 +45,14 @@ const KEYS: [&str; 31] = [
     "heartbeat_timeout",
     "history_days",
     "salt_python",
+    "salt_config",
     "tls_cert",
     "tls_key",
     "wrapper_tls",
     "api_tokens",
     "api_open",
     "api_hosts",
+    "api_allowed_origins",
 ];
 
 /// Sets one key. `Ok(Some)`: taken, with a doubt; `Err`: not taken. Relative directories are below `base`, the
@@ -65,13 +67,20 @@ pub fn apply(settings: &mut Settings, key: &str, node: &Node, base: &Path) -> Re
     set(settings, key, node, base)?;
     let is_text = matches!(
         key,
-        "logdir" | "state_dir" | "default_wrapper_path" | "timezone" | "salt_python" | "tls_cert" | "tls_key"
+        "logdir"
+            | "state_dir"
+            | "default_wrapper_path"
+            | "timezone"
+            | "salt_python"
+            | "salt_config"
+            | "tls_cert"
+            | "tls_key"
     );
     Ok(match key {
         "default_wrapper_loglevel" => {
             validate::loglevel_doubt(&settings.default_wrapper_loglevel).map(str::to_string)
         }
-        "local_machines" | "api_hosts" => value::text_doubt(node).map(str::to_string),
+        "local_machines" | "api_hosts" | "api_allowed_origins" => value::text_doubt(node).map(str::to_string),
         _ if is_text => value::text_doubt(node).map(str::to_string),
         _ => None,
     })
@@ -218,6 +227,7 @@ fn set(settings: &mut Settings, key: &str, node: &Node, base: &Path) -> Result<(
         "default_wrapper_path" => settings.default_wrapper_path = optional_text(node)?,
         "default_wrapper_loglevel" => settings.default_wrapper_loglevel = loglevel(node)?,
         "salt_python" => settings.salt_python = optional_text(node)?,
+        "salt_config" => settings.salt_config = text(node)?,
         "tls_cert" => settings.tls_cert = optional_text(node)?.map(|path| base.join(path)),
         "tls_key" => settings.tls_key = optional_text(node)?.map(|path| base.join(path)),
         "wrapper_tls" => settings.wrapper_tls = flag(node)?,
@@ -228,6 +238,7 @@ fn set(settings: &mut Settings, key: &str, node: &Node, base: &Path) -> Result<(
         "executor" => settings.executor = executor(node)?,
         "local_machines" => settings.local_machines = value::texts(node)?,
         "api_hosts" => settings.api_hosts = value::texts(node)?.unwrap_or_default(),
+        "api_allowed_origins" => settings.api_allowed_origins = origins(node)?,
         "timezone" => settings.zone = schedule::zone(&text(node)?)?,
         "output_limit" => settings.output_limit_bytes = whole(node)?,
         "wrapper_delivery" => settings.delivery = delivery(node)?,
@@ -289,6 +300,24 @@ fn address(node: &Node) -> Result<IpAddr, String> {
             )
         }),
     }
+}
+
+/// `scheme://host[:port]`, as browsers send them: nothing after the port.
+fn origins(node: &Node) -> Result<Vec<String>, String> {
+    let origins = value::texts(node)?.unwrap_or_default();
+    for origin in &origins {
+        let authority = origin
+            .strip_prefix("https://")
+            .or(origin.strip_prefix("http://"))
+            .unwrap_or_default();
+        if authority.is_empty() || authority.contains(['/', '*', '?', '#', '@', ' ']) {
+            return Err(format!(
+                "'{}' is no origin; write https://ui.example.org, with the port if it is not the usual one",
+                origin.escape_debug()
+            ));
+        }
+    }
+    Ok(origins.iter().map(|origin| origin.to_ascii_lowercase()).collect())
 }
 
 fn loglevel(node: &Node) -> Result<String, String> {

@@ -2,10 +2,11 @@
 //! Must not know: what jobs and runs are.
 //!
 //! Reading order: `open.rs` what can be wrong before anything runs; `turns.rs` the engine's loop; `perform.rs` effects;
-//! `ticker.rs`, `signals.rs`, `speaker.rs` small threads.
+//! `publisher.rs` what becomes visible when; `ticker.rs`, `signals.rs`, `speaker.rs` small threads.
 
 mod open;
 mod perform;
+mod publisher;
 mod signals;
 mod speaker;
 mod ticker;
@@ -38,6 +39,7 @@ use crate::{clock, limits, logging};
 
 use open::{Opened, Ports};
 use perform::{Pending, Performer};
+use publisher::Publisher;
 use signals::Caught;
 use speaker::Speaker;
 use turns::{Inbox, Turns};
@@ -126,7 +128,8 @@ fn start(opened: Opened, signals: Caught, descriptors: usize) -> io::Result<(Tur
     };
     let performer = Performer {
         connections,
-        asks,
+        publisher: Publisher::start(feed, asks)?,
+        answers: Vec::new(),
         speaker: Speaker::start()?,
         executor,
         job_log,
@@ -139,7 +142,7 @@ fn start(opened: Opened, signals: Caught, descriptors: usize) -> io::Result<(Tur
         _api: api,
         _machines: machines,
     };
-    Ok((Turns::new(engine, inbox, performer, feed), doors))
+    Ok((Turns::new(engine, inbox, performer), doors))
 }
 
 /// Ends in order: no more comes in, what waits is handed to storage, storage commits, the job logs are written.

@@ -4,7 +4,8 @@
 //! In reading order: `job.rs` says when a job is due, `run.rs` starts runs and hands out dispatches, `batch.rs` draws
 //! and orders machines, `session.rs` tells whose a frame is, `connect.rs` lets wrappers in, `report.rs` takes what they
 //! report, `outcome.rs` ends machine runs and runs, `machine_run.rs` knows what is overdue and `watch.rs` looks once a
-//! second, `kill.rs` ends what people want ended, `recover.rs` goes on after a restart, `board.rs` shows it all.
+//! second, `kill.rs` ends what people want ended, `control.rs` keeps what
+//! people set (pauses, maintenance) and did, `recover.rs` goes on after a restart, `board.rs` shows it all.
 
 pub mod batch;
 pub mod board;
@@ -13,11 +14,13 @@ pub mod event;
 pub mod record;
 
 mod connect;
+mod control;
 mod job;
 mod kill;
 mod machine_run;
 mod outcome;
 mod output;
+mod plain;
 mod random;
 mod recover;
 mod report;
@@ -35,11 +38,11 @@ use board::Board;
 use effect::{Effect, Fact, JobLogLine, Ticket, Write};
 use event::{Event, RequestId, StoreOutcome};
 use machine_run::MachineRun;
-use record::{MachineRunId, Recovered, RunId, VerdictRecord};
+use record::{MachineRunId, Recovered, RunId, SwitchRecord, VerdictRecord};
 use run::Run;
 
 use crate::clock::{Mono, Now};
-use crate::config::Config;
+use crate::config::{Config, Maintenance};
 use crate::limits;
 
 /// Milliseconds that the daemon has been awake: the monotonic clock less every stall. All deadlines are in it, so the
@@ -68,6 +71,10 @@ pub struct Engine {
     is_shutting_down: bool,
     /// Why storage cannot write, if it cannot.
     storage_trouble: Option<String>,
+    /// Why the executor cannot reach machines, if it cannot.
+    executor_trouble: Option<String>,
+    /// When the last dispatch was made.
+    last_dispatch: crate::clock::Wall,
     jobs: BTreeMap<Arc<str>, job::JobState>,
     /// Next due second of each job that has one.
     due: BTreeSet<(i64, Arc<str>)>,
@@ -76,6 +83,10 @@ pub struct Engine {
     last_look_stored_s: i64,
     /// Misses that storage has not taken yet, one stretch per job.
     unstored_misses: BTreeMap<String, VerdictRecord>,
+    /// What is in force: the files', with the switches on top.
+    maintenance: Maintenance,
+    /// By machine; None: global.
+    switches: BTreeMap<Option<String>, SwitchRecord>,
     runs: HashMap<RunId, Run>,
     by_instance: HashMap<Arc<str>, RunId>,
     places: HashMap<MachineRunId, (RunId, usize)>,
@@ -192,11 +203,15 @@ impl Engine {
             is_listening: false,
             is_shutting_down: false,
             storage_trouble: None,
+            executor_trouble: None,
+            last_dispatch: crate::clock::Wall(0),
             jobs: BTreeMap::new(),
             due: BTreeSet::new(),
             last_look_s: recovered.last_look.map(|look| look.secs()),
             last_look_stored_s: 0,
             unstored_misses: BTreeMap::new(),
+            maintenance: Maintenance::default(),
+            switches: BTreeMap::new(),
             runs: HashMap::new(),
             by_instance: HashMap::new(),
             places: HashMap::new(),
@@ -278,6 +293,14 @@ impl Engine {
             } => {
                 self.resolved(turn, run, up, down, finished, error);
             }
+            Event::ExecutorTrouble { reason } => self.executor_troubled(turn, reason),
+            Event::Published { machine_runs } => self.published(turn, &machine_runs),
+            Event::Returned {
+                machine_run,
+                retcode,
+                output,
+                note,
+            } => self.returned(turn, machine_run, retcode, output, note.as_deref()),
             Event::Launched { machine_run } => self.launched(turn, machine_run),
             Event::LaunchFailed {
                 machine_run,
@@ -329,12 +352,7 @@ impl Engine {
                 self.connect_stored(turn, machine_run, connection, ack, is_committed);
             }
             (Waiting::Dispatch(dispatch), StoreOutcome::Committed) => self.dispatch_stored(turn, dispatch),
-            (Waiting::Dispatch(dispatch), outcome) => {
-                for (machine_run, _) in dispatch.machines {
-                    let text = format!("not started: its dispatch could not be stored: {}", why(&outcome));
-                    self.launch_failed(turn, machine_run, 255, &text);
-                }
-            }
+            (Waiting::Dispatch(dispatch), _) => self.dispatch_refused(turn, &dispatch),
             // a job log line tells what happened, stored or not
             (Waiting::Then(effects), _) => turn.effects.extend(effects),
             (Waiting::Answer { request, answer }, StoreOutcome::Committed) => {
@@ -364,7 +382,25 @@ impl Engine {
         if self.storage_trouble.is_none() {
             self.store_misses(turn);
             self.store_all(turn);
+            let mut open: Vec<RunId> = self
+                .jobs
+                .values()
+                .flat_map(|state| state.open.iter().copied())
+                .collect();
+            open.sort_unstable();
+            for id in open {
+                self.dispatch_waiting(turn, id);
+            }
         }
+    }
+
+    fn executor_troubled(&mut self, turn: &mut Turn, reason: Option<String>) {
+        match &reason {
+            Some(reason) => turn.say(Level::Error, format!("no machine can be reached: {reason}")),
+            None => turn.say(Level::Info, "machines can be reached again".into()),
+        }
+        self.executor_trouble = reason;
+        self.shown.is_changed = true;
     }
 
     /// Storage refused writes for a while: everything in memory is written once more.

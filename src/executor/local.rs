@@ -82,8 +82,10 @@ impl Local {
                     Ok(Order::Dispatch(mut dispatch)) => {
                         // taken from the end
                         dispatch.machines.reverse();
-                        self.waiting.push_back(dispatch);
+                        self.waiting.push_back(*dispatch);
                     }
+                    // it runs nothing without a wrapper
+                    Ok(Order::Terminate { .. }) => {}
                     Err(TryRecvError::Empty) => break,
                     // the daemon ends; what it has launched lives on
                     Err(TryRecvError::Disconnected) => return,
@@ -318,7 +320,7 @@ mod tests {
     }
 
     fn dispatch(machines: u64) -> Order {
-        Order::Dispatch(Dispatch {
+        Order::Dispatch(Box::new(Dispatch {
             run: RunId(1),
             job: "j".into(),
             instance: "j_1".into(),
@@ -328,7 +330,10 @@ mod tests {
                 .map(|n| (MachineRunId(n), format!("m{n}")))
                 .collect(),
             env_delivery: false,
-        })
+            at: Default::default(),
+            again: false,
+            plain: false,
+        }))
     }
 
     fn next(events: &Receiver<Event>) -> Event {

@@ -356,7 +356,7 @@ impl World {
                 let wait = self.delay(1, 50);
                 self.control_after(wait, Event::RunLoaded { instance, run });
             }
-            Effect::Retain { .. } => {}
+            Effect::Retain { .. } | Effect::Terminate { .. } => {}
         }
     }
 

@@ -37,6 +37,8 @@ pub struct Dues {
     pub given: BTreeMap<(String, i64), Vec<Verdict>>,
     said: BTreeSet<(String, i64)>,
     pub stepped_back: bool,
+    /// In this life of the daemon.
+    has_looked: bool,
     missed_singly: BTreeMap<(String, u64), u32>,
 }
 
@@ -46,6 +48,7 @@ fn next_after(schedule: &Schedule, after: Wall) -> Option<Wall> {
 
 impl World {
     pub fn dues_daemon_started(&mut self) {
+        self.checker.dues.has_looked = false;
         self.dues_config();
         // jobs that went away while nobody looked: what had no verdict by then gets none
         let dues = &mut self.checker.dues;
@@ -96,9 +99,11 @@ impl World {
             spans.insert(name.clone(), span);
         }
         // what was due just before a job went away may go either way
+        let (given, has_looked) = (&dues.given, dues.has_looked);
         for (name, _) in std::mem::take(&mut dues.spans) {
-            dues.wanted
-                .retain(|(job, due)| *job != name || *due < wall.0 - EDGE_US);
+            dues.wanted.retain(|key| {
+                key.0 != name || given.contains_key(key) || (has_looked && key.1 < wall.0 - EDGE_US)
+            });
         }
         dues.spans = spans;
     }
@@ -114,6 +119,7 @@ impl World {
             return;
         }
         let dues = &mut self.checker.dues;
+        dues.has_looked = true;
         for (name, span) in &mut dues.spans {
             while let Some(next) = span.next.filter(|n| *n <= wall) {
                 dues.wanted.insert((name.clone(), next.0));

@@ -109,6 +109,27 @@ fn post(path: &str, content_type: &str, body: &str) -> String {
     )
 }
 
+#[test]
+fn who_was_told_that_it_runs_sees_it_in_what_he_reads_next() {
+    let place = Place::new("read-next", ", api_open: true");
+    let daemon = Daemon::start(&place);
+    for _ in 0..20 {
+        let (_, body) = daemon.http(&post("/run", "application/json", r#"{"job":"hello"}"#));
+        let answer: Value = serde_json::from_str(&body).unwrap();
+        let (_, body) = daemon.http(&get("/status"));
+        let state: Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(
+            state["state"]["hello"]["last_instance"], answer["instance"],
+            "{answer}"
+        );
+        outcome(&daemon);
+        let deadline = clock::mono().plus_ms(PATIENCE_MS);
+        while daemon.http(&get("/status")).1.contains("\"running\":{\"") {
+            assert!(clock::mono() < deadline);
+        }
+    }
+}
+
 /// Waits for the outcome of the one machine of `hello`.
 fn outcome(daemon: &Daemon) -> Value {
     let deadline = clock::mono().plus_ms(PATIENCE_MS);
