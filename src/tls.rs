@@ -7,6 +7,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use data_encoding::{BASE64, HEXLOWER_PERMISSIVE};
+use rustls::CertificateError;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::CertificateDer;
 use rustls::server::ParsedCertificate;
@@ -83,7 +84,7 @@ impl Tunnel {
             match self.0.complete_io(wire) {
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-                Err(error) => return Err(error),
+                Err(error) => return Err(in_words(error)),
             }
         }
         Ok(true)
@@ -155,6 +156,17 @@ impl Tunnel {
     }
 }
 
+/// A verifier's own reason; rustls would show it as a structure.
+fn in_words(error: io::Error) -> io::Error {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+    match inner {
+        Some(rustls::Error::InvalidCertificate(CertificateError::Other(reason))) => {
+            io::Error::new(error.kind(), reason.0.to_string())
+        }
+        _ => error,
+    }
+}
+
 fn may_block(sent: io::Result<()>) -> io::Result<()> {
     match sent {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
@@ -165,6 +177,116 @@ fn may_block(sent: io::Result<()>) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(feature = "daemon")]
+    mod pair {
+        use std::net::{TcpListener, TcpStream};
+
+        use rustls::client::Resumption;
+        use rustls::pki_types::ServerName;
+        use rustls::pki_types::pem::PemObject;
+        use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConnection};
+
+        use super::*;
+        use crate::net::identity;
+
+        struct End {
+            tunnel: Tunnel,
+            wire: TcpStream,
+            sent: usize,
+            received: usize,
+        }
+
+        const BYTES: usize = 20 << 20;
+
+        fn wires() -> (TcpStream, TcpStream) {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (far, _) = listener.accept().unwrap();
+            near.set_nonblocking(true).unwrap();
+            far.set_nonblocking(true).unwrap();
+            (near, far)
+        }
+
+        fn ends() -> [End; 2] {
+            let dir = std::env::temp_dir().join(format!("saltpeter-tunnel-{}", std::process::id()));
+            std::fs::create_dir_all(&dir).unwrap();
+            let server = identity::own(&dir, &["localhost".into()]).unwrap().config;
+            let mut roots = RootCertStore::empty();
+            let certificate = CertificateDer::from_pem_file(dir.join(identity::OWN_FILE)).unwrap();
+            roots.add(certificate).unwrap();
+            std::fs::remove_dir_all(dir).unwrap();
+            let mut client = ClientConfig::builder_with_provider(provider())
+                .with_protocol_versions(VERSIONS)
+                .unwrap()
+                .with_root_certificates(roots)
+                .with_no_client_auth();
+            client.resumption = Resumption::disabled();
+            let name = ServerName::try_from("localhost").unwrap();
+            let client = ClientConnection::new(Arc::new(client), name).unwrap();
+            let (near, far) = wires();
+            [
+                (Tunnel::new(client), near),
+                (Tunnel::new(ServerConnection::new(server).unwrap()), far),
+            ]
+            .map(|(tunnel, wire)| End {
+                tunnel,
+                wire,
+                sent: 0,
+                received: 0,
+            })
+        }
+
+        fn would_block<T>(result: &io::Result<T>) -> bool {
+            matches!(result, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+        }
+
+        impl End {
+            /// Sends until nothing more is taken.
+            fn fill(&mut self) {
+                while self.sent < BYTES {
+                    let piece = vec![7; (BYTES - self.sent).min(100_000)];
+                    match self.tunnel.write(&mut self.wire, &piece) {
+                        result if would_block(&result) => return,
+                        result => self.sent += result.unwrap(),
+                    }
+                }
+                let flushed = self.tunnel.flush(&mut self.wire);
+                assert!(flushed.is_ok() || would_block(&flushed));
+            }
+
+            fn drain(&mut self) {
+                let mut piece = [0; 4_096];
+                loop {
+                    match self.tunnel.read(&mut self.wire, &mut piece) {
+                        result if would_block(&result) => return,
+                        result => self.received += result.unwrap(),
+                    }
+                }
+            }
+        }
+
+        #[test]
+        fn two_peers_with_full_buffers_do_not_wait_for_each_other() {
+            let [mut client, mut server] = ends();
+            let is_done = |end: &mut End| end.tunnel.shake_hands(&mut end.wire).unwrap();
+            while !(is_done(&mut client) & is_done(&mut server)) {}
+            let mut was_full = false;
+            while client.received < BYTES || server.received < BYTES {
+                let before = client.received + server.received;
+                client.fill();
+                server.fill();
+                was_full |= client.sent < BYTES && server.sent < BYTES;
+                client.drain();
+                server.drain();
+                let done = client.received + server.received;
+                assert!(done > before, "neither can go on at {done} bytes");
+            }
+            assert!(was_full, "both were to be full at once");
+            client.tunnel.close(&mut client.wire);
+            assert_eq!(server.tunnel.read(&mut server.wire, &mut [0]).unwrap(), 0);
+        }
+    }
 
     #[test]
     fn a_pin_is_read_in_both_spellings_and_written_in_one() {

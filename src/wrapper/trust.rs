@@ -167,3 +167,91 @@ impl std::fmt::Display for WrongKey {
 }
 
 impl std::error::Error for WrongKey {}
+
+#[cfg(all(test, feature = "daemon"))]
+mod tests {
+    use std::io::Read;
+    use std::net::{TcpListener, TcpStream};
+
+    use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+    use rustls::pki_types::PrivateKeyDer;
+    use rustls::server::ResolvesServerCertUsingSni;
+    use rustls::sign::CertifiedKey;
+    use rustls::{ServerConfig, ServerConnection};
+
+    use super::*;
+
+    fn certificate(key: &KeyPair, change: impl FnOnce(&mut CertificateParams)) -> CertificateDer<'static> {
+        let mut params = CertificateParams::new(["daemon".to_string()]).unwrap();
+        change(&mut params);
+        params.self_signed(key).unwrap().der().clone()
+    }
+
+    /// A server that shows `certificate` and signs with `key`, whether they belong together or not.
+    fn server(certificate: CertificateDer<'static>, key: &KeyPair) -> Arc<ServerConfig> {
+        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let signer = rustls::crypto::ring::sign::any_supported_type(&key).unwrap();
+        let mut names = ResolvesServerCertUsingSni::new();
+        let shown = CertifiedKey::new(vec![certificate], signer);
+        names.add("daemon", shown).unwrap();
+        let config = ServerConfig::builder_with_provider(tls::provider())
+            .with_protocol_versions(tls::VERSIONS)
+            .unwrap()
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(names));
+        Arc::new(config)
+    }
+
+    /// How the wrapper's side of the handshake ends.
+    fn handshake(trust: &Trust, server: Arc<ServerConfig>) -> Result<(), String> {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let serving = crate::thread::spawn("server", 1 << 20, move || {
+            let (wire, _) = listener.accept().unwrap();
+            let side = ServerConnection::new(server).unwrap();
+            let mut stream = rustls::StreamOwned::new(side, wire);
+            let mut heard = Vec::new();
+            let _ = stream.read_to_end(&mut heard);
+            heard
+        });
+        let mut wire = TcpStream::connect(address).unwrap();
+        let mut tunnel = trust.tunnel("daemon").unwrap();
+        // a blocking socket: it ends one way or the other
+        let result = tunnel.shake_hands(&mut wire);
+        drop(wire);
+        assert_eq!(serving.unwrap().join().unwrap(), b"", "nothing may be sent");
+        result.map(|_| ()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_right_key_is_believed_whatever_its_certificate_says() {
+        let key = KeyPair::generate().unwrap();
+        let plain = certificate(&key, |_| {});
+        let expired = certificate(&key, |params| params.not_after = date_time_ymd(2001, 1, 1));
+        let trust = by_pin(Pin::of(&plain).unwrap()).unwrap();
+        assert_eq!(handshake(&trust, server(plain, &key)), Ok(()));
+        assert_eq!(handshake(&trust, server(expired, &key)), Ok(()));
+    }
+
+    #[test]
+    fn another_key_is_not_and_is_named() {
+        let (ours, theirs) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+        let trust = by_pin(Pin::of(&certificate(&ours, |_| {})).unwrap()).unwrap();
+        let shown = certificate(&theirs, |_| {});
+        let pin = Pin::of(&shown).unwrap();
+        let error = handshake(&trust, server(shown, &theirs)).unwrap_err();
+        assert_eq!(
+            error,
+            format!("its key is {pin}, which is not the one that SP_TLS_PIN names")
+        );
+    }
+
+    #[test]
+    fn to_show_the_right_certificate_is_not_enough() {
+        let (ours, theirs) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+        let shown = certificate(&ours, |_| {});
+        let trust = by_pin(Pin::of(&shown).unwrap()).unwrap();
+        let error = handshake(&trust, server(shown, &theirs)).unwrap_err();
+        assert!(error.contains("BadSignature"), "{error}");
+    }
+}

@@ -4,4 +4,5 @@ mod cli;
 mod daemon;
 mod endpoint;
 mod support;
+mod tls;
 mod wrapper;

@@ -5,6 +5,7 @@ pub mod fake_daemon;
 pub mod http;
 pub mod peer;
 pub mod run;
+pub mod tap;
 pub mod together;
 
 use std::path::{Path, PathBuf};
