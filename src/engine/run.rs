@@ -405,6 +405,11 @@ impl Engine {
             }
         }
         run.waiting.extend(waiting);
+        if let Some(state) = self.jobs.get_mut(run.record.job.as_str()) {
+            for (_, retcode) in &log {
+                *state.counts.machines.entry(outcome_word(*retcode)).or_default() += 1;
+            }
+        }
         write.facts.push(Fact::Run(Box::new(run.record.clone())));
         let follow = log
             .into_iter()
