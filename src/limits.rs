@@ -113,7 +113,7 @@ pub const JOB_LOG_QUEUE: usize = 65_536;
 /// Lines of the engine that wait to be logged; more are counted as lost.
 pub const SAY_QUEUE: usize = 16_384;
 /// Requests that wait for the executor.
-pub const EXECUTOR_QUEUE: usize = 65_536;
+pub const EXECUTOR_QUEUE: usize = 4_096;
 /// Output events that the engine takes before it looks at control again.
 pub const BULK_PORTION: usize = 64;
 /// Control events in a row before output gets a turn too.
@@ -130,6 +130,10 @@ pub const LAUNCH_STDERR_BYTES: usize = 4 << 10;
 pub const SLOW_TURN_MS: u64 = 100;
 /// The board is published at most this often.
 pub const BOARD_INTERVAL_MS: u64 = 10;
+/// Boards that wait until what they show is stored.
+pub const PUBLISH_QUEUE: usize = 64;
+/// With a disk that hangs, a board is shown after this all the same.
+pub const BOARD_STORED_MS: u64 = 1_000;
 /// From SIGTERM to the daemon's exit.
 pub const SHUTDOWN_MS: u64 = 2_000;
 
@@ -155,6 +159,9 @@ pub const COMMIT_BYTES: usize = 8 << 20;
 pub const COMMIT_WRITES: usize = 4_096;
 /// What a fact counts for in [`COMMIT_BYTES`].
 pub const FACT_BYTES: usize = 1_024;
+/// Output in a day file's WAL before it is moved into the file: more is no faster, and takes longer at once
+/// (measured: 16 MiB some 100 ms, 64 MiB 300 to 500 ms).
+pub const OUTPUT_WAL_BYTES: usize = 16 << 20;
 /// Day files that the storage thread, and each reader, keeps open.
 pub const OPEN_DAY_FILES: usize = 4;
 /// Output read from storage in one go; a longer row is read whole.
@@ -322,3 +329,61 @@ pub const LOADING_FRAMES: usize = 256;
 pub const MISSED_COUNTED: u64 = 10_000;
 /// How often history is thinned out.
 pub const RETENTION_INTERVAL_MS: u64 = 3_600_000;
+
+// -- Salt
+
+/// From the helper's start to its first line: importing Salt takes 0.3 s, on a busy machine 3 s and more.
+pub const HELPER_HELLO_MS: u64 = 30_000;
+/// The helper is asked for a sign of life this often.
+pub const HELPER_STATUS_MS: u64 = 10_000;
+/// A helper that has left so many of them unanswered hangs.
+pub const HELPER_UNANSWERED: u32 = 3;
+/// A helper that ended is started again after this; twice as long each time, until a publish succeeds.
+pub const HELPER_BACKOFF_MIN_MS: u64 = 1_000;
+pub const HELPER_BACKOFF_MAX_MS: u64 = 30_000;
+/// Requests that wait to be read by the helper: above, no more are handed over.
+pub const HELPER_OUTGOING_BYTES: usize = 4 << 20;
+/// Taken from the helper at once.
+pub const HELPER_READ_BYTES: usize = 256 << 10;
+/// Longest line of the helper: it cuts texts in returns at 64 Ki characters.
+pub const HELPER_LINE_BYTES: usize = 16 << 20;
+/// Kept of a line of the helper's log that has no end.
+pub const HELPER_LOG_LINE_BYTES: usize = 16 << 10;
+/// Requests that Salt has not answered; further orders wait in the executor's queue.
+pub const SALT_REQUESTS: usize = 16_384;
+/// Minions that have not answered a ping by then are down.
+pub const PING_TIMEOUT_MS: u64 = 20_000;
+/// From the order to a ping that is published: a master that restarts is waited for.
+pub const PING_PATIENCE_MS: u64 = 60_000;
+/// From the end of that window to the helper's word for it: the helper may have to be started again.
+pub const PING_GRACE_MS: u64 = 30_000;
+/// Answers to a ping are told together when none came for this long...
+pub const PING_QUIET_MS: u64 = 250;
+/// ...or the first has waited this long.
+pub const PING_GATHER_MS: u64 = 1_500;
+/// Runs with the same targets share a ping that was published no longer ago than this.
+pub const PING_SHARED_MS: u64 = 2_000;
+/// From a dispatch, or its publish, to the minions' returns: a little less than `DISPATCH_TIMEOUT_MS`, so that it is
+/// Salt's word that ends it.
+pub const LAUNCH_PATIENCE_MS: u64 = 58_000;
+/// What a master that is away refused is tried again after this.
+pub const SALT_RETRY_MS: u64 = 2_000;
+/// Kept of what a minion says about a wrapper that did not start.
+pub const LAUNCH_TEXT_BYTES: usize = 16 << 10;
+/// First major version of Salt that was tried.
+pub const SALT_OLDEST: u32 = 3006;
+/// Default of `default_wrapper_path` with the Salt executor (fine-print.md 23).
+pub const SALT_WRAPPER_PATH: &str = "/usr/local/bin/sp_wrapper.py";
+/// What has become of a command without a wrapper is asked this often.
+pub const PLAIN_LOOK_MS: u64 = 30_000;
+/// The answer to that.
+pub const PLAIN_ANSWER_MS: u64 = 15_000;
+/// A minion that has run a command without a wrapper, and has not answered since, is given up after this: its return
+/// may come late, as after a reboot.
+pub const PLAIN_AWAY_MS: u64 = 600_000;
+/// Found gone so many times in a row, without a return: it will not come.
+pub const PLAIN_GONE: u32 = 2;
+/// From the SIGKILL of a command without a wrapper to its end, as far as anybody can tell.
+pub const PLAIN_KILLED_MS: u64 = 2_000;
+/// Characters kept of the output of a command without a wrapper: it comes in one piece.
+pub const PLAIN_OUTPUT_CHARS: usize = 4 << 20;

@@ -134,9 +134,10 @@ impl<T: Transport> Wire<T> {
     /// The next request. Waits [`limits::HTTP_IDLE_MS`] for its first byte and [`limits::HTTP_REQUEST_MS`] from there
     /// for all of it.
     pub fn read_request(&mut self) -> Result<Request, NoRequest> {
-        if self.buffer.is_empty() {
-            self.fill(clock::mono().plus_ms(limits::HTTP_IDLE_MS))
-                .map_err(|_| NoRequest::Gone)?;
+        let idle_until = clock::mono().plus_ms(limits::HTTP_IDLE_MS);
+        // again where a signal interrupts: that is no first byte
+        while self.buffer.is_empty() {
+            self.fill(idle_until).map_err(|_| NoRequest::Gone)?;
         }
         let deadline = clock::mono().plus_ms(limits::HTTP_REQUEST_MS);
         let (mut request, framing) = loop {

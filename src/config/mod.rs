@@ -224,6 +224,8 @@ pub struct Settings {
     pub delivery: Delivery,
     pub history_days: u32,
     pub salt_python: Option<String>,
+    /// Directory (or file) of the Salt master's configuration.
+    pub salt_config: String,
     pub api_tokens: Vec<ApiToken>,
     /// Acting over TCP needs no token on loopback (fine-print.md 32a).
     pub api_open: bool,
@@ -263,6 +265,7 @@ impl Default for Settings {
             delivery: Delivery::Auto,
             history_days: limits::HISTORY_DAYS,
             salt_python: None,
+            salt_config: "/etc/salt".into(),
             api_tokens: Vec::new(),
             api_open: false,
             api_hosts: Vec::new(),
@@ -270,6 +273,24 @@ impl Default for Settings {
             raw: Arc::default(),
         }
     }
+}
+
+impl Settings {
+    /// The name under which wrappers of that job reach the daemon; None: the host's name.
+    pub fn server_host<'a>(&'a self, spec: &'a JobSpec) -> Option<&'a str> {
+        let host = spec.saltpeter_server_host.as_ref();
+        host.or(self.default_saltpeter_server_host.as_ref())
+            .map(String::as_str)
+    }
+}
+
+/// Whether what is sent to that host never leaves it.
+pub fn is_loopback_host(host: &str) -> bool {
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost"
+        || address
+            .parse::<IpAddr>()
+            .is_ok_and(|address| address.to_canonical().is_loopback())
 }
 
 /// An entry of `api_tokens`: the token itself is never configured, only its SHA-256.

@@ -19,7 +19,7 @@ pub const CONFIG_SECTION: &str = "saltpeter_config";
 /// The key of a file's maintenance.
 pub const MAINTENANCE_SECTION: &str = "saltpeter_maintenance";
 
-const KEYS: [&str; 29] = [
+const KEYS: [&str; 30] = [
     "logdir",
     "debug",
     "api_ws",
@@ -45,6 +45,7 @@ const KEYS: [&str; 29] = [
     "heartbeat_timeout",
     "history_days",
     "salt_python",
+    "salt_config",
     "api_tokens",
     "api_open",
     "api_hosts",
@@ -63,7 +64,7 @@ pub fn apply(settings: &mut Settings, key: &str, node: &Node, base: &Path) -> Re
     set(settings, key, node, base)?;
     let is_text = matches!(
         key,
-        "logdir" | "state_dir" | "default_wrapper_path" | "timezone" | "salt_python"
+        "logdir" | "state_dir" | "default_wrapper_path" | "timezone" | "salt_python" | "salt_config"
     );
     Ok(match key {
         "default_wrapper_loglevel" => {
@@ -201,6 +202,7 @@ fn set(settings: &mut Settings, key: &str, node: &Node, base: &Path) -> Result<(
         "default_wrapper_path" => settings.default_wrapper_path = optional_text(node)?,
         "default_wrapper_loglevel" => settings.default_wrapper_loglevel = loglevel(node)?,
         "salt_python" => settings.salt_python = optional_text(node)?,
+        "salt_config" => settings.salt_config = text(node)?,
         "elasticsearch" => settings.elasticsearch = text(node)?,
         "elasticsearch_index" => settings.elasticsearch_index = text(node)?,
         "opensearch" => settings.opensearch = text(node)?,

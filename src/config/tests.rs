@@ -677,7 +677,7 @@ fn every_setting_is_known_and_applied() {
                 elasticsearch: http://e\n  elasticsearch_index: ei\n  opensearch: http://o\n  opensearch_index: oi\n  \
                 executor: local\n  local_machines: [a, b]\n  state_dir: /s\n  timezone: Europe/Berlin\n  \
                 output_limit: 0\n  wrapper_delivery: socket\n  start_timeout: 1.5\n  heartbeat_timeout: 16\n  \
-                history_days: 3\n  salt_python: /p\n  api_open: yes\n  api_hosts: cron.example.com\n  \
+                history_days: 3\n  salt_python: /p\n  salt_config: /c\n  api_open: yes\n  api_hosts: cron.example.com\n  \
                 api_allowed_origins: ['https://UI.example.com']\n";
     let dir = Dir::with(&[("a.yaml", text)]);
     let config = dir.load();
@@ -708,6 +708,7 @@ fn every_setting_is_known_and_applied() {
         delivery: Delivery::Socket,
         history_days: 3,
         salt_python: Some("/p".into()),
+        salt_config: "/c".into(),
         api_tokens: Vec::new(),
         api_open: true,
         api_hosts: vec!["cron.example.com".into()],

@@ -2,10 +2,11 @@
 //! Must not know: what jobs and runs are.
 //!
 //! Reading order: `open.rs` what can be wrong before anything runs; `turns.rs` the engine's loop; `perform.rs` effects;
-//! `ticker.rs`, `signals.rs`, `speaker.rs` small threads.
+//! `publisher.rs` what becomes visible when; `ticker.rs`, `signals.rs`, `speaker.rs` small threads.
 
 mod open;
 mod perform;
+mod publisher;
 mod signals;
 mod speaker;
 mod ticker;
@@ -36,6 +37,7 @@ use crate::{clock, limits, logging};
 
 use open::{Opened, Ports};
 use perform::{Pending, Performer};
+use publisher::Publisher;
 use signals::Caught;
 use speaker::Speaker;
 use turns::{Inbox, Turns};
@@ -91,7 +93,13 @@ fn start(opened: Opened, signals: Caught, descriptors: usize) -> io::Result<(Tur
     let job_log = Arc::new(logfile::start(settings.logdir.clone(), storage.reader())?);
     let current: CurrentSettings = Arc::new(RwLock::new(settings.clone()));
     let (url, _) = ports.local_url();
-    let executor = executor::start(settings.executor, url, current.clone(), lanes.control.clone())?;
+    let executor = executor::start(
+        settings.executor,
+        url,
+        ports.machines.port(),
+        current.clone(),
+        lanes.control.clone(),
+    )?;
     let reload = on_reload(settings.clone(), current, job_log.clone(), lanes.control.clone());
     let watcher = watch::start(loader, reload)?;
     let budget = Budget::new(limits::OUTPUT_BUDGET_BYTES);
@@ -111,7 +119,8 @@ fn start(opened: Opened, signals: Caught, descriptors: usize) -> io::Result<(Tur
     };
     let performer = Performer {
         connections,
-        asks,
+        publisher: Publisher::start(feed, asks)?,
+        answers: Vec::new(),
         speaker: Speaker::start()?,
         executor,
         job_log,
@@ -124,7 +133,7 @@ fn start(opened: Opened, signals: Caught, descriptors: usize) -> io::Result<(Tur
         _api: api,
         _machines: machines,
     };
-    Ok((Turns::new(engine, inbox, performer, feed), doors))
+    Ok((Turns::new(engine, inbox, performer), doors))
 }
 
 /// Ends in order: no more comes in, what waits is handed to storage, storage commits, the job logs are written.

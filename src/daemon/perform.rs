@@ -5,9 +5,10 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::publisher::Publisher;
 use super::speaker::Speaker;
-use crate::api::Asks;
-use crate::engine::effect::{Effect, JobLogEntry};
+use crate::engine::effect::{Answer, Effect, JobLogEntry};
+use crate::engine::event::RequestId;
 use crate::executor::{Executor, Order};
 use crate::logfile::JobLog;
 use crate::machines::{Connections, Word};
@@ -16,7 +17,9 @@ use crate::storage::{Request, Storage};
 /// Everything that effects reach.
 pub struct Performer {
     pub connections: Arc<Connections>,
-    pub asks: Arc<Asks>,
+    pub publisher: Publisher,
+    /// They leave with the next board.
+    pub answers: Vec<(RequestId, Answer)>,
     pub speaker: Speaker,
     pub executor: Executor,
     pub job_log: Arc<JobLog>,
@@ -52,13 +55,14 @@ impl Performer {
             Effect::Close { connection } => self.connections.push(connection, Word::Close),
             Effect::Probe { connection } => self.connections.push(connection, Word::Probe),
             Effect::Resolve { run, spec, .. } => self.order(Order::Resolve { run, spec }),
-            Effect::Dispatch(dispatch) => self.order(Order::Dispatch(dispatch)),
+            Effect::Terminate { machine_run } => self.order(Order::Terminate { machine_run }),
+            Effect::Dispatch(dispatch) => self.order(Order::Dispatch(Box::new(dispatch))),
             Effect::JobLog(entry) => {
                 self.pending.entries.push_back(entry);
                 self.offer_entries();
             }
             Effect::Say { level, text } => self.speaker.say(level, text),
-            Effect::Answer { request, answer } => self.asks.answer(request, answer),
+            Effect::Answer { request, answer } => self.answers.push((request, answer)),
         }
     }
 
@@ -84,7 +88,8 @@ impl Performer {
         !(requests.is_empty() && orders.is_empty() && entries.is_empty())
     }
 
-    fn request(&mut self, request: Request) {
+    /// Queues a request for storage, behind all before it.
+    pub fn request(&mut self, request: Request) {
         self.pending.requests.push_back(request);
         self.offer_requests();
     }

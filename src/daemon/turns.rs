@@ -1,17 +1,17 @@
 //! The engine's loop: control first, output in bounded portions, effects at once, the board now and then.
 //! Must not know: what events mean.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, select};
+use crossbeam_channel::{Receiver, bounded, select};
 
 use super::perform::Performer;
-use crate::api::Feed;
+use super::publisher::Publication;
 use crate::clock::{self, Mono};
 use crate::engine::Engine;
 use crate::engine::effect::Effect;
 use crate::engine::event::Event;
+use crate::storage::Request;
 use crate::{limits, metrics};
 
 /// With nothing to do, the loop looks around this often.
@@ -28,7 +28,6 @@ pub struct Turns {
     pub engine: Engine,
     pub inbox: Inbox,
     pub performer: Performer,
-    pub feed: Arc<Feed>,
     effects: Vec<Effect>,
     /// When the board may be published next.
     board_due: Mono,
@@ -39,12 +38,11 @@ pub struct Turns {
 
 impl Turns {
     /// Ready to run.
-    pub fn new(engine: Engine, inbox: Inbox, performer: Performer, feed: Arc<Feed>) -> Turns {
+    pub fn new(engine: Engine, inbox: Inbox, performer: Performer) -> Turns {
         Turns {
             engine,
             inbox,
             performer,
-            feed,
             effects: Vec::new(),
             board_due: Mono(0),
             is_board_stale: false,
@@ -97,10 +95,10 @@ impl Turns {
         let begun = clock::now();
         self.engine.handle(begun, event, &mut self.effects);
         let effects = self.effects.len();
+        self.is_board_stale = true;
         for effect in self.effects.drain(..) {
             self.performer.perform(effect);
         }
-        self.is_board_stale = true;
         // the wall clock has microseconds; a step of it costs one wrong figure
         metrics::ENGINE_TURNS.took_us(clock::wall().0.saturating_sub(begun.wall.0).max(0) as u64);
         let took_ms = clock::mono().since_ms(begun.mono);
@@ -112,24 +110,41 @@ impl Turns {
         }
     }
 
+    /// The board at most every so often; answers at once, with the board that shows what they say.
     fn publish(&mut self) {
         metrics::CONTROL_QUEUE.set(self.inbox.control.len());
         metrics::BULK_QUEUE.set(self.inbox.bulk.len());
         metrics::STORAGE_QUEUE.set(self.performer.storage.queued());
         metrics::MACHINE_CONNECTIONS.set(self.performer.connections.count());
         let now = clock::now();
-        if self.is_board_stale && now.mono >= self.board_due {
-            self.is_board_stale = false;
-            if let Some(board) = self.engine.take_board(now) {
-                self.feed.publish(board);
-                self.board_due = now.mono.plus_ms(limits::BOARD_INTERVAL_MS);
-            }
+        let has_answers = !self.performer.answers.is_empty();
+        let is_due = has_answers || (self.is_board_stale && now.mono >= self.board_due);
+        if !is_due || !self.performer.publisher.has_room() {
+            return;
         }
+        self.is_board_stale = false;
+        let board = self.engine.take_board(now);
+        if board.is_none() && !has_answers {
+            return;
+        }
+        self.board_due = now.mono.plus_ms(limits::BOARD_INTERVAL_MS);
+        let (synced, stored) = bounded(1);
+        self.performer.request(Request::Sync(synced));
+        let publication = Publication {
+            stored,
+            board,
+            answers: std::mem::take(&mut self.performer.answers),
+        };
+        // there is room, and nobody else sends: it does not come back
+        let _ = self.performer.publisher.try_send(publication);
     }
 
     fn wait(&mut self) {
         let mut timeout_ms = IDLE_MS;
-        if self.is_board_stale {
+        if !self.performer.answers.is_empty() {
+            // the publisher had no room
+            timeout_ms = 1;
+        } else if self.is_board_stale {
             timeout_ms = self.board_due.since_ms(clock::mono()).max(1);
         }
         if self.performer.has_pending() {
@@ -169,6 +184,9 @@ fn name(event: &Event) -> &'static str {
         Event::Config(_) => "config",
         Event::Request { .. } => "request",
         Event::Listening => "listening",
+        Event::ExecutorTrouble { .. } => "executor trouble",
+        Event::Returned { .. } => "returned",
+        Event::Published { .. } => "published",
         Event::Shutdown => "shutdown",
     }
 }

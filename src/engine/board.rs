@@ -112,6 +112,11 @@ impl Engine {
             .storage_trouble
             .iter()
             .map(|why| format!("storage cannot write: {why}"))
+            .chain(
+                self.executor_trouble
+                    .iter()
+                    .map(|why| format!("no machine can be reached: {why}")),
+            )
             .collect();
         for id in std::mem::take(&mut self.shown.runs) {
             self.show_run(&mut board, id);

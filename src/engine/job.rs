@@ -124,11 +124,21 @@ impl Engine {
                 ),
             );
             self.last_look_s = Some(now_s);
+            let now = turn.now.wall;
+            let mut facts = vec![Fact::LastLook(Wall::from_secs(now_s))];
             let names: Vec<Arc<str>> = self.jobs.keys().cloned().collect();
             for name in names {
                 self.plan(&name, now_s);
+                if let Some(state) = self.jobs.get_mut(&name)
+                    && state.record.active_since > Some(now)
+                {
+                    // due times count from here, not from a moment that is to come again
+                    state.record.active_since = Some(now);
+                    facts.push(Fact::Job(state.record.clone()));
+                }
             }
-            self.store_last_look(turn, now_s);
+            self.last_look_stored_s = now_s;
+            turn.store(facts);
             return;
         }
         self.last_look_s = Some(now_s);

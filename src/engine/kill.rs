@@ -93,7 +93,7 @@ impl Engine {
     }
 
     /// Kills one run, or one machine of it. Returns how many machine runs it concerns.
-    fn kill_run(&mut self, turn: &mut Turn, id: RunId, machine: Option<&str>) -> usize {
+    pub(super) fn kill_run(&mut self, turn: &mut Turn, id: RunId, machine: Option<&str>) -> usize {
         let Some(run) = self.runs.get_mut(&id) else {
             return 0;
         };
@@ -173,6 +173,8 @@ impl Engine {
         let is_certain = match m.record.stage {
             MachineStage::Waiting => true,
             MachineStage::Dispatched | MachineStage::Launched => !m.may_have_started(),
+            // the permission is on its way to the disk, and has not left
+            MachineStage::Permitted => !m.record.env_delivery && m.unacked_connect.is_some() && !m.order_sent,
             _ => false,
         };
         if is_certain {
@@ -190,11 +192,14 @@ impl Engine {
             return;
         };
         let m = &mut run.machines[place];
+        if m.plain {
+            return super::plain::terminate(turn, m);
+        }
         let Some(connection) = m.connection else { return };
         let can_hear = match m.record.stage {
             MachineStage::Started => true,
             // a Python wrapper takes the next frame after its connect and start for their acks (fine-print.md 19)
-            MachineStage::Permitted => m.record.ours,
+            MachineStage::Permitted => m.record.ours && m.unacked_connect.is_none(),
             _ => false,
         };
         let Some(kill) = m.kill.as_mut() else { return };

@@ -1,10 +1,11 @@
 //! The one owner of state: decides what happens. Pure: no file, socket, process, thread, channel, lock, random
 //! source or clock inside. `event.rs` and `effect.rs` are its whole surface.
 //!
-//! `job.rs` says when a job is due, `run.rs` takes a run from start to end, `machine_run.rs` knows what is overdue,
-//! `session.rs` understands wrappers' frames, `kill.rs` ends what people want ended, `control.rs`
-//! keeps what people set (pauses, maintenance) and what they did, `recover.rs` goes on after a
-//! restart, `board.rs` shows it all.
+//! In reading order: `job.rs` says when a job is due, `run.rs` starts runs and hands out dispatches, `batch.rs` draws
+//! and orders machines, `session.rs` tells whose a frame is, `connect.rs` lets wrappers in, `report.rs` takes what they
+//! report, `outcome.rs` ends machine runs and runs, `machine_run.rs` knows what is overdue and `watch.rs` looks once a
+//! second, `kill.rs` ends what people want ended, `control.rs` keeps what
+//! people set (pauses, maintenance) and did, `recover.rs` goes on after a restart, `board.rs` shows it all.
 
 pub mod batch;
 pub mod board;
@@ -12,13 +13,17 @@ pub mod effect;
 pub mod event;
 pub mod record;
 
+mod connect;
 mod control;
 mod job;
 mod kill;
 mod machine_run;
+mod outcome;
 mod output;
+mod plain;
 mod random;
 mod recover;
+mod report;
 mod run;
 mod session;
 mod text;
@@ -66,6 +71,10 @@ pub struct Engine {
     is_shutting_down: bool,
     /// Why storage cannot write, if it cannot.
     storage_trouble: Option<String>,
+    /// Why the executor cannot reach machines, if it cannot.
+    executor_trouble: Option<String>,
+    /// When the last dispatch was made.
+    last_dispatch: crate::clock::Wall,
     jobs: BTreeMap<Arc<str>, job::JobState>,
     /// Next due second of each job that has one.
     due: BTreeSet<(i64, Arc<str>)>,
@@ -100,6 +109,12 @@ enum Waiting {
         run: RunId,
         request: Option<RequestId>,
     },
+    /// A connect that is acked once it is stored.
+    Connect {
+        machine_run: MachineRunId,
+        connection: event::ConnectionId,
+        ack: Box<crate::protocol::ConnectAck>,
+    },
     /// A dispatch that is sent once and never repeated.
     Dispatch(effect::Dispatch),
     Then(Vec<Effect>),
@@ -115,6 +130,8 @@ enum Waiting {
 struct Awake {
     last: Option<Mono>,
     stalled_ms: u64,
+    /// Where the last stall began, and how long it was: a moment before it is not moved by it.
+    last_stall: (Mono, u64),
 }
 
 /// One turn: the time, and where effects go.
@@ -147,6 +164,7 @@ impl Awake {
             let gap = mono.since_ms(last);
             if gap > limits::STALL_MS {
                 self.stalled_ms += gap;
+                self.last_stall = (last, gap);
             }
         }
         self.last = Some(mono.max(self.last.unwrap_or(mono)));
@@ -155,7 +173,18 @@ impl Awake {
 
     /// A moment of the monotonic clock in awake time.
     fn at(&self, mono: Mono) -> AwakeMs {
-        mono.0.saturating_sub(self.stalled_ms)
+        let (began, gap) = self.last_stall;
+        let stalled = if mono <= began {
+            self.stalled_ms - gap
+        } else {
+            self.stalled_ms
+        };
+        // a moment within the stall counts as its begin
+        mono.0.saturating_sub(stalled).max(if mono <= began {
+            0
+        } else {
+            began.0 + gap - self.stalled_ms
+        })
     }
 }
 
@@ -169,10 +198,13 @@ impl Engine {
             awake: Awake {
                 last: None,
                 stalled_ms: 0,
+                last_stall: (Mono(0), 0),
             },
             is_listening: false,
             is_shutting_down: false,
             storage_trouble: None,
+            executor_trouble: None,
+            last_dispatch: crate::clock::Wall(0),
             jobs: BTreeMap::new(),
             due: BTreeSet::new(),
             last_look_s: recovered.last_look.map(|look| look.secs()),
@@ -261,6 +293,14 @@ impl Engine {
             } => {
                 self.resolved(turn, run, up, down, finished, error);
             }
+            Event::ExecutorTrouble { reason } => self.executor_troubled(turn, reason),
+            Event::Published { machine_runs } => self.published(turn, &machine_runs),
+            Event::Returned {
+                machine_run,
+                retcode,
+                output,
+                note,
+            } => self.returned(turn, machine_run, retcode, output, note.as_deref()),
             Event::Launched { machine_run } => self.launched(turn, machine_run),
             Event::LaunchFailed {
                 machine_run,
@@ -300,13 +340,19 @@ impl Engine {
                 self.start_renamed(turn, run, request);
             }
             (Waiting::Start { run, request }, outcome) => self.start_refused(turn, run, request, &outcome),
-            (Waiting::Dispatch(dispatch), StoreOutcome::Committed) => self.dispatch_stored(turn, dispatch),
-            (Waiting::Dispatch(dispatch), outcome) => {
-                for (machine_run, _) in dispatch.machines {
-                    let text = format!("not started: its dispatch could not be stored: {}", why(&outcome));
-                    self.launch_failed(turn, machine_run, 255, &text);
-                }
+            (
+                Waiting::Connect {
+                    machine_run,
+                    connection,
+                    ack,
+                },
+                outcome,
+            ) => {
+                let is_committed = outcome == StoreOutcome::Committed;
+                self.connect_stored(turn, machine_run, connection, ack, is_committed);
             }
+            (Waiting::Dispatch(dispatch), StoreOutcome::Committed) => self.dispatch_stored(turn, dispatch),
+            (Waiting::Dispatch(dispatch), _) => self.dispatch_refused(turn, &dispatch),
             // a job log line tells what happened, stored or not
             (Waiting::Then(effects), _) => turn.effects.extend(effects),
             (Waiting::Answer { request, answer }, StoreOutcome::Committed) => {
@@ -336,7 +382,25 @@ impl Engine {
         if self.storage_trouble.is_none() {
             self.store_misses(turn);
             self.store_all(turn);
+            let mut open: Vec<RunId> = self
+                .jobs
+                .values()
+                .flat_map(|state| state.open.iter().copied())
+                .collect();
+            open.sort_unstable();
+            for id in open {
+                self.dispatch_waiting(turn, id);
+            }
         }
+    }
+
+    fn executor_troubled(&mut self, turn: &mut Turn, reason: Option<String>) {
+        match &reason {
+            Some(reason) => turn.say(Level::Error, format!("no machine can be reached: {reason}")),
+            None => turn.say(Level::Info, "machines can be reached again".into()),
+        }
+        self.executor_trouble = reason;
+        self.shown.is_changed = true;
     }
 
     /// Storage refused writes for a while: everything in memory is written once more.

@@ -160,7 +160,8 @@ pub enum Verdict {
     Missed { reason: String },
 }
 
-/// A verdict on one due time of a job, or, for long stretches of misses, on all from `due` to `until`.
+/// A verdict on one due time of a job; or, for long stretches of misses, on all from `due` to `until` that have none
+/// of their own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VerdictRecord {
     pub job: String,

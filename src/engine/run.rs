@@ -1,18 +1,18 @@
-//! A run from its start to its end: store, find machines, dispatch, count what is finished.
-//! Must not know: frames, schedules.
+//! A run from its start to its dispatches: store, find machines, hand out as many as the batch has room for.
+//! Must not know: frames, schedules, how anything ends.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
 
 use log::Level;
 
-use crate::budget::Chunk;
 use crate::clock::Wall;
-use crate::config::{Delivery, JobSpec};
-use crate::engine::board::outcome_word;
+use crate::config::{Delivery, ExecutorKind, JobSpec, is_loopback_host};
 use crate::engine::control::{Wanted, control_fact, say_audit};
 use crate::engine::effect::{Answer, Dispatch, Effect, Fact, JobLogEntry, JobLogLine, Write};
 use crate::engine::event::RequestId;
 use crate::engine::machine_run::MachineRun;
+use crate::engine::outcome::{end_record, notice, result_entry};
 use crate::engine::record::{
     AuditRecord, Control, MachineRecord, MachineRunId, MachineStage, OutputPosition, RunId, RunRecord,
     RunStage, Verdict, VerdictRecord,
@@ -141,6 +141,7 @@ impl Engine {
             ),
             None => (None, None, spec, None),
         };
+        let spec = self.with_wrapper(spec);
         let id = RunId(self.next_run);
         self.next_run += 1;
         let mut record = RunRecord {
@@ -164,6 +165,17 @@ impl Engine {
             state.open.push(id);
         }
         self.store_start(turn, id, request);
+    }
+
+    /// The local executor always has a wrapper (fine-print.md 28).
+    fn with_wrapper(&self, spec: Arc<JobSpec>) -> Arc<JobSpec> {
+        match spec.use_wrapper || self.config.settings.executor == ExecutorKind::Salt {
+            true => spec,
+            false => Arc::new(JobSpec {
+                use_wrapper: true,
+                ..JobSpec::clone(&spec)
+            }),
+        }
     }
 
     /// The instance name of a job that fires now, with `_2`... until nobody bears it.
@@ -348,7 +360,7 @@ impl Engine {
             spec.batch_size,
             &mut self.random,
         );
-        let env_delivery = !self.delivers_over_socket(spec);
+        let env_delivery = !spec.use_wrapper || !self.delivers_over_socket(spec);
         let mut write = Write::default();
         let mut waiting = Vec::new();
         let mut log = Vec::new();
@@ -395,7 +407,7 @@ impl Engine {
                         }
                         m.record.not_counted = not_counted;
                         end_record(&mut m, turn.now.wall, retcode, false);
-                        notice(&mut m, run.record.started, text, &mut write);
+                        notice(turn, &mut m, run.record.started, text);
                         log.push((place, retcode));
                     }
                 }
@@ -450,20 +462,21 @@ impl Engine {
             return;
         }
         let places: Vec<usize> = run.waiting.drain(..room).collect();
+        let at = next_dispatch(&mut self.last_dispatch, turn.now.wall);
         let mut machines = Vec::with_capacity(room);
         let mut facts = Vec::with_capacity(room);
         let mut env_delivery = false;
         for place in places {
             let m = &mut run.machines[place];
             m.record.stage = MachineStage::Dispatched;
-            m.record.dispatched = Some(turn.now.wall);
+            m.record.dispatched = Some(at);
             m.clocks.dispatched = (!m.record.env_delivery).then_some(turn.awake);
             m.shown = None;
             env_delivery = m.record.env_delivery;
             facts.push(Fact::Machine(Box::new(m.record.clone())));
             machines.push((m.record.id, m.record.machine.clone()));
         }
-        let dispatch = dispatch_effect(run, machines, env_delivery);
+        let dispatch = dispatch_effect(run, machines, env_delivery, at, false);
         self.touch_run(id);
         if env_delivery {
             // it is sent once and never repeated: only after it is stored that it was
@@ -506,6 +519,29 @@ impl Engine {
         }
     }
 
+    /// A dispatch that must not be repeated could not be stored: its machines wait until there is room again.
+    pub(super) fn dispatch_refused(&mut self, turn: &mut Turn, dispatch: &Dispatch) {
+        let Some(run) = self.runs.get_mut(&dispatch.run) else {
+            return;
+        };
+        for (_, machine) in dispatch.machines.iter().rev() {
+            let Some(&place) = run.by_machine.get(machine) else {
+                continue;
+            };
+            let m = &mut run.machines[place];
+            if m.record.stage == MachineStage::Dispatched {
+                m.record.stage = MachineStage::Waiting;
+                m.record.dispatched = None;
+                run.waiting.push_front(place);
+            }
+        }
+        let text = format!("{} waits: its dispatch could not be stored", run.record.instance);
+        turn.say(Level::Error, text);
+        if self.storage_trouble.is_none() {
+            self.dispatch_waiting(turn, dispatch.run);
+        }
+    }
+
     /// Whether the job travels over the socket (fine-print.md 23).
     fn delivers_over_socket(&self, spec: &JobSpec) -> bool {
         let settings = &self.config.settings;
@@ -520,10 +556,13 @@ impl Engine {
                 .is_some_and(|word| word.rsplit('/').next() == Some("sp-wrapper")),
             None => self.settings.own_wrapper_by_default,
         };
+        let is_private = self.settings.private_link
+            || settings.executor == ExecutorKind::Salt
+                && settings.server_host(spec).is_some_and(is_loopback_host);
         match spec.delivery {
             Delivery::Env => false,
-            Delivery::Auto => is_ours && self.settings.private_link,
-            Delivery::Socket => self.settings.private_link,
+            Delivery::Auto => is_ours && is_private,
+            Delivery::Socket => is_private,
         }
     }
 
@@ -545,179 +584,6 @@ impl Engine {
             self.end_machine(turn, id, retcode, false, Some(text), Vec::new());
         }
     }
-
-    /// Ends a machine run, and with the last one its run. `acks` leave with the commit.
-    pub(super) fn end_machine(
-        &mut self,
-        turn: &mut Turn,
-        id: MachineRunId,
-        retcode: i32,
-        presumed: bool,
-        text: Option<&str>,
-        acks: Vec<(super::event::ConnectionId, crate::protocol::DaemonFrame)>,
-    ) {
-        let Some(&(run_id, place)) = self.places.get(&id) else {
-            return;
-        };
-        let Some(run) = self.runs.get_mut(&run_id) else {
-            return;
-        };
-        let job = run.record.job.clone();
-        let started = run.record.started;
-        let m = &mut run.machines[place];
-        let was_revised = m.record.revised_from;
-        run.open_machines -= usize::from(m.is_open());
-        end_record(m, turn.now.wall, retcode, presumed);
-        let machine = m.record.machine.clone();
-        let mut write = Write {
-            acks,
-            after_output_of: Some(id),
-            ..Write::default()
-        };
-        if let Some(text) = text {
-            notice(m, started, text, &mut write);
-        }
-        write.facts.push(Fact::Machine(Box::new(m.record.clone())));
-        let entry = match was_revised.filter(|_| !presumed) {
-            Some(from) => revised_entry(run, place, from, retcode, turn.now.wall),
-            None => result_entry(run, place, retcode, turn.now.wall),
-        };
-        write.ticket = Some(self.ticket(Waiting::Then(vec![entry])));
-        turn.effects.push(Effect::Store(write));
-        if let Some(state) = self.jobs.get_mut(job.as_str()) {
-            *state.counts.machines.entry(outcome_word(retcode)).or_default() += 1;
-        }
-        let ended = turn.now.wall.iso();
-        turn.say(
-            Level::Info,
-            format!("WebSocket: Updated state for {job}[{machine}] with endtime={ended}, retcode={retcode}"),
-        );
-        turn.say(
-            Level::Info,
-            format!("WebSocket: Target {machine} completed, removing from pending (retcode: {retcode})"),
-        );
-        self.touch_run(run_id);
-        self.dispatch_waiting(turn, run_id);
-        self.end_run_if_done(turn, run_id);
-    }
-
-    /// Ends a run whose machines are all known and have all ended.
-    pub(super) fn end_run_if_done(&mut self, turn: &mut Turn, id: RunId) {
-        let Some(run) = self.runs.get_mut(&id) else { return };
-        let is_done = run.is_open() && run.found.is_finished && run.open_machines == 0;
-        if !is_done {
-            return;
-        }
-        run.record.stage = RunStage::Ended;
-        run.record.ended = Some(turn.now.wall);
-        run.rests_since = turn.awake;
-        run.record.success = success(run);
-        let mut log = Vec::new();
-        if run.machines.is_empty() && run.record.note.is_none() {
-            run.record.note = Some("No targets matched".into());
-            log.push(run.log_entry(turn.now.wall, JobLogLine::NoTargets));
-        }
-        log.push(run.log_entry(turn.now.wall, JobLogLine::Finished));
-        let mut facts = vec![Fact::Run(Box::new(run.record.clone()))];
-        let job = run.record.job.clone();
-        let at = turn.now.wall;
-        if let Some(state) = self.jobs.get_mut(job.as_str()) {
-            state.open.retain(|open| *open != id);
-            match run.record.success {
-                Some(true) => state.counts.succeeded += 1,
-                Some(false) => state.counts.failed += 1,
-                None => state.counts.skipped += 1,
-            }
-            if state.record.last_instance.as_deref() == Some(run.record.instance.as_str()) {
-                let counted = || run.machines.iter().filter(|m| !m.record.not_counted);
-                state.record.last_ended = Some(at);
-                state.record.result_ok = run.record.success.or(state.record.result_ok);
-                state.record.last_total_count = counted().count() as u64;
-                state.record.last_failed_count =
-                    counted().filter(|m| m.record.retcode != Some(0)).count() as u64;
-                if run.record.success == Some(true) {
-                    state.record.last_success = Some(at);
-                }
-                facts.push(Fact::Job(state.record.clone()));
-            }
-        }
-        let ticket = self.ticket(Waiting::Then(log));
-        turn.effects.push(Effect::Store(Write {
-            facts,
-            ticket: Some(ticket),
-            ..Write::default()
-        }));
-        turn.say(
-            Level::Info,
-            format!("WebSocket: All targets completed for {job}, exiting monitor loop"),
-        );
-        self.touch_run(id);
-    }
-
-    /// A presumed outcome is withdrawn: its wrapper is back (fine-print.md 4).
-    pub(super) fn reopen(&mut self, turn: &mut Turn, id: MachineRunId) {
-        let Some(&(run_id, place)) = self.places.get(&id) else {
-            return;
-        };
-        let Some(run) = self.runs.get_mut(&run_id) else {
-            return;
-        };
-        let started = run.record.started;
-        let m = &mut run.machines[place];
-        let from = m.record.retcode.unwrap_or(255);
-        run.open_machines += 1;
-        m.record.stage = if m.record.started.is_some() {
-            MachineStage::Started
-        } else {
-            MachineStage::Permitted
-        };
-        m.record.ended = None;
-        m.record.retcode = None;
-        m.record.presumed = false;
-        m.record.revised_from = Some(from);
-        m.clocks.connected = turn.awake;
-        m.clocks.started = m.clocks.started.max(turn.awake);
-        m.refresh(turn.awake);
-        m.kill = m.record.kill_asked.map(|_| super::machine_run::Kill {
-            asked: turn.awake,
-            sent: None,
-        });
-        let machine = m.record.machine.clone();
-        let mut write = Write {
-            after_output_of: Some(id),
-            ..Write::default()
-        };
-        notice(
-            m,
-            started,
-            &format!("[SALTPETER: the wrapper is back, outcome {from} withdrawn]"),
-            &mut write,
-        );
-        write.facts.push(Fact::Machine(Box::new(m.record.clone())));
-        let was_ended = !run.is_open();
-        if was_ended {
-            run.record.stage = RunStage::Running;
-            run.record.ended = None;
-            run.record.success = None;
-            write.facts.push(Fact::Run(Box::new(run.record.clone())));
-        }
-        let (job, instance) = (run.record.job.clone(), run.record.instance.clone());
-        turn.effects.push(Effect::Store(write));
-        turn.say(
-            Level::Warn,
-            format!(
-                "wrapper of {instance} on {machine} is back: its outcome {from} is withdrawn until it reports"
-            ),
-        );
-        if was_ended && let Some(state) = self.jobs.get_mut(job.as_str()) {
-            state.open.push(run_id);
-            if state.record.last_instance.as_deref() == Some(instance.as_str()) {
-                state.record.result_ok = Some(true);
-                turn.store(vec![Fact::Job(state.record.clone())]);
-            }
-        }
-        self.touch_run(run_id);
-    }
 }
 
 /// The effect that starts wrappers of a run.
@@ -725,6 +591,8 @@ pub(super) fn dispatch_effect(
     run: &Run,
     machines: Vec<(MachineRunId, String)>,
     env_delivery: bool,
+    at: Wall,
+    again: bool,
 ) -> Dispatch {
     Dispatch {
         run: run.record.id,
@@ -734,64 +602,19 @@ pub(super) fn dispatch_effect(
         spec: run.record.spec.clone(),
         machines,
         env_delivery,
+        at,
+        again,
+        plain: !run.record.spec.use_wrapper,
     }
 }
 
-/// Appends a line of the daemon's own to a machine run's output.
-pub(super) fn notice(m: &mut MachineRun, run_started: Wall, text: &str, write: &mut Write) {
-    let day = run_started.secs().div_euclid(86_400);
-    let bytes = m.output.notice(text);
-    let placed = m.output.append(m.record.id, day, Chunk::free(bytes));
-    write.output.extend(placed.rows);
-    write.trim.extend(placed.trim);
-    m.record.left_out_bytes = m.output.left_out_bytes();
-    m.shown = None;
-}
-
-fn end_record(m: &mut MachineRun, at: Wall, retcode: i32, presumed: bool) {
-    m.record.stage = MachineStage::Ended;
-    m.record.ended = Some(at);
-    m.record.retcode = Some(retcode);
-    m.record.presumed = presumed;
-    m.record.left_out_bytes = m.output.left_out_bytes();
-    m.kill = None;
-    m.shown = None;
-}
-
-fn success(run: &Run) -> Option<bool> {
-    let mut counted = run.machines.iter().filter(|m| !m.record.not_counted).peekable();
-    if counted.peek().is_none() && !run.machines.is_empty() {
-        // all in maintenance: skipped, not failed (fine-print.md 9)
-        return None;
+/// The moment of a dispatch that is made now: even, and no other has it.
+fn next_dispatch(last: &mut Wall, now: Wall) -> Wall {
+    let mut at = Wall(now.0 & !1);
+    // several of one turn, or of a clock that was set back a little
+    if at <= *last && last.0 - at.0 < 1_000_000 {
+        at = Wall(last.0 + 2);
     }
-    Some(counted.peek().is_some() && counted.all(|m| m.record.retcode == Some(0)))
-}
-
-fn result_entry(run: &Run, place: usize, retcode: i32, at: Wall) -> Effect {
-    let m = &run.machines[place].record;
-    run.log_entry(
-        at,
-        JobLogLine::Result {
-            machine: m.machine.clone(),
-            retcode,
-            machine_run: m.id,
-            day: run.day(),
-            limit_bytes: run.record.spec.output_limit_bytes,
-        },
-    )
-}
-
-fn revised_entry(run: &Run, place: usize, from: i32, retcode: i32, at: Wall) -> Effect {
-    let m = &run.machines[place].record;
-    run.log_entry(
-        at,
-        JobLogLine::Revised {
-            machine: m.machine.clone(),
-            from,
-            retcode,
-            machine_run: m.id,
-            day: run.day(),
-            limit_bytes: run.record.spec.output_limit_bytes,
-        },
-    )
+    *last = at;
+    at
 }

@@ -45,15 +45,18 @@ pub fn fork_guardian(pipe_bytes: usize) -> io::Result<Guardian> {
 }
 
 /// The wrapper's part once the guardian has gone unasked: ends all that it left behind. Safe with threads.
-pub fn end_orphans(guardian: Pid, command: Option<Pid>, pause: impl FnMut()) -> bool {
-    let _ = waitpid(Some(guardian), WaitOptions::NOHANG);
+pub fn end_orphans(command: Option<Pid>, pause: impl FnMut()) -> bool {
     family::end_all(command, pause)
 }
 
+/// Waits for a guardian whose socket has ended, so that it is no zombie while the outcome is delivered.
+pub fn reap(guardian: Pid) {
+    let _ = waitpid(Some(guardian), WaitOptions::empty());
+}
+
 /// The wrapper's part after `Order::Finish`: what still lives belongs to init from now on.
-pub fn release(guardian: Pid) {
+pub fn release() {
     let _ = set_child_subreaper(None);
-    let _ = waitpid(Some(guardian), WaitOptions::NOHANG);
 }
 
 /// The guardian's own state.

@@ -18,7 +18,15 @@ use super::{directory, schema, text};
 /// Day files that are open for writing, the latest used last.
 pub(super) struct DayFiles {
     state_dir: PathBuf,
-    open: Vec<(i64, Connection)>,
+    open: Vec<OpenDay>,
+}
+
+/// A day file that is open.
+struct OpenDay {
+    day: i64,
+    connection: Connection,
+    /// Written to its WAL since that was last moved into the file (estimated).
+    wal_bytes: usize,
 }
 
 /// Why a day file could not be written.
@@ -47,9 +55,34 @@ impl DayFiles {
         Ok(connection)
     }
 
+    /// Counts what a commit has put into that day's WAL: the rows, and a page or two that they begin on.
+    pub(super) fn count_written(&mut self, day: i64, bytes: usize) {
+        let pages_bytes = 2 * schema::OUTPUT_LAYOUT.page_bytes as usize;
+        for open in self.open.iter_mut().filter(|open| open.day == day) {
+            open.wal_bytes += bytes + pages_bytes;
+        }
+    }
+
+    /// Moves WALs that have grown into their files. Takes some 100 ms where it does anything: called when the acks
+    /// of the last commit have left. A failure is none: the rows are safe in the WAL, and the next time is soon.
+    pub(super) fn checkpoint(&mut self) {
+        for open in &mut self.open {
+            if open.wal_bytes < limits::OUTPUT_WAL_BYTES {
+                continue;
+            }
+            open.wal_bytes = 0;
+            let moved = open
+                .connection
+                .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
+            if let Err(error) = moved {
+                log::debug!("'{}' keeps its WAL for now: {error}", name_of_day(open.day));
+            }
+        }
+    }
+
     /// That day's file for reading; None: there is no such file.
     pub(super) fn existing(&mut self, day: i64) -> Result<Option<&Connection>, OutputError> {
-        let is_open = self.open.iter().any(|(open, _)| *open == day);
+        let is_open = self.open.iter().any(|open| open.day == day);
         if !is_open && !path_of_day(&self.state_dir, day).exists() {
             return Ok(None);
         }
@@ -58,11 +91,11 @@ impl DayFiles {
 
     /// Closes that day's file.
     pub(super) fn close(&mut self, day: i64) {
-        self.open.retain(|(open, _)| *open != day);
+        self.open.retain(|open| open.day != day);
     }
 
     fn connection(&mut self, day: i64) -> Result<&Connection, OutputError> {
-        match self.open.iter().position(|(open, _)| *open == day) {
+        match self.open.iter().position(|open| open.day == day) {
             Some(last) if last + 1 == self.open.len() => {}
             Some(at) => {
                 let used = self.open.remove(at);
@@ -71,15 +104,19 @@ impl DayFiles {
             None => {
                 let path = path_of_day(&self.state_dir, day);
                 directory::make_private_file(&path).map_err(|error| OutputError::Io(day, error))?;
-                let opened = schema::open(&path, &schema::OUTPUT_LAYOUT)
+                let connection = schema::open(&path, &schema::OUTPUT_LAYOUT)
                     .map_err(|error| OutputError::Sqlite(day, error))?;
                 if self.open.len() >= limits::OPEN_DAY_FILES {
                     self.open.remove(0);
                 }
-                self.open.push((day, opened));
+                self.open.push(OpenDay {
+                    day,
+                    connection,
+                    wal_bytes: 0,
+                });
             }
         }
-        Ok(&self.open[self.open.len() - 1].1)
+        Ok(&self.open[self.open.len() - 1].connection)
     }
 }
 
@@ -165,18 +202,25 @@ pub(super) fn position(
     let Some((row, seq, byte_offset, utf16_offset, data)) = last else {
         return Ok(OutputPosition::default());
     };
-    let before = bytes_before(connection, machine_run, row, byte_offset)?;
+    let before = match byte_offset {
+        0 => Vec::new(),
+        _ => bytes_before(connection, machine_run, row, byte_offset)?,
+    };
     // a sequence that the rows before left open counts where it is completed
     let carried = text::cut_at_end(&before);
     let joined = [&before[before.len() - carried..], &data].concat();
     let around = [before.as_slice(), &data].concat();
+    let end_bytes = byte_offset as u64 + data.len() as u64;
     Ok(OutputPosition {
         next_seq: seq.map_or(0, |seq| seq as u64 + 1),
         next_row: row as u64 + 1,
-        bytes: byte_offset as u64 + data.len() as u64,
+        bytes: end_bytes,
         utf16: utf16_offset as u64 + text::utf16_units(&joined),
         last_bytes: around[around.len().saturating_sub(KEPT_BYTES)..].to_vec(),
-        tail_from_row: tail_from_row(connection, machine_run, limit_bytes)?,
+        tail_from_row: match limit_bytes > 0 && end_bytes > limit_bytes / 2 {
+            true => tail_from_row(connection, machine_run, limit_bytes)?,
+            false => None,
+        },
     })
 }
 
@@ -220,9 +264,6 @@ fn tail_from_row(
     machine_run: MachineRunId,
     limit_bytes: u64,
 ) -> rusqlite::Result<Option<u64>> {
-    if limit_bytes == 0 {
-        return Ok(None);
-    }
     let row: Option<i64> = connection
         .prepare_cached(
             "SELECT row FROM output WHERE machine_run = ?1 AND byte_offset >= ?2 ORDER BY byte_offset, row LIMIT 1",

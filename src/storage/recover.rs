@@ -39,8 +39,8 @@ pub(super) fn recover(
         let machines = machines(connection, &run).map_err(from_state)?;
         stored.push((run, machines));
     }
-    // one day file after the other: each is opened once
-    stored.sort_by_key(|(run, _)| run.started);
+    // one day file after the other, each from its beginning: every page is read once
+    stored.sort_by_key(|(run, _)| (day_of(run.started), run.id));
     for (run, machines) in stored {
         recovered.runs.push(with_positions(days, run, machines));
     }
@@ -187,7 +187,12 @@ fn highest_machine_run(days: &mut DayFiles, state_dir: &Path) -> Result<u64, Str
 }
 
 /// A damaged day file is kept for people under another name; its outputs are not shown any more.
-fn set_aside(days: &mut DayFiles, state_dir: &Path, day: i64, error: &rusqlite::Error) -> Result<(), String> {
+pub(super) fn set_aside(
+    days: &mut DayFiles,
+    state_dir: &Path,
+    day: i64,
+    error: &rusqlite::Error,
+) -> Result<(), String> {
     days.close(day);
     let path = output::path_of_day(state_dir, day);
     for suffix in ["", "-wal", "-shm"] {

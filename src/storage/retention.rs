@@ -141,7 +141,7 @@ fn keep_numbers(connection: &Connection) -> rusqlite::Result<()> {
 fn remove_verdicts(connection: &Connection, before: Wall) -> rusqlite::Result<bool> {
     let removed = connection
         .prepare_cached(
-            "DELETE FROM verdicts WHERE (job, due) IN (SELECT job, due FROM verdicts WHERE until < ?1 LIMIT ?2)",
+            "DELETE FROM verdicts WHERE (job, due, until) IN (SELECT job, due, until FROM verdicts WHERE until < ?1 LIMIT ?2)",
         )?
         .execute(params![before.0, limits::RETENTION_STEP_ROWS as i64])?;
     Ok(removed == 0)

@@ -411,6 +411,43 @@ fn beyond_its_limit_an_output_keeps_head_and_tail_exactly() {
 }
 
 #[test]
+fn a_number_that_has_output_is_never_given_again() {
+    let dir = TempDir::new("numbers");
+    {
+        // as a crash between the commit of the output and that of its facts leaves it
+        let (fixture, _) = Fixture::open(&dir.0);
+        fixture.commit(output(vec![row(50, 0, 0, b"one")]));
+    }
+    let (_fixture, recovered) = Fixture::open(&dir.0);
+    assert_eq!(recovered.next_machine_run, 51);
+}
+
+#[test]
+fn a_damaged_day_file_stops_neither_start_nor_output() {
+    let dir = TempDir::new("damaged");
+    let day_file = output::path_of_day(&dir.0, DAY);
+    let damage = || std::fs::write(&day_file, vec![b'x'; 200_000]).unwrap();
+    {
+        let (fixture, _) = Fixture::open(&dir.0);
+        let mut write = begin_run(1, 0);
+        write.output = vec![row(1, 0, 0, b"one")];
+        assert_eq!(fixture.outcome(write), StoreOutcome::Committed);
+    }
+    damage();
+    let kept = dir.0.join("output-2024-10-04.db.damaged");
+    {
+        let (fixture, recovered) = Fixture::open(&dir.0);
+        assert_eq!(recovered.runs[0].machines[0].1, OutputPosition::default());
+        assert!(kept.exists());
+        // and again while it is not open
+        damage();
+        let write = output(vec![row(2, 0, 0, b"two")]);
+        assert_eq!(fixture.outcome(write), StoreOutcome::Committed);
+        assert_eq!(whole(&fixture.storage.reader(), 2, 0), b"two");
+    }
+}
+
+#[test]
 fn a_faulty_write_is_refused_alone() {
     let dir = TempDir::new("faulty");
     let (fixture, _) = Fixture::open(&dir.0);
@@ -660,6 +697,11 @@ fn fill_the_disk(dir: &Path) {
         write.acks = vec![(ConnectionId(at), DaemonFrame::OutputAck { seq: at })];
         fixture.commit(write);
     }
+    // a later ack would cover what is held
+    fixture.commit(Write {
+        acks: vec![(ConnectionId(39), DaemonFrame::OutputAck { seq: 40 })],
+        ..Write::default()
+    });
     // an end that depends on held output waits with it
     let mut end = ended(run_record(1, "backup", started_at(DAY), 0), true);
     end.note = Some("the end".into());
@@ -689,6 +731,8 @@ fn fill_the_disk(dir: &Path) {
     );
     let acked = fixture.acks.try_iter().count();
     assert!(acked < 40);
+    let stored = reader.output_len(MachineRunId(1), DAY, 0).unwrap();
+    assert_eq!(stored, acked as u64 * (128 << 10), "acked is what is stored");
     // facts live on the reserve, until that is gone too
     let mut committed = 0;
     let failure = loop {
@@ -720,7 +764,7 @@ fn fill_the_disk(dir: &Path) {
         .try_iter()
         .map(|(connection, _)| connection.0)
         .collect();
-    let expected: Vec<u64> = (acked as u64..40).chain([99]).collect();
+    let expected: Vec<u64> = (acked as u64..40).chain([39, 99]).collect();
     assert_eq!(all, expected);
     assert_eq!(
         reader.output_len(MachineRunId(1), DAY, 0).unwrap(),

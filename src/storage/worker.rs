@@ -11,7 +11,7 @@ use rusqlite::{Connection, ErrorCode};
 
 use crate::clock::{self, Mono};
 use crate::engine::effect::{Fact, Write};
-use crate::engine::event::{Event, StoreOutcome};
+use crate::engine::event::{ConnectionId, Event, StoreOutcome};
 use crate::engine::record::{MachineRunId, Recovered, RunId};
 use crate::{limits, metrics};
 
@@ -63,6 +63,7 @@ enum CommitError {
 #[derive(Default)]
 struct HeldBack {
     outputs: HashSet<MachineRunId>,
+    connections: HashSet<ConnectionId>,
     machines: HashSet<MachineRunId>,
     runs: HashSet<RunId>,
 }
@@ -195,6 +196,7 @@ impl Worker {
             match tried {
                 Ok(outcomes) => return self.release(ready, outcomes, ports),
                 Err(error) if error.is_refusal() => return self.commit_one_by_one(ready, ports),
+                Err(CommitError::Output(error)) if self.set_aside_damaged(&error) => {}
                 Err(CommitError::Output(error)) => {
                     self.enter_trouble(error.describe(), false, ports);
                     ready = self.hold_back(ready, ports);
@@ -207,6 +209,18 @@ impl Worker {
                 }
             }
         }
+    }
+
+    /// A damaged day file would hold its outputs back for ever: a new one takes its place. False: it is not damaged.
+    fn set_aside_damaged(&mut self, error: &OutputError) -> bool {
+        let OutputError::Sqlite(day, error) = error else {
+            return false;
+        };
+        if !schema::is_damage(error) {
+            return false;
+        }
+        let done = recover::set_aside(&mut self.days, self.directory.path(), *day, error);
+        done.inspect_err(|reason| log::error!("{reason}")).is_ok()
     }
 
     /// One write of the group is faulty in itself: it alone is refused.
@@ -277,6 +291,7 @@ impl Worker {
         for answer in answers {
             (ports.report)(answer);
         }
+        self.days.checkpoint();
     }
 
     /// Records of a job are whole: an older one that is still held must not come after a newer one.
@@ -407,6 +422,8 @@ impl HeldBack {
             .extend(write.output.iter().map(|row| row.machine_run));
         self.outputs
             .extend(write.trim.iter().map(|trim| trim.machine_run));
+        self.connections
+            .extend(write.acks.iter().map(|(connection, _)| *connection));
         for fact in &write.facts {
             match fact {
                 Fact::Start(run) | Fact::Run(run) => drop(self.runs.insert(run.id)),
@@ -416,12 +433,17 @@ impl HeldBack {
         }
     }
 
-    /// Output waits in any case; facts wait behind held ones of the same run or machine run.
+    /// Output waits in any case; facts wait behind held ones of the same run or machine run, acks behind held ones of
+    /// the same connection: a later ack covers what stands before it.
     fn concerns(&self, write: &Write) -> bool {
         let waits_for_output = write.after_output_of.is_some_and(|id| self.outputs.contains(&id));
         !write.output.is_empty()
             || !write.trim.is_empty()
             || waits_for_output
+            || write
+                .acks
+                .iter()
+                .any(|(connection, _)| self.connections.contains(connection))
             || write.facts.iter().any(|fact| match fact {
                 Fact::Start(run) | Fact::Run(run) => self.runs.contains(&run.id),
                 Fact::Machine(machine) => {
@@ -496,6 +518,12 @@ fn commit_output<'w>(
             roll_back(file);
             return Err(OutputError::Sqlite(day, error));
         }
+        let bytes = writes
+            .iter()
+            .flat_map(|write| &write.output)
+            .map(|row| row.data.len())
+            .sum();
+        days.count_written(day, bytes);
         for write in &mut writes {
             write.output.retain(|row| row.day != day);
             write.trim.retain(|trim| trim.day != day);

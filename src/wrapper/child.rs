@@ -22,7 +22,6 @@ use crate::wrapper::supervise::{Event, spawn};
 /// The owner's handle.
 #[derive(Debug)]
 pub struct Child {
-    guardian: Pid,
     socket: UnixStream,
     command: Option<Pid>,
     reading: Arc<Reading>,
@@ -56,10 +55,9 @@ impl Child {
         })?;
         let told = events.clone();
         spawn("sp-watch", events.clone(), move || {
-            listen(guardian.socket, &signals, &told)
+            listen(guardian.socket, &told, &signals, guardian.pid)
         })?;
         Ok(Child {
-            guardian: guardian.pid,
             socket,
             command: None,
             reading,
@@ -83,7 +81,7 @@ impl Child {
 
     /// Has the guardian free the lock and exit; what lives on belongs to init.
     pub fn finish(&mut self) {
-        guardian::release(self.guardian);
+        guardian::release();
         self.order(&Order::Finish);
     }
 
@@ -97,7 +95,7 @@ impl Child {
         let Ok(never) = Waker::new() else {
             return;
         };
-        let clean = guardian::end_orphans(self.guardian, self.command, || {
+        let clean = guardian::end_orphans(self.command, || {
             let _ = wake::wait(None, false, &never, Some(10));
         });
         if !clean {
@@ -112,7 +110,7 @@ impl Child {
     }
 }
 
-fn listen(mut socket: UnixStream, mut signals: &UnixStream, events: &Sender<Event>) {
+fn listen(mut socket: UnixStream, events: &Sender<Event>, mut signals: &UnixStream, guardian: Pid) {
     loop {
         let (reports, signalled) = {
             let mut slots = [
@@ -138,6 +136,7 @@ fn listen(mut socket: UnixStream, mut signals: &UnixStream, events: &Sender<Even
             }
             Ok(None) | Err(_) => {
                 let _ = events.send(Event::GuardianGone);
+                guardian::reap(guardian);
                 return listen_to_signals(signals, events);
             }
         }

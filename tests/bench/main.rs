@@ -1,1 +1,160 @@
-fn main() {}
+//! Load tools: our own protocols against the release binaries, the raw limit beside each figure. `tests/bench/run`
+//! builds what is needed and starts this; without it: `cargo bench --bench load -- [--quick] [NAME...]`.
+//!
+//! `daemon.rs` the daemon under load, `wrappers.rs` and `roles.rs` what it is loaded with, `raw.rs` and `sink.rs` raw
+//! limits, `report.rs` what is printed; then one file a bench.
+
+mod daemon;
+mod http;
+mod output_lines;
+mod procfs;
+mod raw;
+mod report;
+mod roles;
+mod sink;
+mod timing;
+mod wrappers;
+
+mod beats;
+mod burst;
+mod due;
+mod idle_jobs;
+mod kill;
+mod output;
+mod trivial_run;
+mod wrapper;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use daemon::{Daemon, Setup};
+use report::Reporter;
+
+/// What every bench is given.
+pub struct Bench {
+    pub name: &'static str,
+    daemon: PathBuf,
+    /// As it is shipped.
+    pub sp_wrapper: PathBuf,
+    pub directory: PathBuf,
+    pub is_quick: bool,
+    pub report: Reporter,
+}
+
+type Run = fn(&mut Bench) -> io::Result<()>;
+
+const BENCHES: [(&str, Run); 10] = [
+    ("wrapper", wrapper::run),
+    ("idle_jobs", idle_jobs::run),
+    ("due", due::run),
+    ("trivial_run", trivial_run::run),
+    ("kill", kill::run),
+    ("burst", burst::run),
+    ("output_one", output::run_one),
+    ("output_twenty", output::run_twenty),
+    ("beats", beats::run),
+    ("beats_ours", beats::run_ours),
+];
+
+impl Bench {
+    /// A daemon with these machines and job files, and the wrapper as it is shipped.
+    pub fn start(&self, machines: usize, files: Vec<(String, String)>) -> io::Result<Daemon> {
+        self.start_with(machines, files, &self.sp_wrapper)
+    }
+
+    /// The same with another wrapper.
+    pub fn start_with(
+        &self,
+        machines: usize,
+        files: Vec<(String, String)>,
+        wrapper: &Path,
+    ) -> io::Result<Daemon> {
+        let machines: Vec<String> = (0..machines).map(|number| format!("m{number:05}")).collect();
+        Daemon::start(Setup {
+            program: &self.daemon,
+            directory: self.directory.join("daemon"),
+            machines: &machines,
+            wrapper,
+            files,
+        })
+    }
+
+    /// Fewer with `--quick`.
+    pub fn repetitions(&self, full: usize) -> usize {
+        match self.is_quick {
+            true => (full / 5).max(1),
+            false => full,
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    if let Some(code) = roles::play() {
+        return code;
+    }
+    // cargo's own word for "this is a benchmark"
+    let words: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|word| word != "--bench")
+        .collect();
+    let (flags, names): (Vec<String>, Vec<String>) =
+        words.into_iter().partition(|word| word.starts_with("--"));
+    if flags.iter().any(|flag| flag == "--list") {
+        BENCHES.iter().for_each(|(name, _)| println!("{name}"));
+        return ExitCode::SUCCESS;
+    }
+    let unknown = names
+        .iter()
+        .find(|name| !BENCHES.iter().any(|(known, _)| known == name));
+    if let Some(name) = unknown {
+        eprintln!("there is no bench '{name}'; --list tells which there are");
+        return ExitCode::from(2);
+    }
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("bench-{}", std::process::id()));
+    let daemon = PathBuf::from(env!("CARGO_BIN_EXE_saltpeter"));
+    let mut bench = Bench {
+        name: "",
+        sp_wrapper: daemon.with_file_name("../wrapper/sp-wrapper"),
+        daemon,
+        directory,
+        is_quick: flags.iter().any(|flag| flag == "--quick"),
+        report: Reporter::new(),
+    };
+    match std::fs::canonicalize(&bench.sp_wrapper) {
+        Ok(path) => bench.sp_wrapper = path,
+        Err(error) => {
+            eprintln!(
+                "'{}': {error}; tests/bench/run builds it",
+                bench.sp_wrapper.display()
+            );
+            return ExitCode::from(2);
+        }
+    }
+    for (name, run) in BENCHES {
+        if names.is_empty() || names.iter().any(|wanted| wanted == name) {
+            one(&mut bench, name, run);
+        }
+    }
+    match bench.report.is_clean() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    }
+}
+
+fn one(bench: &mut Bench, name: &'static str, run: Run) {
+    bench.name = name;
+    let ended = std::fs::create_dir_all(&bench.directory).and_then(|()| run(bench));
+    match ended {
+        // what is left says why
+        Err(error) => {
+            let left = bench.directory.display();
+            bench.report.wrong(name, format!("{error}; see {left}"));
+            let kept = bench.directory.with_extension(name);
+            let _ = std::fs::rename(&bench.directory, kept);
+        }
+        Ok(()) => {
+            let _ = std::fs::remove_dir_all(&bench.directory);
+        }
+    }
+}

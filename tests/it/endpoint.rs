@@ -3,11 +3,11 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, bounded};
 use saltpeter::budget::Budget;
-use saltpeter::clock::Wall;
+use saltpeter::clock::{self, Wall};
 use saltpeter::engine::event::{ConnectionId, Event};
 use saltpeter::limits;
 use saltpeter::machines::{self, Connections, Lanes, Word};
@@ -102,10 +102,10 @@ fn hear(socket: &mut WebSocket<TcpStream>) -> DaemonFrame {
 
 /// Waits until it is true.
 fn eventually(what: &str, mut is_true: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = clock::mono().plus_ms(PATIENCE.as_millis() as u64);
     let (_never, pause) = bounded::<()>(0);
     while !is_true() {
-        assert!(Instant::now() < deadline, "{what}");
+        assert!(clock::mono() < deadline, "{what}");
         let _ = pause.recv_timeout(Duration::from_millis(2));
     }
 }
@@ -180,7 +180,8 @@ fn beats_of_the_bound_session_are_stamped_and_do_not_wake_the_engine() {
 fn what_is_no_frame_is_answered_with_bad_frame_and_a_close() {
     let endpoint = endpoint(10, 1 << 20);
     let header_of_64_mib = [0x81, 0xff, 0, 0, 0, 0, 4, 0, 0, 0, 1, 2, 3, 4];
-    let cases: [(&str, Box<dyn Fn(&mut WebSocket<TcpStream>)>); 5] = [
+    type Offence = Box<dyn Fn(&mut WebSocket<TcpStream>)>;
+    let cases: [(&str, Offence); 5] = [
         (
             "no JSON",
             Box::new(|socket| socket.send(Message::text("{")).unwrap()),
@@ -362,8 +363,8 @@ fn clients_that_dawdle_over_the_handshake_delay_nobody() {
             stream
         })
         .collect();
-    let begun = Instant::now();
+    let begun = clock::mono();
     endpoint.wrapper();
-    assert!(begun.elapsed() < Duration::from_millis(limits::HANDSHAKE_MS / 2));
+    assert!(clock::mono().since_ms(begun) < limits::HANDSHAKE_MS / 2);
     drop(dawdlers);
 }

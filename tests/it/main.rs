@@ -1,6 +1,7 @@
 //! The integration tests, on the real binaries.
 
 mod cli;
+mod daemon;
 mod endpoint;
 mod support;
 mod wrapper;

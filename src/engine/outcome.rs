@@ -1,0 +1,248 @@
+//! How machine runs and runs end, and how a presumed end is taken back (fine-print.md 4, 9).
+//! Must not know: why they end.
+
+use log::Level;
+
+use crate::budget::Chunk;
+use crate::clock::Wall;
+use crate::engine::board::outcome_word;
+use crate::engine::effect::{Effect, Fact, JobLogLine, Write};
+use crate::engine::event::ConnectionId;
+use crate::engine::machine_run::{Kill, MachineRun};
+use crate::engine::record::{MachineRunId, MachineStage, RunId, RunStage};
+use crate::engine::run::Run;
+use crate::engine::{Engine, Turn, Waiting};
+use crate::protocol::DaemonFrame;
+
+impl Engine {
+    /// Ends a machine run, and with the last one its run. `acks` leave with the commit.
+    pub(super) fn end_machine(
+        &mut self,
+        turn: &mut Turn,
+        id: MachineRunId,
+        retcode: i32,
+        presumed: bool,
+        text: Option<&str>,
+        acks: Vec<(ConnectionId, DaemonFrame)>,
+    ) {
+        let Some(&(run_id, place)) = self.places.get(&id) else {
+            return;
+        };
+        let Some(run) = self.runs.get_mut(&run_id) else {
+            return;
+        };
+        let job = run.record.job.clone();
+        let started = run.record.started;
+        let m = &mut run.machines[place];
+        let was_revised = m.record.revised_from;
+        run.open_machines -= usize::from(m.is_open());
+        end_record(m, turn.now.wall, retcode, presumed);
+        let machine = m.record.machine.clone();
+        let mut write = Write {
+            // a wrapper's own word covers all its output; the daemon's waits for nothing
+            after_output_of: (!acks.is_empty()).then_some(id),
+            acks,
+            ..Write::default()
+        };
+        if let Some(text) = text {
+            notice(turn, m, started, text);
+        }
+        write.facts.push(Fact::Machine(Box::new(m.record.clone())));
+        let entry = match was_revised.filter(|_| !presumed) {
+            Some(from) => revised_entry(run, place, from, retcode, turn.now.wall),
+            None => result_entry(run, place, retcode, turn.now.wall),
+        };
+        write.ticket = Some(self.ticket(Waiting::Then(vec![entry])));
+        turn.effects.push(Effect::Store(write));
+        if let Some(state) = self.jobs.get_mut(job.as_str()) {
+            *state.counts.machines.entry(outcome_word(retcode)).or_default() += 1;
+        }
+        let ended = turn.now.wall.iso();
+        turn.say(
+            Level::Info,
+            format!("WebSocket: Updated state for {job}[{machine}] with endtime={ended}, retcode={retcode}"),
+        );
+        turn.say(
+            Level::Info,
+            format!("WebSocket: Target {machine} completed, removing from pending (retcode: {retcode})"),
+        );
+        self.touch_run(run_id);
+        self.dispatch_waiting(turn, run_id);
+        self.end_run_if_done(turn, run_id);
+    }
+
+    /// Ends a run whose machines are all known and have all ended.
+    pub(super) fn end_run_if_done(&mut self, turn: &mut Turn, id: RunId) {
+        let Some(run) = self.runs.get_mut(&id) else { return };
+        let is_done = run.is_open() && run.found.is_finished && run.open_machines == 0;
+        if !is_done {
+            return;
+        }
+        run.record.stage = RunStage::Ended;
+        run.record.ended = Some(turn.now.wall);
+        run.rests_since = turn.awake;
+        run.record.success = success(run);
+        let mut log = Vec::new();
+        if run.machines.is_empty() && run.record.note.is_none() {
+            run.record.note = Some("No targets matched".into());
+            log.push(run.log_entry(turn.now.wall, JobLogLine::NoTargets));
+        }
+        log.push(run.log_entry(turn.now.wall, JobLogLine::Finished));
+        let mut facts = vec![Fact::Run(Box::new(run.record.clone()))];
+        let job = run.record.job.clone();
+        let at = turn.now.wall;
+        if let Some(state) = self.jobs.get_mut(job.as_str()) {
+            state.open.retain(|open| *open != id);
+            match run.record.success {
+                Some(true) => state.counts.succeeded += 1,
+                Some(false) => state.counts.failed += 1,
+                None => state.counts.skipped += 1,
+            }
+            if state.record.last_instance.as_deref() == Some(run.record.instance.as_str()) {
+                let counted = || run.machines.iter().filter(|m| !m.record.not_counted);
+                state.record.last_ended = Some(at);
+                state.record.result_ok = run.record.success.or(state.record.result_ok);
+                state.record.last_total_count = counted().count() as u64;
+                state.record.last_failed_count =
+                    counted().filter(|m| m.record.retcode != Some(0)).count() as u64;
+                if run.record.success == Some(true) {
+                    state.record.last_success = Some(at);
+                }
+                facts.push(Fact::Job(state.record.clone()));
+            }
+        }
+        let ticket = self.ticket(Waiting::Then(log));
+        turn.effects.push(Effect::Store(Write {
+            facts,
+            ticket: Some(ticket),
+            ..Write::default()
+        }));
+        turn.say(
+            Level::Info,
+            format!("WebSocket: All targets completed for {job}, exiting monitor loop"),
+        );
+        self.touch_run(id);
+    }
+
+    /// A presumed outcome is withdrawn: its wrapper is back (fine-print.md 4).
+    pub(super) fn reopen(&mut self, turn: &mut Turn, id: MachineRunId) {
+        let Some(&(run_id, place)) = self.places.get(&id) else {
+            return;
+        };
+        let Some(run) = self.runs.get_mut(&run_id) else {
+            return;
+        };
+        let started = run.record.started;
+        let m = &mut run.machines[place];
+        let from = m.record.retcode.unwrap_or(255);
+        run.open_machines += 1;
+        m.record.stage = if m.record.started.is_some() {
+            MachineStage::Started
+        } else {
+            MachineStage::Permitted
+        };
+        m.record.ended = None;
+        m.record.retcode = None;
+        m.record.presumed = false;
+        m.record.revised_from = Some(from);
+        m.clocks.connected = turn.awake;
+        m.clocks.started = m.clocks.started.max(turn.awake);
+        m.refresh(turn.awake);
+        m.kill = m.record.kill_asked.map(|_| Kill {
+            asked: turn.awake,
+            sent: None,
+        });
+        let machine = m.record.machine.clone();
+        let mut write = Write::default();
+        let text = format!("[SALTPETER: the wrapper is back, outcome {from} withdrawn]");
+        notice(turn, m, started, &text);
+        write.facts.push(Fact::Machine(Box::new(m.record.clone())));
+        let was_ended = !run.is_open();
+        if was_ended {
+            run.record.stage = RunStage::Running;
+            run.record.ended = None;
+            run.record.success = None;
+            write.facts.push(Fact::Run(Box::new(run.record.clone())));
+        }
+        let (job, instance) = (run.record.job.clone(), run.record.instance.clone());
+        turn.effects.push(Effect::Store(write));
+        turn.say(
+            Level::Warn,
+            format!(
+                "wrapper of {instance} on {machine} is back: its outcome {from} is withdrawn until it reports"
+            ),
+        );
+        if was_ended && let Some(state) = self.jobs.get_mut(job.as_str()) {
+            state.open.push(run_id);
+            if state.record.last_instance.as_deref() == Some(instance.as_str()) {
+                state.record.result_ok = Some(true);
+                turn.store(vec![Fact::Job(state.record.clone())]);
+            }
+        }
+        self.touch_run(run_id);
+    }
+}
+
+/// Appends a line of the daemon's own to a machine run's output. It is a write of its own: an outcome must not wait
+/// where output waits for room on the disk.
+pub(super) fn notice(turn: &mut Turn, m: &mut MachineRun, run_started: Wall, text: &str) {
+    let day = run_started.secs().div_euclid(86_400);
+    let bytes = m.output.notice(text);
+    let placed = m.output.append(m.record.id, day, Chunk::free(bytes));
+    turn.effects.push(Effect::Store(Write {
+        output: placed.rows,
+        trim: placed.trim.into_iter().collect(),
+        after_output_of: Some(m.record.id),
+        ..Write::default()
+    }));
+    m.record.left_out_bytes = m.output.left_out_bytes();
+    m.shown = None;
+}
+
+pub(super) fn end_record(m: &mut MachineRun, at: Wall, retcode: i32, presumed: bool) {
+    m.record.stage = MachineStage::Ended;
+    m.record.ended = Some(at);
+    m.record.retcode = Some(retcode);
+    m.record.presumed = presumed;
+    m.record.left_out_bytes = m.output.left_out_bytes();
+    m.kill = None;
+    m.shown = None;
+}
+
+fn success(run: &Run) -> Option<bool> {
+    let mut counted = run.machines.iter().filter(|m| !m.record.not_counted).peekable();
+    if counted.peek().is_none() && !run.machines.is_empty() {
+        // all in maintenance: skipped, not failed (fine-print.md 9)
+        return None;
+    }
+    Some(counted.peek().is_some() && counted.all(|m| m.record.retcode == Some(0)))
+}
+
+pub(super) fn result_entry(run: &Run, place: usize, retcode: i32, at: Wall) -> Effect {
+    let m = &run.machines[place].record;
+    run.log_entry(
+        at,
+        JobLogLine::Result {
+            machine: m.machine.clone(),
+            retcode,
+            machine_run: m.id,
+            day: run.day(),
+            limit_bytes: run.record.spec.output_limit_bytes,
+        },
+    )
+}
+
+fn revised_entry(run: &Run, place: usize, from: i32, retcode: i32, at: Wall) -> Effect {
+    let m = &run.machines[place].record;
+    run.log_entry(
+        at,
+        JobLogLine::Revised {
+            machine: m.machine.clone(),
+            from,
+            retcode,
+            machine_run: m.id,
+            day: run.day(),
+            limit_bytes: run.record.spec.output_limit_bytes,
+        },
+    )
+}

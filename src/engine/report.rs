@@ -1,0 +1,290 @@
+//! What wrappers report once they are let in: start, output, heartbeats, completion (wire-protocol.md section 1).
+//! Must not know: how they were let in, what a run's end brings.
+
+use log::Level;
+
+use crate::clock::Mono;
+use crate::engine::effect::{Effect, Fact, JobLogLine, Write};
+use crate::engine::event::{ConnectionId, OutputFrame};
+use crate::engine::machine_run::MachineRun;
+use crate::engine::outcome::notice;
+use crate::engine::record::{MachineRunId, MachineStage};
+use crate::engine::{Engine, Turn};
+use crate::protocol::{DaemonFrame, WrapperBody};
+
+impl Engine {
+    /// Any frame but connect and output.
+    pub(super) fn said(
+        &mut self,
+        turn: &mut Turn,
+        id: MachineRunId,
+        connection: ConnectionId,
+        body: WrapperBody,
+        timestamp: Option<String>,
+        read_at: Mono,
+    ) {
+        match body {
+            WrapperBody::Start { pid, version } => {
+                self.started(turn, id, connection, pid, version, timestamp)
+            }
+            WrapperBody::Heartbeat => {
+                self.implies_start(turn, id);
+                self.beat(turn, id, read_at);
+            }
+            WrapperBody::SyncRequest { .. } => self.sync(turn, id, connection),
+            WrapperBody::Complete { retcode, seq } => {
+                self.complete(turn, id, connection, retcode, seq, timestamp);
+            }
+            WrapperBody::Killed => {}
+            WrapperBody::Error { error } => self.wrapper_error(turn, id, &error),
+            WrapperBody::Connect { .. } | WrapperBody::Output(_) => {}
+        }
+    }
+
+    /// A Python wrapper whose `start` was acked but not stored does not send it again; that it beats or sends output
+    /// says as much.
+    fn implies_start(&mut self, turn: &mut Turn, id: MachineRunId) {
+        let Some(m) = self.machine_mut(id) else { return };
+        let is_before = matches!(
+            m.record.stage,
+            MachineStage::Dispatched | MachineStage::Launched | MachineStage::Permitted
+        );
+        if is_before && !m.record.ours {
+            self.mark_started(turn, id, None);
+        }
+    }
+
+    fn started(
+        &mut self,
+        turn: &mut Turn,
+        id: MachineRunId,
+        connection: ConnectionId,
+        pid: Option<i64>,
+        version: Option<String>,
+        timestamp: Option<String>,
+    ) {
+        let Some(m) = self.machine_mut(id) else { return };
+        let is_ours = m.record.ours;
+        if !is_ours {
+            turn.effects.push(Effect::Send {
+                connection,
+                frame: DaemonFrame::StartAck,
+            });
+        }
+        let ack = is_ours.then_some((connection, DaemonFrame::StartAck));
+        let is_open = m.is_open();
+        if m.record.started.is_some() || !is_open {
+            if let Some(ack) = ack {
+                turn.effects.push(Effect::Store(Write {
+                    acks: vec![ack],
+                    ..Write::default()
+                }));
+            }
+            return;
+        }
+        m.record.pid = pid;
+        m.record.wrapper_version = version.or(m.record.wrapper_version.take());
+        m.record.wrapper_started = timestamp;
+        self.mark_started(turn, id, ack);
+    }
+
+    fn mark_started(&mut self, turn: &mut Turn, id: MachineRunId, ack: Option<(ConnectionId, DaemonFrame)>) {
+        let Some(&(run_id, place)) = self.places.get(&id) else {
+            return;
+        };
+        let Some(run) = self.runs.get_mut(&run_id) else {
+            return;
+        };
+        let m = &mut run.machines[place];
+        m.record.stage = MachineStage::Started;
+        m.record.started = Some(turn.now.wall);
+        m.record.last_heartbeat = m.record.last_heartbeat.max(Some(turn.now.wall));
+        m.clocks.started = turn.awake;
+        m.refresh(turn.awake);
+        let machine = m.record.machine.clone();
+        let write = Write {
+            facts: vec![Fact::Machine(Box::new(m.record.clone()))],
+            acks: ack.into_iter().collect(),
+            ..Write::default()
+        };
+        turn.effects.push(Effect::Store(write));
+        let entry = run.log_entry(turn.now.wall, JobLogLine::StartingOn { machine });
+        turn.effects.push(entry);
+        self.send_kill(turn, id);
+        self.touch_machine(id);
+    }
+
+    /// Answered after everything before it is committed. A live session that holds nothing does not answer -1, for
+    /// a Python wrapper then drops its output (fine-print.md 20).
+    fn sync(&mut self, turn: &mut Turn, id: MachineRunId, connection: ConnectionId) {
+        self.implies_start(turn, id);
+        let Some(m) = self.machine_mut(id) else { return };
+        let last_seq = match m.output.last_seq() {
+            Some(seq) => i64::try_from(seq).unwrap_or(i64::MAX),
+            None if m.is_open() => return,
+            None => -1,
+        };
+        turn.effects.push(Effect::Store(Write {
+            acks: vec![(connection, DaemonFrame::SyncResponse { last_seq })],
+            after_output_of: Some(id),
+            ..Write::default()
+        }));
+    }
+
+    pub(super) fn output(
+        &mut self,
+        turn: &mut Turn,
+        id: MachineRunId,
+        connection: ConnectionId,
+        frame: OutputFrame,
+    ) {
+        self.implies_start(turn, id);
+        let Some(&(run_id, place)) = self.places.get(&id) else {
+            return;
+        };
+        let Some(run) = self.runs.get_mut(&run_id) else {
+            return;
+        };
+        let day = run.day();
+        let m = &mut run.machines[place];
+        let mut write = Write {
+            after_output_of: Some(id),
+            ..Write::default()
+        };
+        let seq = frame.seq.unwrap_or(m.output.next_seq);
+        if seq > m.output.next_seq && !lost_the_rest(m, seq) {
+            return self.nack(turn, id, connection, seq);
+        }
+        if seq > m.output.next_seq {
+            let (from, to) = (m.output.next_seq, seq - 1);
+            m.output.next_seq = seq;
+            let text = format!("[output messages {from}..{to} were lost by the wrapper]");
+            notice(turn, m, run.record.started, &text);
+        }
+        if seq == m.output.next_seq {
+            m.nacked = None;
+            m.output.next_seq = seq + 1;
+            m.clocks.output = turn.awake;
+            let placed = m.output.append(id, day, frame.data);
+            write.output.extend(placed.rows);
+            write.trim.extend(placed.trim);
+            m.record.left_out_bytes = m.output.left_out_bytes();
+        }
+        write.acks.push((connection, DaemonFrame::OutputAck { seq }));
+        turn.effects.push(Effect::Store(write));
+        m.shown = None;
+        self.touch_run(run_id);
+    }
+
+    fn nack(&mut self, turn: &mut Turn, id: MachineRunId, connection: ConnectionId, received_seq: u64) {
+        let Some(m) = self.machine_mut(id) else { return };
+        let expected_seq = m.output.next_seq;
+        // one nack a gap: with a window, everything behind it comes from the future as well
+        let is_told = m.record.ours && m.nacked.is_some();
+        // the first after the gap: what it offers again after a reconnect begins with that one
+        m.nacked = Some(m.nacked.map_or(received_seq, |first| first.min(received_seq)));
+        if !is_told {
+            let frame = DaemonFrame::NackOutOfOrder {
+                expected_seq,
+                received_seq,
+            };
+            turn.effects.push(Effect::Send { connection, frame });
+        }
+    }
+
+    /// Output of that connection was dropped for want of memory, and there is room again.
+    pub(super) fn output_dropped(&mut self, turn: &mut Turn, connection: ConnectionId) {
+        let Some(id) = self
+            .connections
+            .get(&connection)
+            .and_then(|connection| connection.bound)
+        else {
+            return turn.effects.push(Effect::Close { connection });
+        };
+        let Some(m) = self.machine_mut(id) else { return };
+        if m.record.ours {
+            m.nacked = None;
+            let next = m.output.next_seq;
+            self.nack(turn, id, connection, next);
+        } else {
+            // it does not resend on a nack, but after a reconnect it does
+            turn.effects.push(Effect::Close { connection });
+        }
+    }
+
+    fn complete(
+        &mut self,
+        turn: &mut Turn,
+        id: MachineRunId,
+        connection: ConnectionId,
+        retcode: Option<i64>,
+        seq: Option<u64>,
+        timestamp: Option<String>,
+    ) {
+        let Some(&(run_id, place)) = self.places.get(&id) else {
+            return;
+        };
+        let Some(run) = self.runs.get_mut(&run_id) else {
+            return;
+        };
+        let m = &mut run.machines[place];
+        let ack = (connection, DaemonFrame::CompleteAck { seq });
+        if !m.is_open() {
+            // said before, or its ack was lost, or storage had no room for it: the ack stands for what is stored
+            return turn.effects.push(Effect::Store(Write {
+                facts: vec![Fact::Machine(Box::new(m.record.clone()))],
+                acks: vec![ack],
+                after_output_of: Some(id),
+                ..Write::default()
+            }));
+        }
+        if let Some(seq) = seq.filter(|seq| *seq > m.output.next_seq) {
+            if !lost_the_rest(m, seq) {
+                return self.nack(turn, id, connection, seq);
+            }
+            let text = format!(
+                "[output messages {}..{} were lost by the wrapper]",
+                m.output.next_seq,
+                seq - 1
+            );
+            m.output.next_seq = seq;
+            notice(turn, m, run.record.started, &text);
+        }
+        let timeout_s = run.record.spec.timeout_s;
+        let ran_ms = turn.awake.saturating_sub(m.clocks.started) + m.clocks.ran_before_ms;
+        let time_is_up = timeout_s > 0 && ran_ms / 1_000 >= timeout_s;
+        let retcode = true_code(retcode, m.record.kill_asked.is_some(), time_is_up);
+        m.record.wrapper_ended = timestamp;
+        let text = format!(
+            "WebSocket: Received complete message from {}:{}, retcode={retcode}",
+            run.record.instance, m.record.machine
+        );
+        turn.say(Level::Info, text);
+        self.end_machine(turn, id, retcode, false, None, vec![ack]);
+    }
+
+    fn wrapper_error(&mut self, turn: &mut Turn, id: MachineRunId, error: &str) {
+        let Some(m) = self.machine_mut(id) else { return };
+        if m.is_open() {
+            let text = format!("[SALTPETER ERROR: the wrapper reported: {error}]");
+            self.end_machine(turn, id, 255, false, Some(&text), Vec::new());
+        }
+    }
+}
+
+/// A wrapper that does not resend on a nack and offers the same future seq again has lost what lies between
+/// (fine-print.md 21).
+fn lost_the_rest(m: &MachineRun, seq: u64) -> bool {
+    !m.record.ours && m.nacked == Some(seq)
+}
+
+/// The outcome that a reported code stands for: a Python wrapper's negative codes are signals (fine-print.md 7).
+fn true_code(reported: Option<i64>, kill_asked: bool, time_is_up: bool) -> i32 {
+    match reported.and_then(|code| i32::try_from(code).ok()) {
+        Some(code) if code >= 0 => code,
+        Some(_) if kill_asked => 143,
+        Some(_) if time_is_up => 124,
+        Some(signal) => 128_i32.saturating_sub(signal),
+        None => 255,
+    }
+}

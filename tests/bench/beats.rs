@@ -1,0 +1,193 @@
+//! Thousands of connected wrappers that only beat: CPU and memory of the daemon, and no false 253.
+
+use std::io;
+
+use serde_json::Value;
+
+use crate::daemon::{Daemon, on_demand};
+use crate::report::{By, Figure, Reach};
+use crate::wrappers::Fleet;
+use crate::{Bench, procfs, sink, timing};
+
+const SIZES: [usize; 3] = [1_000, 3_000, 9_900];
+const SETTLE_MS: u64 = 6_000;
+const WINDOW_MS: u64 = 20_000;
+const START_LIMIT_MS: u64 = 180_000;
+const END_LIMIT_MS: u64 = 60_000;
+/// A heartbeat frame with its header, about.
+const BEAT_BYTES: usize = 170;
+
+/// Wrappers like the Python one.
+pub fn run(bench: &mut Bench) -> io::Result<()> {
+    SIZES.iter().try_for_each(|count| measure(bench, *count, false))
+}
+
+/// Wrappers that offer what ours offer.
+pub fn run_ours(bench: &mut Bench) -> io::Result<()> {
+    SIZES.iter().try_for_each(|count| measure(bench, *count, true))
+}
+
+fn measure(bench: &mut Bench, count: usize, ours: bool) -> io::Result<()> {
+    let windows = bench.repetitions(3);
+    let interval_ms = saltpeter::limits::HEARTBEAT_INTERVAL_MS;
+    let raw = sink::percent_of_core(count, BEAT_BYTES, interval_ms, WINDOW_MS / 2)?;
+    let mut fleet = Fleet::start(&bench.directory.join("fleet"), ours)?;
+    let text = on_demand("flock", "true", "");
+    let mut daemon = bench.start_with(count, vec![("jobs.yaml".into(), text)], &fleet.wrapper)?;
+    timing::pass_ms(1_000);
+    let empty_bytes = procfs::pss_bytes(daemon.pid());
+    let begun = timing::mono_ns();
+    let begun_cpu = daemon.cpu().own_s;
+    daemon.run("flock")?;
+    wait_until_started(bench, &mut fleet, count)?;
+    let all_started_s = timing::ms_since(begun) / 1e3;
+    let start_cpu_ms = (daemon.cpu().own_s - begun_cpu) * 1e3 / count as f64;
+    timing::pass_ms(SETTLE_MS);
+    let (mut percents, mut kilobytes, mut load) = (vec![], vec![], vec![]);
+    for _ in 0..windows {
+        let before = (daemon.cpu().own_s, procfs::cpu(fleet.pid()).own_s);
+        let begun = timing::mono_ns();
+        timing::pass_ms(WINDOW_MS);
+        let seconds = timing::ms_since(begun) / 1e3;
+        percents.push(100.0 * (daemon.cpu().own_s - before.0) / seconds);
+        load.push(100.0 * (procfs::cpu(fleet.pid()).own_s - before.1) / seconds);
+        let grown = procfs::pss_bytes(daemon.pid()).saturating_sub(empty_bytes);
+        kilobytes.push(grown as f64 / 1_024.0 / count as f64);
+    }
+    let (end_s, false_codes) = end(bench, &mut daemon, &mut fleet, count)?;
+    let to_start_ms = fleet.counts()?.to_start_ms;
+    daemon.stop()?;
+    let figure = |what, unit, samples, by, reach, raw| {
+        bench.report.figure(Figure {
+            bench: bench.name,
+            what,
+            size: format!("{count} connections"),
+            unit,
+            samples,
+            reach,
+            by,
+            raw,
+        });
+    };
+    let raw = vec![("bare loopback: one thread reads as many sockets", raw)];
+    let most = Reach::AtMost;
+    figure("beating CPU", "% of a core", percents, By::Worst, most(15.0), raw);
+    figure(
+        "memory (PSS) for each",
+        "KiB",
+        kilobytes,
+        By::Worst,
+        most(25.0),
+        vec![],
+    );
+    figure(
+        "ends that are not 0",
+        "runs",
+        vec![false_codes],
+        By::Worst,
+        most(0.0),
+        vec![],
+    );
+    let nothing = Reach::Nothing;
+    figure(
+        "TCP connect to start acked",
+        "ms",
+        to_start_ms,
+        By::Median,
+        nothing,
+        vec![],
+    );
+    figure(
+        "asked to all started",
+        "s",
+        vec![all_started_s],
+        By::Median,
+        nothing,
+        vec![],
+    );
+    figure(
+        "launch and connect CPU",
+        "ms each",
+        vec![start_cpu_ms],
+        By::Median,
+        nothing,
+        vec![],
+    );
+    figure(
+        "all completed to end visible",
+        "s",
+        vec![end_s],
+        By::Median,
+        nothing,
+        vec![],
+    );
+    figure(
+        "beating CPU of the load generator",
+        "% of a core",
+        load,
+        By::Worst,
+        nothing,
+        vec![],
+    );
+    Ok(())
+}
+
+fn wait_until_started(bench: &mut Bench, fleet: &mut Fleet, count: usize) -> io::Result<()> {
+    let begun = timing::mono_ns();
+    loop {
+        let counts = fleet.counts()?;
+        if counts.started >= count {
+            return Ok(());
+        }
+        if timing::ms_since(begun) > START_LIMIT_MS as f64 {
+            let what = format!(
+                "{} connected, {} started of {count}; lost {}, errors {:?}",
+                counts.connected, counts.started, counts.lost, counts.errors
+            );
+            bench.report.wrong(bench.name, what);
+            return Err(io::Error::other("not all wrappers started"));
+        }
+        timing::pass_ms(100);
+    }
+}
+
+/// All still run; then all complete. Seconds until that is visible, and how many ended with something else than 0.
+fn end(bench: &mut Bench, daemon: &mut Daemon, fleet: &mut Fleet, count: usize) -> io::Result<(f64, f64)> {
+    let status = daemon.status()?;
+    let runs = status["running"].as_object().into_iter().flatten();
+    let still: usize = runs
+        .filter_map(|(_, run)| run["machines"].as_array())
+        .map(Vec::len)
+        .sum();
+    if still != count {
+        bench
+            .report
+            .wrong(bench.name, format!("{still} of {count} machines still run"));
+    }
+    let begun = timing::mono_ns();
+    fleet.complete()?;
+    let results = daemon.wait_for_end("flock", END_LIMIT_MS, 100)?;
+    let seconds = timing::ms_since(begun) / 1e3;
+    let none = serde_json::Map::new();
+    let results = results.as_object().unwrap_or(&none);
+    let bad: Vec<(&String, &Value)> = results
+        .iter()
+        .filter(|(_, result)| result["retcode"] != 0)
+        .collect();
+    let counts = fleet.counts()?;
+    if !bad.is_empty() || results.len() != count || counts.lost > 0 || counts.kills > 0 {
+        let first = bad
+            .first()
+            .map(|(machine, result)| format!("{machine}: {result}"));
+        let what = format!(
+            "{} results of {count}, {} not 0 ({first:?}); lost {}, kills {}, errors {:?}",
+            results.len(),
+            bad.len(),
+            counts.lost,
+            counts.kills,
+            counts.errors
+        );
+        bench.report.wrong(bench.name, what);
+    }
+    Ok((seconds, bad.len() as f64))
+}

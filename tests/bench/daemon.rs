@@ -1,0 +1,186 @@
+//! The daemon under load: the release binary on a directory of its own, ports chosen by the kernel.
+//! Must not know: what it is loaded with.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+
+use crate::http::Client;
+use crate::procfs::{self, Cpu};
+use crate::timing;
+
+/// How a daemon is set up.
+pub struct Setup<'a> {
+    pub program: &'a Path,
+    /// Made anew; holds the configuration, the state and the logs.
+    pub directory: PathBuf,
+    pub machines: &'a [String],
+    pub wrapper: &'a Path,
+    /// The job files: name and text.
+    pub files: Vec<(String, String)>,
+}
+
+/// A running daemon. Dropped: it is killed.
+pub struct Daemon {
+    child: Child,
+    pub directory: PathBuf,
+    pub api: Client,
+    /// From the spawn to the ready line.
+    pub ready_ms: f64,
+}
+
+/// A job that is never due by itself, to be started by `POST /run`.
+pub fn on_demand(name: &str, command: &str, more: &str) -> String {
+    scheduled(name, "0 0 0 1 1 *", "2099", command, more)
+}
+
+/// A job: schedule as `sec min hour dom mon dow`, and further lines of YAML.
+pub fn scheduled(name: &str, when: &str, year: &str, command: &str, more: &str) -> String {
+    let fields = ["sec", "min", "hour", "dom", "mon", "dow"];
+    let mut text = format!("{name}:\n");
+    for (field, value) in fields.iter().zip(when.split(' ')) {
+        // a String takes every write
+        let _ = writeln!(text, "  {field}: '{value}'");
+    }
+    let command = Value::from(command);
+    let _ = write!(
+        text,
+        "  year: '{year}'\n  targets: '*'\n  command: {command}\n{more}"
+    );
+    text
+}
+
+impl Daemon {
+    /// Writes the configuration, starts the daemon and waits for its ready line.
+    pub fn start(setup: Setup<'_>) -> io::Result<Daemon> {
+        let directory = setup.directory;
+        let _ = fs::remove_dir_all(&directory);
+        fs::create_dir_all(directory.join("conf"))?;
+        let settings = json!({"saltpeter_config": {
+            "executor": "local",
+            "local_machines": setup.machines,
+            "state_dir": directory.join("state"),
+            "logdir": directory.join("log"),
+            "default_wrapper_logdir": directory.join("wrapper-log"),
+            "default_wrapper_path": setup.wrapper,
+            "default_wrapper_loglevel": "off",
+            "api_ws_port": 0, "machines_ws_port": 0,
+            "api_ws_bind_addr": "127.0.0.1", "machines_ws_bind_addr": "127.0.0.1",
+            "default_saltpeter_server_host": "127.0.0.1",
+            "api_open": true,
+        }});
+        // JSON is YAML
+        fs::write(directory.join("conf/settings.yaml"), settings.to_string())?;
+        for (name, text) in setup.files {
+            fs::write(directory.join("conf").join(name), text)?;
+        }
+        let log = fs::File::create(directory.join("daemon.log"))?;
+        let begun = timing::mono_ns();
+        let child = Command::new(setup.program)
+            .arg("-c")
+            .arg(directory.join("conf"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()?;
+        let mut daemon = Daemon {
+            child,
+            api: Client::new(([127, 0, 0, 1], 0).into()),
+            directory,
+            ready_ms: 0.0,
+        };
+        daemon.api = Client::new(daemon.wait_until_ready()?);
+        daemon.ready_ms = timing::ms_since(begun);
+        Ok(daemon)
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// CPU seconds so far.
+    pub fn cpu(&self) -> Cpu {
+        procfs::cpu(self.pid())
+    }
+
+    /// `POST /run`; the instance.
+    pub fn run(&mut self, job: &str) -> io::Result<String> {
+        let (status, answer) = self.api.post("/run", &json!({"job": job}))?;
+        match answer["instance"].as_str() {
+            Some(instance) if status == 200 => Ok(instance.to_string()),
+            _ => Err(io::Error::other(format!("run {job}: {status} {answer}"))),
+        }
+    }
+
+    /// `GET /status`.
+    pub fn status(&mut self) -> io::Result<Value> {
+        let (status, answer) = self.api.get("/status")?;
+        match status {
+            200 => Ok(answer),
+            _ => Err(io::Error::other(format!("status: {status} {answer}"))),
+        }
+    }
+
+    /// The codes of a job's last run by machine, once it has ended.
+    pub fn wait_for_end(&mut self, job: &str, limit_ms: u64, every_ms: u64) -> io::Result<Value> {
+        let begun = timing::mono_ns();
+        loop {
+            let status = self.status()?;
+            let running = status["running"].as_object();
+            let runs = running.is_some_and(|runs| runs.values().any(|run| run["name"] == job));
+            let results = &status["state"][job]["results"];
+            if !runs && results.as_object().is_some_and(|results| !results.is_empty()) {
+                return Ok(results.clone());
+            }
+            if timing::ms_since(begun) > limit_ms as f64 {
+                return Err(io::Error::other(format!("{job} has not ended: {results}")));
+            }
+            timing::pass_ms(every_ms);
+        }
+    }
+
+    /// SIGTERM, and its exit; the exit's milliseconds.
+    pub fn stop(mut self) -> io::Result<f64> {
+        let begun = timing::mono_ns();
+        if let Some(pid) = Pid::from_raw(self.pid() as i32) {
+            kill_process(pid, Signal::TERM)?;
+        }
+        let ended = timing::until(10_000, 2, || self.child.try_wait().ok().flatten());
+        match ended {
+            Some(_) => Ok(timing::ms_since(begun)),
+            None => Err(io::Error::other("the daemon does not end after SIGTERM")),
+        }
+    }
+
+    fn wait_until_ready(&mut self) -> io::Result<SocketAddr> {
+        let path = self.directory.join("daemon.log");
+        let found = timing::until(120_000, 2, || {
+            let log = fs::read_to_string(&path).unwrap_or_default();
+            if let Some((_, rest)) = log.split_once("listening: api ")
+                && let Some((address, _)) = rest.split_once(',')
+            {
+                return Some(Ok(address.parse().map_err(io::Error::other)));
+            }
+            match self.child.try_wait() {
+                Ok(None) => None,
+                ended => Some(Err(io::Error::other(format!(
+                    "the daemon ended: {ended:?}\n{log}"
+                )))),
+            }
+        });
+        found.unwrap_or_else(|| Err(io::Error::other("no ready line")))?
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

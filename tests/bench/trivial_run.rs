@@ -1,0 +1,90 @@
+//! What a run of `true` costs, everything counted: daemon, wrapper, guardian, shell. This process is the subreaper of
+//! what the daemon starts, so the kernel adds up what each detached wrapper used, its own children included.
+
+use std::io;
+
+use rustix::process::{Pid, WaitOptions, set_child_subreaper, wait};
+use serde_json::json;
+
+use crate::daemon::{Daemon, on_demand};
+use crate::report::{By, Figure, Reach};
+use crate::{Bench, procfs, raw, timing};
+
+const SIZES: [usize; 3] = [30, 100, 300];
+const ROUNDS: usize = 5;
+const LIMIT_MS: u64 = 30_000;
+
+pub fn run(bench: &mut Bench) -> io::Result<()> {
+    let raw_ms = raw::shell_cpu_ms(200)?;
+    set_child_subreaper(Some(rustix::process::getpid()))?;
+    let measured = SIZES.iter().try_for_each(|runs| measure(bench, *runs, raw_ms));
+    set_child_subreaper(None)?;
+    measured
+}
+
+fn measure(bench: &mut Bench, runs: usize, raw_ms: f64) -> io::Result<()> {
+    let text = on_demand("trivial", "true", "");
+    let mut daemon = bench.start(1, vec![("jobs.yaml".into(), text)])?;
+    // cold caches are no part of it
+    run_once(&mut daemon)?;
+    let (mut all, mut own, mut wrappers, mut wall) = (vec![], vec![], vec![], vec![]);
+    for _ in 0..bench.repetitions(ROUNDS) {
+        let begun = timing::mono_ns();
+        let before = (daemon.cpu(), procfs::cpu(std::process::id()).children_s);
+        for _ in 0..runs {
+            run_once(&mut daemon)?;
+        }
+        let after = (daemon.cpu(), procfs::cpu(std::process::id()).children_s);
+        let each = |seconds: f64| seconds * 1e3 / runs as f64;
+        let launchers = after.0.children_s - before.0.children_s;
+        own.push(each(after.0.own_s - before.0.own_s));
+        wrappers.push(each(launchers + after.1 - before.1));
+        all.push(each(after.0.all_s() - before.0.all_s() + after.1 - before.1));
+        wall.push(timing::ms_since(begun) / runs as f64);
+    }
+    let results = daemon.wait_for_end("trivial", LIMIT_MS, 50)?;
+    if results["m00000"]["retcode"] != 0 {
+        bench
+            .report
+            .wrong(bench.name, format!("true ended with {results}"));
+    }
+    daemon.stop()?;
+    let figure = |what, samples, reach| {
+        bench.report.figure(Figure {
+            bench: bench.name,
+            what,
+            size: format!("{runs} runs, one after the other"),
+            unit: "ms each",
+            samples,
+            reach,
+            by: By::Median,
+            raw: vec![("/bin/sh -c true, CPU", raw_ms)],
+        });
+    };
+    figure("CPU of everything", all, Reach::AtMost(10.0));
+    figure("CPU of the daemon", own, Reach::Nothing);
+    figure("CPU of wrapper and command", wrappers, Reach::Nothing);
+    figure("asked to the wrapper's exit (wall time)", wall, Reach::Nothing);
+    Ok(())
+}
+
+/// One run, until its wrapper has ended: it does when its completion is acked.
+fn run_once(daemon: &mut Daemon) -> io::Result<()> {
+    let begun = timing::mono_ns();
+    loop {
+        match daemon.api.post("/run", &json!({"job": "trivial"}))? {
+            (200, _) => break,
+            // the end is acked, and not yet seen by the API
+            (409, _) if timing::ms_since(begun) < LIMIT_MS as f64 => timing::pass_ms(1),
+            (status, answer) => return Err(io::Error::other(format!("run: {status} {answer}"))),
+        }
+    }
+    let own = Pid::from_raw(daemon.pid() as i32);
+    loop {
+        match wait(WaitOptions::empty())? {
+            Some((pid, _)) if Some(pid) == own => return Err(io::Error::other("the daemon ended")),
+            Some(_) => return Ok(()),
+            None => {}
+        }
+    }
+}
