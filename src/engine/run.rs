@@ -8,6 +8,7 @@ use log::Level;
 
 use crate::clock::Wall;
 use crate::config::{Delivery, ExecutorKind, JobSpec, is_loopback_host};
+use crate::engine::board::outcome_word;
 use crate::engine::control::{Wanted, control_fact, say_audit};
 use crate::engine::effect::{Answer, Dispatch, Effect, Fact, JobLogEntry, JobLogLine, Write};
 use crate::engine::event::RequestId;

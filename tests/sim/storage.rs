@@ -108,6 +108,7 @@ impl Storage {
             next_machine_run: self.machines.keys().next_back().map_or(1, |id| id.0 + 1),
             jobs: self.jobs.values().cloned().collect(),
             runs: wanted.iter().filter_map(|id| self.load(*id)).collect(),
+            controls: Vec::new(),
         }
     }
 
@@ -328,6 +329,8 @@ impl World {
                     storage.jobs.insert(job.job.clone(), job);
                 }
                 Fact::LastLook(at) => storage.last_look = Some(at),
+                // the simulation pauses nothing
+                Fact::Control(_) => {}
             }
         }
     }
