@@ -473,7 +473,7 @@ impl Engine {
     fn shut_down(&mut self, turn: &mut Turn) {
         self.is_shutting_down = true;
         if let Some(look) = self.last_look_s
-            && self.unstored_misses.is_empty()
+            && self.all_verdicts_are_stored()
         {
             turn.store(vec![Fact::LastLook(crate::clock::Wall::from_secs(look))]);
         }
