@@ -184,6 +184,7 @@ fn engine_settings(settings: &Settings, ports: &Ports) -> io::Result<EngineSetti
         seed,
         private_link: is_local && is_private,
         own_wrapper_by_default: is_local,
+        machines_share_a_host: is_local,
     })
 }
 

@@ -58,6 +58,8 @@ pub struct EngineSettings {
     pub private_link: bool,
     /// Without a `wrapper_path` or `default_wrapper_path` the executor starts our own wrapper (local executor).
     pub own_wrapper_by_default: bool,
+    /// All machines are this host (local executor): an explicit `lockfile` becomes one per machine (fine-print.md 28).
+    pub machines_share_a_host: bool,
 }
 
 /// The state owner.
