@@ -89,7 +89,7 @@ fn start(opened: Opened, signals: Caught, descriptors: usize) -> io::Result<(Tur
     let feed = Arc::new(Feed::new(first_board(&mut engine, &config)));
     let asks = Arc::new(Asks::new(lanes.control.clone()));
     let storage = storage.start(storage_ports(&lanes, &connections))?;
-    let shared = Arc::new(Shared::new(feed.clone(), asks.clone(), storage.reader()));
+    let shared = Arc::new(Shared::new(feed.clone(), asks.clone(), storage.reader())?);
     let job_log = Arc::new(logfile::start(settings.logdir.clone(), storage.reader())?);
     let current: CurrentSettings = Arc::new(RwLock::new(settings.clone()));
     let (url, _) = ports.local_url();

@@ -5,4 +5,5 @@ mod cli;
 mod daemon;
 mod endpoint;
 mod support;
+mod ui;
 mod wrapper;
