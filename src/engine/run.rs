@@ -8,6 +8,7 @@ use log::Level;
 
 use crate::clock::Wall;
 use crate::config::{Delivery, ExecutorKind, JobSpec, is_loopback_host};
+use crate::engine::board::outcome_word;
 use crate::engine::control::{Wanted, control_fact, say_audit};
 use crate::engine::effect::{Answer, Dispatch, Effect, Fact, JobLogEntry, JobLogLine, Write};
 use crate::engine::event::RequestId;
@@ -417,6 +418,11 @@ impl Engine {
             }
         }
         run.waiting.extend(waiting);
+        if let Some(state) = self.jobs.get_mut(run.record.job.as_str()) {
+            for (_, retcode) in &log {
+                *state.counts.machines.entry(outcome_word(*retcode)).or_default() += 1;
+            }
+        }
         write.facts.push(Fact::Run(Box::new(run.record.clone())));
         let follow = log
             .into_iter()

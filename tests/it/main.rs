@@ -1,5 +1,6 @@
 //! The integration tests, on the real binaries.
 
+mod api;
 mod cli;
 mod daemon;
 mod endpoint;
