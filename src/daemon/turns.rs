@@ -184,6 +184,9 @@ fn name(event: &Event) -> &'static str {
         Event::Config(_) => "config",
         Event::Request { .. } => "request",
         Event::Listening => "listening",
+        Event::ExecutorTrouble { .. } => "executor trouble",
+        Event::Returned { .. } => "returned",
+        Event::Published { .. } => "published",
         Event::Shutdown => "shutdown",
     }
 }

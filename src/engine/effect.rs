@@ -44,6 +44,8 @@ pub enum Effect {
     },
     /// Start wrappers. Answered per machine run.
     Dispatch(Dispatch),
+    /// End a command that runs without a wrapper, and report its end whatever becomes of it.
+    Terminate { machine_run: MachineRunId },
     /// A line or block for a job's log file.
     JobLog(JobLogEntry),
     /// A line for the daemon's log.
@@ -107,6 +109,13 @@ pub struct Dispatch {
     pub machines: Vec<(MachineRunId, String)>,
     /// Command and environment travel in the dispatch.
     pub env_delivery: bool,
+    /// When it was made, as stored with its machine runs; no two dispatches have the same, and it is even. Salt's job id
+    /// comes of it, so that a dispatch that is repeated bears the same.
+    pub at: Wall,
+    /// It may have been sent before a restart.
+    pub again: bool,
+    /// The command itself is to be run, without a wrapper. Answered per machine by [`super::event::Event::Returned`].
+    pub plain: bool,
 }
 
 /// Lines of a job's log file, exactly as fine-print.md has them.

@@ -83,6 +83,18 @@ pub enum Event {
         finished: bool,
         error: Option<String>,
     },
+    /// The executor cannot reach machines (no Salt, its master is away), or can again.
+    ExecutorTrouble { reason: Option<String> },
+    /// The executor has asked these machines for a launch: their time counts from now.
+    Published { machine_runs: Vec<MachineRunId> },
+    /// A command that ran without a wrapper has ended.
+    Returned {
+        machine_run: MachineRunId,
+        retcode: i32,
+        output: Vec<u8>,
+        /// A line of the daemon's own after the output.
+        note: Option<String>,
+    },
     /// The executor started the wrapper.
     Launched { machine_run: MachineRunId },
     /// The executor could not start it: the machine run ends with `retcode` and `text`.

@@ -141,6 +141,12 @@ impl Engine {
             turn.store(facts);
             return;
         }
+        if last - self.last_look_stored_s >= limits::LAST_LOOK_STORE_S {
+            self.store_last_look(turn, last);
+            if self.storage_trouble.is_none() {
+                self.store_misses(turn);
+            }
+        }
         self.last_look_s = Some(now_s);
         while let Some((next, _)) = self.due.first()
             && *next <= now_s
@@ -150,20 +156,19 @@ impl Engine {
             };
             self.fall_due(turn, &name, next, now_s);
         }
-        if now_s - self.last_look_stored_s >= limits::LAST_LOOK_STORE_S {
-            self.store_last_look(turn, now_s);
-            if self.storage_trouble.is_none() {
-                self.store_misses(turn);
-            }
-        }
     }
 
     fn store_last_look(&mut self, turn: &mut Turn, now_s: i64) {
-        // while a miss is in memory alone, a restart must look at its due time again
-        if self.unstored_misses.is_empty() {
+        // while a verdict is in memory alone, a restart must look at its due time again
+        if self.all_verdicts_are_stored() {
             self.last_look_stored_s = now_s;
             turn.store(vec![Fact::LastLook(Wall::from_secs(now_s))]);
         }
+    }
+
+    pub(super) fn all_verdicts_are_stored(&self) -> bool {
+        let is_verdict = |waiting: &Waiting| matches!(waiting, Waiting::Misses(_) | Waiting::Start { .. });
+        self.unstored_misses.is_empty() && !self.tickets.values().any(is_verdict)
     }
 
     /// Due times of a job from `first` to now: the latest may start, each other is missed.

@@ -192,6 +192,9 @@ impl Engine {
             return;
         };
         let m = &mut run.machines[place];
+        if m.plain {
+            return super::plain::terminate(turn, m);
+        }
         let Some(connection) = m.connection else { return };
         let can_hear = match m.record.stage {
             MachineStage::Started => true,

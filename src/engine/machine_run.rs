@@ -16,6 +16,8 @@ use crate::limits;
 #[derive(Debug)]
 pub struct MachineRun {
     pub record: MachineRecord,
+    /// No wrapper: the executor runs the command (`use_wrapper: false`).
+    pub plain: bool,
     pub output: Output,
     /// The socket that speaks for it now.
     pub connection: Option<ConnectionId>,
@@ -106,6 +108,7 @@ impl MachineRun {
         });
         MachineRun {
             output: Output::new(spec.output_limit_bytes, position),
+            plain: !spec.use_wrapper,
             record,
             connection: None,
             clocks,
@@ -154,13 +157,17 @@ impl MachineRun {
                 Some(sent) if passed(sent, limits::DISPATCH_TIMEOUT_MS) => Overdue::Dispatch,
                 _ => Overdue::Nothing,
             },
-            MachineStage::Launched if passed(self.clocks.launched, spec.start_timeout_ms) => Overdue::Connect,
+            MachineStage::Launched if !self.plain && passed(self.clocks.launched, spec.start_timeout_ms) => {
+                Overdue::Connect
+            }
             // a Python wrapper does not beat before its start
             MachineStage::Permitted if !self.record.ours => self.late_start(awake),
             MachineStage::Permitted => match self.silence(spec, awake) {
                 Overdue::Nothing => self.late_start(awake),
                 silence => silence,
             },
+            // nobody beats for it; the executor watches it
+            MachineStage::Started if self.plain => Overdue::Nothing,
             MachineStage::Started => match self.silence(spec, awake) {
                 Overdue::Nothing if self.timed_out(spec, awake) => Overdue::Timeout,
                 silence => silence,

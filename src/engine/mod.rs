@@ -20,6 +20,7 @@ mod kill;
 mod machine_run;
 mod outcome;
 mod output;
+mod plain;
 mod random;
 mod recover;
 mod report;
@@ -53,10 +54,12 @@ pub type AwakeMs = u64;
 pub struct EngineSettings {
     /// Seed of draws, shuffles and tokens: fresh from the kernel in the daemon, fixed in tests.
     pub seed: [u8; 32],
-    /// The link between wrapper and daemon is private (loopback), so that jobs may travel over it.
+    /// The link between wrapper and daemon is private even without TLS (loopback), so that jobs may travel over it.
     pub private_link: bool,
     /// Without a `wrapper_path` or `default_wrapper_path` the executor starts our own wrapper (local executor).
     pub own_wrapper_by_default: bool,
+    /// All machines are this host (local executor): an explicit `lockfile` becomes one per machine (fine-print.md 28).
+    pub machines_share_a_host: bool,
 }
 
 /// The state owner.
@@ -70,6 +73,10 @@ pub struct Engine {
     is_shutting_down: bool,
     /// Why storage cannot write, if it cannot.
     storage_trouble: Option<String>,
+    /// Why the executor cannot reach machines, if it cannot.
+    executor_trouble: Option<String>,
+    /// When the last dispatch was made.
+    last_dispatch: crate::clock::Wall,
     jobs: BTreeMap<Arc<str>, job::JobState>,
     /// Next due second of each job that has one.
     due: BTreeSet<(i64, Arc<str>)>,
@@ -198,6 +205,8 @@ impl Engine {
             is_listening: false,
             is_shutting_down: false,
             storage_trouble: None,
+            executor_trouble: None,
+            last_dispatch: crate::clock::Wall(0),
             jobs: BTreeMap::new(),
             due: BTreeSet::new(),
             last_look_s: recovered.last_look.map(|look| look.secs()),
@@ -286,6 +295,14 @@ impl Engine {
             } => {
                 self.resolved(turn, run, up, down, finished, error);
             }
+            Event::ExecutorTrouble { reason } => self.executor_troubled(turn, reason),
+            Event::Published { machine_runs } => self.published(turn, &machine_runs),
+            Event::Returned {
+                machine_run,
+                retcode,
+                output,
+                note,
+            } => self.returned(turn, machine_run, retcode, output, note.as_deref()),
             Event::Launched { machine_run } => self.launched(turn, machine_run),
             Event::LaunchFailed {
                 machine_run,
@@ -379,6 +396,15 @@ impl Engine {
         }
     }
 
+    fn executor_troubled(&mut self, turn: &mut Turn, reason: Option<String>) {
+        match &reason {
+            Some(reason) => turn.say(Level::Error, format!("no machine can be reached: {reason}")),
+            None => turn.say(Level::Info, "machines can be reached again".into()),
+        }
+        self.executor_trouble = reason;
+        self.shown.is_changed = true;
+    }
+
     /// Storage refused writes for a while: everything in memory is written once more.
     fn store_all(&mut self, turn: &mut Turn) {
         let mut runs: Vec<&Run> = self.runs.values().filter(|run| run.is_stored).collect();
@@ -449,7 +475,7 @@ impl Engine {
     fn shut_down(&mut self, turn: &mut Turn) {
         self.is_shutting_down = true;
         if let Some(look) = self.last_look_s
-            && self.unstored_misses.is_empty()
+            && self.all_verdicts_are_stored()
         {
             turn.store(vec![Fact::LastLook(crate::clock::Wall::from_secs(look))]);
         }

@@ -2,11 +2,13 @@
 //! Must not know: frames, schedules, how anything ends.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
 
 use log::Level;
 
 use crate::clock::Wall;
-use crate::config::{Delivery, JobSpec};
+use crate::config::{Delivery, ExecutorKind, JobSpec, is_loopback_host};
+use crate::engine::board::outcome_word;
 use crate::engine::control::{Wanted, control_fact, say_audit};
 use crate::engine::effect::{Answer, Dispatch, Effect, Fact, JobLogEntry, JobLogLine, Write};
 use crate::engine::event::RequestId;
@@ -140,6 +142,7 @@ impl Engine {
             ),
             None => (None, None, spec, None),
         };
+        let spec = self.with_wrapper(spec);
         let id = RunId(self.next_run);
         self.next_run += 1;
         let mut record = RunRecord {
@@ -163,6 +166,17 @@ impl Engine {
             state.open.push(id);
         }
         self.store_start(turn, id, request);
+    }
+
+    /// The local executor always has a wrapper (fine-print.md 28).
+    fn with_wrapper(&self, spec: Arc<JobSpec>) -> Arc<JobSpec> {
+        match spec.use_wrapper || self.config.settings.executor == ExecutorKind::Salt {
+            true => spec,
+            false => Arc::new(JobSpec {
+                use_wrapper: true,
+                ..JobSpec::clone(&spec)
+            }),
+        }
     }
 
     /// The instance name of a job that fires now, with `_2`... until nobody bears it.
@@ -347,7 +361,7 @@ impl Engine {
             spec.batch_size,
             &mut self.random,
         );
-        let env_delivery = !self.delivers_over_socket(spec);
+        let env_delivery = !spec.use_wrapper || !self.delivers_over_socket(spec);
         let mut write = Write::default();
         let mut waiting = Vec::new();
         let mut log = Vec::new();
@@ -404,6 +418,11 @@ impl Engine {
             }
         }
         run.waiting.extend(waiting);
+        if let Some(state) = self.jobs.get_mut(run.record.job.as_str()) {
+            for (_, retcode) in &log {
+                *state.counts.machines.entry(outcome_word(*retcode)).or_default() += 1;
+            }
+        }
         write.facts.push(Fact::Run(Box::new(run.record.clone())));
         let follow = log
             .into_iter()
@@ -444,20 +463,21 @@ impl Engine {
             return;
         }
         let places: Vec<usize> = run.waiting.drain(..room).collect();
+        let at = next_dispatch(&mut self.last_dispatch, turn.now.wall);
         let mut machines = Vec::with_capacity(room);
         let mut facts = Vec::with_capacity(room);
         let mut env_delivery = false;
         for place in places {
             let m = &mut run.machines[place];
             m.record.stage = MachineStage::Dispatched;
-            m.record.dispatched = Some(turn.now.wall);
+            m.record.dispatched = Some(at);
             m.clocks.dispatched = (!m.record.env_delivery).then_some(turn.awake);
             m.shown = None;
             env_delivery = m.record.env_delivery;
             facts.push(Fact::Machine(Box::new(m.record.clone())));
             machines.push((m.record.id, m.record.machine.clone()));
         }
-        let dispatch = dispatch_effect(run, machines, env_delivery);
+        let dispatch = dispatch_effect(run, machines, env_delivery, at, false);
         self.touch_run(id);
         if env_delivery {
             // it is sent once and never repeated: only after it is stored that it was
@@ -526,21 +546,15 @@ impl Engine {
     /// Whether the job travels over the socket (fine-print.md 23).
     fn delivers_over_socket(&self, spec: &JobSpec) -> bool {
         let settings = &self.config.settings;
-        let path = spec
-            .wrapper_path
-            .as_ref()
-            .or(settings.default_wrapper_path.as_ref());
-        let is_ours = match path {
-            Some(path) => path
-                .split_whitespace()
-                .next()
-                .is_some_and(|word| word.rsplit('/').next() == Some("sp-wrapper")),
-            None => self.settings.own_wrapper_by_default,
-        };
+        let by_default = self.settings.own_wrapper_by_default;
+        let is_private = self.settings.private_link
+            || settings.is_wrapper_tls(spec, by_default)
+            || settings.executor == ExecutorKind::Salt
+                && settings.server_host(spec).is_some_and(is_loopback_host);
         match spec.delivery {
             Delivery::Env => false,
-            Delivery::Auto => is_ours && self.settings.private_link,
-            Delivery::Socket => self.settings.private_link,
+            Delivery::Auto => is_private && settings.is_wrapper_ours(spec, by_default),
+            Delivery::Socket => is_private,
         }
     }
 
@@ -569,6 +583,8 @@ pub(super) fn dispatch_effect(
     run: &Run,
     machines: Vec<(MachineRunId, String)>,
     env_delivery: bool,
+    at: Wall,
+    again: bool,
 ) -> Dispatch {
     Dispatch {
         run: run.record.id,
@@ -578,5 +594,19 @@ pub(super) fn dispatch_effect(
         spec: run.record.spec.clone(),
         machines,
         env_delivery,
+        at,
+        again,
+        plain: !run.record.spec.use_wrapper,
     }
+}
+
+/// The moment of a dispatch that is made now: even, and no other has it.
+fn next_dispatch(last: &mut Wall, now: Wall) -> Wall {
+    let mut at = Wall(now.0 & !1);
+    // several of one turn, or of a clock that was set back a little
+    if at <= *last && last.0 - at.0 < 1_000_000 {
+        at = Wall(last.0 + 2);
+    }
+    *last = at;
+    at
 }

@@ -3,7 +3,9 @@
 
 mod glob;
 mod launch;
+pub mod link;
 pub mod local;
+mod salt;
 
 use std::io;
 use std::sync::Arc;
@@ -14,10 +16,11 @@ use parking_lot::RwLock;
 use crate::config::{ExecutorKind, JobSpec, Settings};
 use crate::engine::effect::Dispatch;
 use crate::engine::event::Event;
-use crate::engine::record::RunId;
+use crate::engine::record::{MachineRunId, RunId};
 use crate::limits;
 use crate::thread::{self, Actor};
 use crate::wake::Waker;
+use link::Entrance;
 
 /// The settings in force, shared with whoever reloads them.
 pub type CurrentSettings = Arc<RwLock<Arc<Settings>>>;
@@ -28,7 +31,9 @@ pub enum Order {
     /// Answered by [`Event::Resolved`].
     Resolve { run: RunId, spec: Arc<JobSpec> },
     /// Answered per machine by [`Event::Launched`] or [`Event::LaunchFailed`].
-    Dispatch(Dispatch),
+    Dispatch(Box<Dispatch>),
+    /// End a command that runs without a wrapper; answered by [`Event::Returned`].
+    Terminate { machine_run: MachineRunId },
 }
 
 /// The running executor thread; dropping it ends the thread, launched wrappers live on.
@@ -39,10 +44,10 @@ pub struct Executor {
     _thread: Actor,
 }
 
-/// Starts the executor of that kind. `url` is what wrappers on this host connect to, without its query.
+/// Starts the executor of that kind. `entrance` is where wrappers connect to.
 pub fn start(
     kind: ExecutorKind,
-    url: String,
+    entrance: Entrance,
     settings: CurrentSettings,
     events: Sender<Event>,
 ) -> io::Result<Executor> {
@@ -50,14 +55,13 @@ pub fn start(
     let bell = Arc::new(Waker::new()?);
     let thread = match kind {
         ExecutorKind::Local => {
-            let local = local::Local::new(url, settings, events, queue, bell.clone());
+            let local = local::Local::new(entrance, settings, events, queue, bell.clone());
             thread::spawn("executor", limits::STACK_BYTES, move || local.run())?
         }
-        ExecutorKind::Salt => thread::spawn("executor", limits::STACK_BYTES, move || {
-            for order in queue {
-                refuse(order, &events);
-            }
-        })?,
+        ExecutorKind::Salt => {
+            let salt = salt::Salt::new(entrance, settings, events, queue, bell.clone());
+            thread::spawn("executor", limits::STACK_BYTES, move || salt.run())?
+        }
     };
     let ring = bell.clone();
     Ok(Executor {
@@ -76,32 +80,6 @@ impl Executor {
                 Ok(())
             }
             Err(TrySendError::Full(order) | TrySendError::Disconnected(order)) => Err(order),
-        }
-    }
-}
-
-/// This build reaches no minions: every run says so (fine-print.md 31).
-fn refuse(order: Order, events: &Sender<Event>) {
-    let reason =
-        "this build has no Salt executor: set 'executor: local' in saltpeter_config, or install one that has";
-    match order {
-        Order::Resolve { run, .. } => {
-            let _ = events.send(Event::Resolved {
-                run,
-                up: Vec::new(),
-                down: Vec::new(),
-                finished: true,
-                error: Some(reason.to_string()),
-            });
-        }
-        Order::Dispatch(dispatch) => {
-            for (machine_run, _) in dispatch.machines {
-                let _ = events.send(Event::LaunchFailed {
-                    machine_run,
-                    retcode: 255,
-                    text: reason.to_string(),
-                });
-            }
         }
     }
 }
