@@ -6,7 +6,7 @@ use std::io;
 use crate::daemon::{Daemon, on_demand};
 use crate::report::{By, Figure, Reach};
 use crate::{Bench, procfs, raw, timing};
-use rustix::process::{Pid, WaitOptions, set_child_subreaper, wait};
+use rustix::process::{WaitOptions, set_child_subreaper, wait};
 
 const SIZES: [usize; 3] = [30, 100, 300];
 /// Taken in turn: the end of a run is acked before the API shows it.
@@ -72,14 +72,27 @@ fn measure(bench: &mut Bench, runs: usize, raw_ms: f64) -> io::Result<()> {
 /// One run, until its wrapper has ended: it does when its completion is acked.
 fn run_once(daemon: &mut Daemon, job: usize) -> io::Result<()> {
     daemon.run(&name(job))?;
-    let own = Pid::from_raw(daemon.pid() as i32);
-    loop {
+    // several processes of a run become ours one after the other; the daemon alone is left when all have ended
+    let own = daemon.pid().to_string();
+    let begun = timing::mono_ns();
+    let mut reaped = 0;
+    while reaped == 0 || children()?.trim() != own {
+        if timing::ms_since(begun) > LIMIT_MS as f64 {
+            return Err(io::Error::other("the wrapper does not end"));
+        }
         match wait(WaitOptions::empty())? {
-            Some((pid, _)) if Some(pid) == own => return Err(io::Error::other("the daemon ended")),
-            Some(_) => return Ok(()),
+            Some((pid, _)) if pid.as_raw_pid().to_string() == own => {
+                return Err(io::Error::other("the daemon ended"));
+            }
+            Some(_) => reaped += 1,
             None => {}
         }
     }
+    Ok(())
+}
+
+fn children() -> io::Result<String> {
+    std::fs::read_to_string(format!("/proc/self/task/{}/children", std::process::id()))
 }
 
 fn name(job: usize) -> String {
