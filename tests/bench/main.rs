@@ -36,6 +36,8 @@ pub struct Bench {
     pub name: &'static str,
     daemon: PathBuf,
     /// As it is shipped.
+    built_wrapper: PathBuf,
+    /// A copy that only this bench runs.
     pub sp_wrapper: PathBuf,
     pub directory: PathBuf,
     pub is_quick: bool,
@@ -115,21 +117,17 @@ fn main() -> ExitCode {
     let daemon = PathBuf::from(env!("CARGO_BIN_EXE_saltpeter"));
     let mut bench = Bench {
         name: "",
-        sp_wrapper: daemon.with_file_name("../wrapper/sp-wrapper"),
+        built_wrapper: daemon.with_file_name("../wrapper/sp-wrapper"),
+        sp_wrapper: directory.join("sp-wrapper"),
         daemon,
         directory,
         is_quick: flags.iter().any(|flag| flag == "--quick"),
         report: Reporter::new(),
     };
-    match std::fs::canonicalize(&bench.sp_wrapper) {
-        Ok(path) => bench.sp_wrapper = path,
-        Err(error) => {
-            eprintln!(
-                "'{}': {error}; tests/bench/run builds it",
-                bench.sp_wrapper.display()
-            );
-            return ExitCode::from(2);
-        }
+    if !bench.built_wrapper.is_file() {
+        let path = bench.built_wrapper.display();
+        eprintln!("there is no '{path}'; tests/bench/run builds it");
+        return ExitCode::from(2);
     }
     for (name, run) in BENCHES {
         if names.is_empty() || names.iter().any(|wanted| wanted == name) {
@@ -144,17 +142,30 @@ fn main() -> ExitCode {
 
 fn one(bench: &mut Bench, name: &'static str, run: Run) {
     bench.name = name;
-    let ended = std::fs::create_dir_all(&bench.directory).and_then(|()| run(bench));
+    let ended = prepare(bench).and_then(|()| run(bench));
+    // wrappers of a daemon that is gone go on trying for an hour
+    for pid in procfs::running(&bench.sp_wrapper) {
+        if let Some(pid) = rustix::process::Pid::from_raw(pid as i32) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+    }
     match ended {
         // what is left says why
         Err(error) => {
-            let left = bench.directory.display();
-            bench.report.wrong(name, format!("{error}; see {left}"));
             let kept = bench.directory.with_extension(name);
+            let what = format!("{error}; see {}", kept.display());
+            bench.report.wrong(name, what);
             let _ = std::fs::rename(&bench.directory, kept);
         }
         Ok(()) => {
             let _ = std::fs::remove_dir_all(&bench.directory);
         }
     }
+}
+
+/// A directory, and a wrapper in it that nobody else runs: processes are found by their file.
+fn prepare(bench: &Bench) -> io::Result<()> {
+    std::fs::create_dir_all(&bench.directory)?;
+    std::fs::copy(&bench.built_wrapper, &bench.sp_wrapper)?;
+    Ok(())
 }

@@ -15,6 +15,7 @@ use crate::{Bench, procfs, raw, timing};
 const STARTS: usize = 50;
 /// Wrappers that idle at a time.
 const SIZES: [usize; 3] = [1, 10, 100];
+const LIMIT_MS: u64 = 30_000;
 const IDLE_MS: u64 = 20_000;
 
 pub fn run(bench: &mut Bench) -> io::Result<()> {
@@ -61,6 +62,13 @@ pub fn run(bench: &mut Bench) -> io::Result<()> {
             wrappers.push(wrapper);
         }
         timing::pass_ms(2_000);
+        // wrapper and guardian of each; those refused before have gone
+        let only_these = || (procfs::running(&bench.sp_wrapper).len() == 2 * count).then_some(());
+        if timing::until(LIMIT_MS, 20, only_these).is_none() {
+            return Err(io::Error::other(
+                "there are other wrappers than those started here",
+            ));
+        }
         let (memory, percent) = idle(bench, count);
         let size = format!("{count} wrappers");
         figure(
