@@ -32,6 +32,15 @@ const NOT_STARTED: i32 = 254;
 const NO_ANSWER: i32 = 255;
 const NO_RESPONSE: &str = "Target did not respond";
 
+/// Before the wrapper's path. The command is a template, the only thing that Salt renders on the minion. One dispatch
+/// serves all minions, and each wrapper must know which it is on: `env` sets that whatever the minion's shell is. And
+/// a wrapper must outlive the minion's service where systemd kills all of its control group (salt.md 5): then it gets
+/// a scope of its own, as Salt does it for package managers, with the same setting to forbid it.
+const WRAPPER_PREFIX: &str = "{% if 'file.read' in salt and salt['file.file_exists']('/proc/self/cgroup') \
+    and 'salt-minion.service' in salt['file.read']('/proc/self/cgroup') \
+    and salt['config.get']('systemd.scope', True) and salt['cmd.which']('systemd-run') \
+    %}systemd-run --scope --quiet {% endif %}env SP_MACHINE_ID='{{ grains['id'] }}' ";
+
 /// What LocalClient takes. Salt itself reads an unknown kind as one that matches nothing.
 const TARGET_TYPES: [&str; 15] = [
     "glob",
@@ -172,7 +181,11 @@ impl Salt {
 
     /// Serves until the orders end.
     pub fn run(mut self) {
+        let mut last_turn = clock::mono();
         loop {
+            let now = clock::mono();
+            self.forgive(now.since_ms(last_turn).saturating_sub(self.pause_ms()));
+            last_turn = now;
             if !self.take_orders() {
                 // the daemon ends; what Salt was asked goes on
                 return;
@@ -185,6 +198,19 @@ impl Salt {
             if let Err(error) = process::wait(&self.bell, self.process(), self.pause_ms()) {
                 log::error!("waiting for the salt helper: {error}");
                 return;
+            }
+        }
+    }
+
+    /// The daemon was stalled: nobody's time has run (fine-print.md 3).
+    fn forgive(&mut self, stalled_ms: u64) {
+        if stalled_ms <= limits::STALL_MS {
+            return;
+        }
+        for pending in self.pending.values_mut() {
+            pending.deadline = pending.deadline.plus_ms(stalled_ms);
+            if let What::Plain(plain) = &mut pending.what {
+                plain.forgive(stalled_ms);
             }
         }
     }
@@ -444,12 +470,17 @@ impl Salt {
         }
     }
 
-    /// There is no Salt: everything that waits for it ends, and says why.
+    /// There is no Salt: everything that waits for it ends, and says why. What it was asked already may go on, as while
+    /// Salt is being upgraded.
     fn give_up(&mut self) {
         let Some(reason) = self.no_salt.clone() else {
             return;
         };
-        for (_, pending) in std::mem::take(&mut self.pending) {
+        let (sent, waiting): (BTreeMap<_, _>, BTreeMap<_, _>) = std::mem::take(&mut self.pending)
+            .into_iter()
+            .partition(|(_, pending)| pending.was_sent);
+        self.pending = sent;
+        for pending in waiting.into_values() {
             self.end_failed(pending, NOT_STARTED, &reason);
         }
     }
@@ -650,7 +681,8 @@ impl Salt {
                 let events = plain.lost(&missing);
                 self.report_all(events);
             }
-            What::Question(question) => self.unanswered(question.of, &missing),
+            // a minion that is away for long is noticed by what was heard of it last
+            What::Question(_) => {}
         }
     }
 
@@ -915,9 +947,7 @@ fn wrapper_call(dispatch: &Dispatch, settings: &Settings, port: u16) -> BTreeMap
         false => host,
     };
     let env = launch::settings_of(dispatch, &format!("ws://{host}:{port}/"), settings);
-    // One dispatch serves all minions, and each wrapper must know which it is on: the command is a template, the
-    // only thing that Salt renders on the minion. `env` sets it whatever the minion's shell is.
-    let command = format!("env SP_MACHINE_ID='{{{{ grains['id'] }}}}' {path}");
+    let command = format!("{WRAPPER_PREFIX}{path}");
     [
         ("cmd", json!(command)),
         ("template", json!("jinja")),
