@@ -65,12 +65,13 @@ fn many_runs_that_are_due_together_all_start() {
 
 /// Puts returns of minions that do not exist on the master's event bus.
 const FIRE: &str = "
-import sys, salt.config, salt.utils.event
+import sys, time, salt.config, salt.utils.event
 opts = salt.config.client_config(sys.argv[1] + '/master')
 bus = salt.utils.event.get_master_event(opts, opts['sock_dir'], listen=False)
 for number in range(int(sys.argv[3])):
     data = {'id': 'm%d' % number, 'jid': sys.argv[2], 'return': True, 'retcode': 0, 'success': True}
     bus.fire_event(data, 'salt/job/%s/ret/m%d' % (sys.argv[2], number))
+time.sleep(3)
 ";
 
 #[test]
