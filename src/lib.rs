@@ -56,6 +56,8 @@ pub mod logfile;
 #[cfg(feature = "daemon")]
 pub mod machines;
 #[cfg(feature = "daemon")]
+pub mod metrics;
+#[cfg(feature = "daemon")]
 pub mod net;
 #[cfg(feature = "daemon")]
 pub mod storage;

@@ -166,6 +166,8 @@ pub const OUTPUT_WAL_BYTES: usize = 16 << 20;
 pub const OPEN_DAY_FILES: usize = 4;
 /// Output read from storage in one go; a longer row is read whole.
 pub const OUTPUT_READ_BYTES: usize = 256 << 10;
+/// What people did is kept this long, however short `history_days` is.
+pub const AUDIT_DAYS: i64 = 400;
 /// Runs in one page of history at most.
 pub const HISTORY_PAGE: usize = 1_000;
 
@@ -195,12 +197,44 @@ pub const HTTP_REQUEST_MS: u64 = 10_000;
 pub const HTTP_IDLE_MS: u64 = 60_000;
 /// The engine's answer to an API call.
 pub const API_ANSWER_MS: u64 = 10_000;
+/// Wrong tokens from one address within [`AUTH_WINDOW_MS`]; more are refused.
+pub const AUTH_FAILURES: u32 = 20;
+/// Wrong tokens are counted over this time.
+pub const AUTH_WINDOW_MS: u64 = 60_000;
+/// Addresses whose wrong tokens are counted.
+pub const AUTH_ADDRESSES: usize = 4_096;
+/// Browsers logged in at a time; the oldest has to log in again.
+pub const SESSIONS: usize = 1_024;
+/// A login lasts this long.
+pub const SESSION_MS: u64 = 12 * 3_600_000;
+/// A follower of an output looks this often whether its peer is still there.
+pub const FOLLOW_LOOK_MS: u64 = 1_000;
+/// A follower looks this often for output that is on its way to the disk.
+pub const FOLLOW_COMMIT_MS: u64 = 20;
+/// Results shown with each job in a list.
+pub const RECENT_RUNS: u64 = 5;
 /// Outputs' ends that API threads keep, so that polling `/status` does not read the disk.
 pub const STATUS_CACHE_BYTES: usize = 32 << 20;
 /// `ret` in `/status`: the last part of an output.
 pub const STATUS_RET_BYTES: usize = 64 << 10;
 
+/// A job that is paused, or maintenance that is switched, unless said otherwise, for an hour.
+pub const SWITCH_S: i64 = 3_600;
+/// The longest time that maintenance may be switched for: what lasts longer belongs into the files.
+pub const SWITCH_MAX_S: i64 = 7 * 86_400;
+/// A reason that somebody gives.
+pub const REASON_BYTES: usize = 1_000;
+/// Paused jobs, and maintenance switches, at a time.
+pub const CONTROLS: usize = 20_000;
+/// Machines that one run may be asked for.
+pub const RUN_MACHINES: usize = 20_000;
+
 // -- configuration
+
+/// A parameter's value: it becomes an environment variable.
+pub const PARAMETER_BYTES: usize = 4 << 10;
+/// A parameter's name.
+pub const PARAMETER_NAME_BYTES: usize = 64;
 
 /// How often the job files are looked at where the kernel does not tell of changes.
 pub const CONFIG_POLL_MS: u64 = 1_000;

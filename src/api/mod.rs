@@ -3,17 +3,27 @@
 //! Must not know: how the engine decides, SQL.
 //!
 //! Reading order: `feed.rs` the board as it reaches API threads; `asks.rs` questions to the engine; `http.rs` the
-//! codec; `auth.rs` who may what; `views.rs` JSON shapes; `outputs.rs` ends of outputs; `routes.rs` paths to views;
-//! `server.rs` threads and sockets.
+//! codec; `auth.rs` who may what; `guard.rs` wrong tokens; `views.rs` JSON shapes; `outputs.rs` ends of outputs;
+//! `query.rs` names, values and times; `routes.rs` the table of routes; `v1.rs`, `acts.rs`, `output.rs`, `old.rs`,
+//! `metrics.rs`, `login.rs` what is behind them; `waiting.rs` connections that wait; `server.rs` threads and sockets.
 
+mod acts;
 mod asks;
 pub mod auth;
 mod feed;
+mod guard;
 pub mod http;
+mod login;
+mod metrics;
+mod old;
+mod output;
 mod outputs;
+mod query;
 mod routes;
 mod server;
+mod v1;
 mod views;
+mod waiting;
 
 pub use asks::Asks;
 pub use feed::Feed;
@@ -35,6 +45,8 @@ pub struct Shared {
     pub asks: Arc<Asks>,
     pub library: Library,
     outputs: outputs::Outputs,
+    guard: guard::Guard,
+    sessions: login::Sessions,
 }
 
 impl Shared {
@@ -47,6 +59,8 @@ impl Shared {
             asks,
             library,
             outputs,
+            guard: guard::Guard::default(),
+            sessions: login::Sessions::default(),
         }
     }
 }

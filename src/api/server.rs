@@ -15,12 +15,13 @@ use rustix::net::{SocketFlags, sockopt};
 
 use super::auth::Via;
 use super::http::{NoRequest, Request, Transport, Wire};
+use super::waiting::{Guest, Waiting};
 use super::{Shared, routes};
-use crate::limits;
 use crate::net::capacity::{Capacity, Slot};
 use crate::net::upgrade;
 use crate::thread::{self, Actor};
 use crate::wake::Waker;
+use crate::{limits, metrics};
 
 /// Where the API listens; either may be missing.
 #[derive(Default)]
@@ -57,6 +58,8 @@ pub fn start(listeners: Listeners, cap: usize, shared: Arc<Shared>) -> io::Resul
     let door = Door {
         listeners,
         capacity: Capacity::new(cap),
+        soft_cap: cap - cap / 4,
+        waiting: Waiting::default(),
         shared,
         own_uid: rustix::process::geteuid().as_raw(),
         bell: bell.clone(),
@@ -87,6 +90,9 @@ fn open_control(path: &Path) -> io::Result<UnixListener> {
 struct Door {
     listeners: Listeners,
     capacity: Capacity,
+    /// Places beyond which those that wait for a request make room.
+    soft_cap: usize,
+    waiting: Waiting,
     shared: Arc<Shared>,
     own_uid: u32,
     bell: Arc<Waker>,
@@ -179,7 +185,11 @@ impl Door {
     }
 
     fn admit<T: Transport + 'static>(&self, socket: T, via: Via) {
-        let Some(slot) = self.capacity.take() else {
+        if self.capacity.live() >= self.soft_cap {
+            self.waiting.make_room();
+        }
+        let guest = socket.second_handle().map(|handle| self.waiting.guest(handle));
+        let (Some(slot), Ok(guest)) = (self.capacity.take(), guest) else {
             let mut socket = socket;
             let _ = socket.set_write_timeout_ms(1);
             let _ = socket.write_all(upgrade::TOO_MANY.response().as_bytes());
@@ -188,7 +198,9 @@ impl Door {
         let shared = self.shared.clone();
         let own_uid = self.own_uid;
         let started = thread::spawn("api", limits::STACK_BYTES, move || {
-            serve(socket, via, own_uid, &shared, slot);
+            metrics::API_CONNECTIONS.rise();
+            serve(socket, via, own_uid, &shared, slot, guest);
+            metrics::API_CONNECTIONS.fall();
         });
         if let Err(error) = started {
             log::error!("cannot start a thread for an API connection: {error}");
@@ -201,10 +213,20 @@ fn accept(listener: std::os::fd::BorrowedFd<'_>) -> rustix::io::Result<OwnedFd> 
 }
 
 /// One connection, request after request.
-fn serve<T: Transport>(transport: T, via: Via, own_uid: u32, shared: &Arc<Shared>, _slot: Slot) {
+fn serve<T: Transport>(
+    transport: T,
+    via: Via,
+    own_uid: u32,
+    shared: &Arc<Shared>,
+    _slot: Slot,
+    mut guest: Guest,
+) {
     let mut wire = Wire::new(transport);
     loop {
-        let (request, response) = match wire.read_request() {
+        guest.waits();
+        let read = wire.read_request();
+        guest.is_served();
+        let (request, response) = match read {
             Ok(request) => {
                 let response = routes::respond(shared, &request, via, own_uid);
                 log::debug!("{} {}: {}", request.method, request.path, response.status);

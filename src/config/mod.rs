@@ -92,7 +92,61 @@ pub struct JobSpec {
     /// How old a passed-over due time may be to be started late; None with `catch_up: none`.
     pub start_deadline_s: Option<i64>,
     pub delivery: Delivery,
+    /// Values of the job's `parameters`: the defaults, or in a run's copy what was given. The command finds them as
+    /// `SP_PARAM_<NAME>`, see [`JobSpec::with_order`].
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub parameters: BTreeMap<String, String>,
+    /// In a run's copy: only these of the machines that the targets match. Empty: all.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub only: Vec<String>,
 }
+
+impl JobSpec {
+    /// The job as one run has it that was asked for with machines and values. The error is for people: a parameter
+    /// that the job does not declare, or a value that no environment can hold.
+    pub fn with_order(
+        &self,
+        machines: &[String],
+        values: &BTreeMap<String, String>,
+    ) -> Result<JobSpec, String> {
+        let mut spec = self.clone();
+        spec.only = machines.to_vec();
+        for (name, value) in values {
+            let Some(known) = spec.parameters.get_mut(name) else {
+                let names: Vec<&str> = self.parameters.keys().map(String::as_str).collect();
+                return Err(match names.is_empty() {
+                    true => "the job declares no parameters".to_string(),
+                    false => format!(
+                        "the job declares no parameter '{}'; it has {}",
+                        name.escape_debug(),
+                        names.join(", ")
+                    ),
+                });
+            };
+            if value.contains('\0') || value.len() > limits::PARAMETER_BYTES {
+                return Err(format!(
+                    "the value of parameter '{name}' has a NUL character or more than {} bytes",
+                    limits::PARAMETER_BYTES
+                ));
+            }
+            known.clone_from(value);
+        }
+        spec.export_parameters();
+        Ok(spec)
+    }
+
+    /// Puts the parameters' values into the command's environment. Names of our own, never free ones: a variable
+    /// such as `LD_PRELOAD` in somebody else's hand would be that user's rights.
+    pub(super) fn export_parameters(&mut self) {
+        for (name, value) in &self.parameters {
+            let variable = format!("{PARAMETER_PREFIX}{}", name.to_ascii_uppercase());
+            self.env.insert(variable, value.clone());
+        }
+    }
+}
+
+/// What the names of parameters' variables begin with.
+pub const PARAMETER_PREFIX: &str = "SP_PARAM_";
 
 /// The job's `targets`: one text, or a list of ids.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -177,6 +231,8 @@ pub struct Settings {
     pub api_open: bool,
     /// Names beyond loopback that a request's `Host` may bear.
     pub api_hosts: Vec<String>,
+    /// Origins of web pages elsewhere that may use the API (`https://ui.example.org`).
+    pub api_allowed_origins: Vec<String>,
     /// Every key as the files have it, secrets replaced by `***`, for the API's `config`.
     pub raw: Arc<serde_json::Map<String, serde_json::Value>>,
 }
@@ -213,6 +269,7 @@ impl Default for Settings {
             api_tokens: Vec::new(),
             api_open: false,
             api_hosts: Vec::new(),
+            api_allowed_origins: Vec::new(),
             raw: Arc::default(),
         }
     }

@@ -19,7 +19,7 @@ pub const CONFIG_SECTION: &str = "saltpeter_config";
 /// The key of a file's maintenance.
 pub const MAINTENANCE_SECTION: &str = "saltpeter_maintenance";
 
-const KEYS: [&str; 29] = [
+const KEYS: [&str; 30] = [
     "logdir",
     "debug",
     "api_ws",
@@ -49,6 +49,7 @@ const KEYS: [&str; 29] = [
     "api_tokens",
     "api_open",
     "api_hosts",
+    "api_allowed_origins",
 ];
 
 /// Sets one key. `Ok(Some)`: taken, with a doubt; `Err`: not taken. Relative directories are below `base`, the
@@ -69,7 +70,7 @@ pub fn apply(settings: &mut Settings, key: &str, node: &Node, base: &Path) -> Re
         "default_wrapper_loglevel" => {
             validate::loglevel_doubt(&settings.default_wrapper_loglevel).map(str::to_string)
         }
-        "local_machines" | "api_hosts" => value::text_doubt(node).map(str::to_string),
+        "local_machines" | "api_hosts" | "api_allowed_origins" => value::text_doubt(node).map(str::to_string),
         _ if is_text => value::text_doubt(node).map(str::to_string),
         _ => None,
     })
@@ -209,6 +210,7 @@ fn set(settings: &mut Settings, key: &str, node: &Node, base: &Path) -> Result<(
         "executor" => settings.executor = executor(node)?,
         "local_machines" => settings.local_machines = value::texts(node)?,
         "api_hosts" => settings.api_hosts = value::texts(node)?.unwrap_or_default(),
+        "api_allowed_origins" => settings.api_allowed_origins = origins(node)?,
         "timezone" => settings.zone = schedule::zone(&text(node)?)?,
         "output_limit" => settings.output_limit_bytes = whole(node)?,
         "wrapper_delivery" => settings.delivery = delivery(node)?,
@@ -270,6 +272,24 @@ fn address(node: &Node) -> Result<IpAddr, String> {
             )
         }),
     }
+}
+
+/// `scheme://host[:port]`, as browsers send them: nothing after the port.
+fn origins(node: &Node) -> Result<Vec<String>, String> {
+    let origins = value::texts(node)?.unwrap_or_default();
+    for origin in &origins {
+        let authority = origin
+            .strip_prefix("https://")
+            .or(origin.strip_prefix("http://"))
+            .unwrap_or_default();
+        if authority.is_empty() || authority.contains(['/', '*', '?', '#', '@', ' ']) {
+            return Err(format!(
+                "'{}' is no origin; write https://ui.example.org, with the port if it is not the usual one",
+                origin.escape_debug()
+            ));
+        }
+    }
+    Ok(origins.iter().map(|origin| origin.to_ascii_lowercase()).collect())
 }
 
 fn loglevel(node: &Node) -> Result<String, String> {

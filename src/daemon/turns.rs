@@ -11,8 +11,8 @@ use crate::clock::{self, Mono};
 use crate::engine::Engine;
 use crate::engine::effect::Effect;
 use crate::engine::event::Event;
-use crate::limits;
 use crate::storage::Request;
+use crate::{limits, metrics};
 
 /// With nothing to do, the loop looks around this often.
 const IDLE_MS: u64 = 60_000;
@@ -99,6 +99,8 @@ impl Turns {
         for effect in self.effects.drain(..) {
             self.performer.perform(effect);
         }
+        // the wall clock has microseconds; a step of it costs one wrong figure
+        metrics::ENGINE_TURNS.took_us(clock::wall().0.saturating_sub(begun.wall.0).max(0) as u64);
         let took_ms = clock::mono().since_ms(begun.mono);
         if took_ms > limits::SLOW_TURN_MS {
             self.performer.speaker.say(
@@ -110,6 +112,10 @@ impl Turns {
 
     /// The board at most every so often; answers at once, with the board that shows what they say.
     fn publish(&mut self) {
+        metrics::CONTROL_QUEUE.set(self.inbox.control.len());
+        metrics::BULK_QUEUE.set(self.inbox.bulk.len());
+        metrics::STORAGE_QUEUE.set(self.performer.storage.queued());
+        metrics::MACHINE_CONNECTIONS.set(self.performer.connections.count());
         let now = clock::now();
         let has_answers = !self.performer.answers.is_empty();
         let is_due = has_answers || (self.is_board_stale && now.mono >= self.board_due);

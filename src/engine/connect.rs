@@ -161,6 +161,10 @@ impl Engine {
         if !is_committed {
             return turn.effects.push(Effect::Close { connection });
         }
+        if !m.is_open() && !m.order_sent && !m.record.presumed {
+            // killed while the permission was on its way to the disk
+            return self.refuse_again(turn, connection);
+        }
         let offered = ack
             .features
             .iter()
@@ -179,6 +183,7 @@ impl Engine {
                 lockfile: spec.lockfile.clone(),
             }
         });
+        m.order_sent |= ack.job.is_some();
         turn.effects.push(Effect::Send {
             connection,
             frame: DaemonFrame::ConnectAck(ack),

@@ -7,7 +7,7 @@ use crate::clock::Wall;
 use crate::config::JobSpec;
 use crate::engine::event::{ConnectionId, RequestId};
 use crate::engine::record::{
-    JobRecord, MachineRecord, MachineRunId, OutputRow, RunId, RunRecord, VerdictRecord,
+    Control, JobRecord, MachineRecord, MachineRunId, OutputRow, RunId, RunRecord, VerdictRecord,
 };
 use crate::protocol::DaemonFrame;
 
@@ -93,6 +93,8 @@ pub enum Fact {
     Verdict(VerdictRecord),
     Job(JobRecord),
     LastLook(Wall),
+    /// What people have set, or did.
+    Control(Box<Control>),
 }
 
 /// Wrappers to be started for a run.
@@ -172,6 +174,10 @@ pub enum Answer {
     Started { instance: String },
     /// The kill is stored and on its way.
     KillSent { machines: usize },
+    /// It is stored and in force; for people.
+    Done(String),
+    /// What was asked for makes no sense (400).
+    Invalid(String),
     /// No such job (404).
     UnknownJob,
     /// It runs already, or nothing runs, or maintenance (409).

@@ -25,6 +25,8 @@ pub struct MachineRun {
     pub kill: Option<Kill>,
     /// Its connect waits for storage before it is acked, on that connection.
     pub unacked_connect: Option<ConnectionId>,
+    /// The job may have left for the wrapper: from then on it may have started.
+    pub order_sent: bool,
     /// The lowest seq that was refused as coming from the future, until something in order comes.
     pub nacked: Option<u64>,
     /// The board's copy; None when it has to be made anew.
@@ -98,6 +100,8 @@ impl MachineRun {
             probed: None,
             dry: None,
         };
+        // before a restart it may have left
+        let order_sent = record.wrapper_id.is_some();
         let kill = record.kill_asked.map(|_| Kill {
             asked: awake,
             sent: None,
@@ -110,6 +114,7 @@ impl MachineRun {
             clocks,
             kill,
             unacked_connect: None,
+            order_sent,
             nacked: None,
             shown: None,
         }

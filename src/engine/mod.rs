@@ -4,7 +4,8 @@
 //! In reading order: `job.rs` says when a job is due, `run.rs` starts runs and hands out dispatches, `batch.rs` draws
 //! and orders machines, `session.rs` tells whose a frame is, `connect.rs` lets wrappers in, `report.rs` takes what they
 //! report, `outcome.rs` ends machine runs and runs, `machine_run.rs` knows what is overdue and `watch.rs` looks once a
-//! second, `kill.rs` ends what people want ended, `recover.rs` goes on after a restart, `board.rs` shows it all.
+//! second, `kill.rs` ends what people want ended, `control.rs` keeps what
+//! people set (pauses, maintenance) and did, `recover.rs` goes on after a restart, `board.rs` shows it all.
 
 pub mod batch;
 pub mod board;
@@ -13,6 +14,7 @@ pub mod event;
 pub mod record;
 
 mod connect;
+mod control;
 mod job;
 mod kill;
 mod machine_run;
@@ -36,11 +38,11 @@ use board::Board;
 use effect::{Effect, Fact, JobLogLine, Ticket, Write};
 use event::{Event, RequestId, StoreOutcome};
 use machine_run::MachineRun;
-use record::{MachineRunId, Recovered, RunId, VerdictRecord};
+use record::{MachineRunId, Recovered, RunId, SwitchRecord, VerdictRecord};
 use run::Run;
 
 use crate::clock::{Mono, Now};
-use crate::config::Config;
+use crate::config::{Config, Maintenance};
 use crate::limits;
 
 /// Milliseconds that the daemon has been awake: the monotonic clock less every stall. All deadlines are in it, so the
@@ -81,6 +83,10 @@ pub struct Engine {
     last_look_stored_s: i64,
     /// Misses that storage has not taken yet, one stretch per job.
     unstored_misses: BTreeMap<String, VerdictRecord>,
+    /// What is in force: the files', with the switches on top.
+    maintenance: Maintenance,
+    /// By machine; None: global.
+    switches: BTreeMap<Option<String>, SwitchRecord>,
     runs: HashMap<RunId, Run>,
     by_instance: HashMap<Arc<str>, RunId>,
     places: HashMap<MachineRunId, (RunId, usize)>,
@@ -204,6 +210,8 @@ impl Engine {
             last_look_s: recovered.last_look.map(|look| look.secs()),
             last_look_stored_s: 0,
             unstored_misses: BTreeMap::new(),
+            maintenance: Maintenance::default(),
+            switches: BTreeMap::new(),
             runs: HashMap::new(),
             by_instance: HashMap::new(),
             places: HashMap::new(),
@@ -465,7 +473,7 @@ impl Engine {
     fn shut_down(&mut self, turn: &mut Turn) {
         self.is_shutting_down = true;
         if let Some(look) = self.last_look_s
-            && self.unstored_misses.is_empty()
+            && self.all_verdicts_are_stored()
         {
             turn.store(vec![Fact::LastLook(crate::clock::Wall::from_secs(look))]);
         }

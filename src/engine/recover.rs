@@ -32,6 +32,7 @@ impl Engine {
             self.touch_run(id);
             self.shown.jobs.insert(job);
         }
+        self.take_up_controls(recovered.controls);
         let facts = self.adopt(config, now.wall);
         if !facts.is_empty() {
             self.early.push(Effect::Store(Write {

@@ -8,13 +8,14 @@ use log::Level;
 
 use crate::clock::Wall;
 use crate::config::{Delivery, ExecutorKind, JobSpec, is_loopback_host};
+use crate::engine::control::{Wanted, control_fact, say_audit};
 use crate::engine::effect::{Answer, Dispatch, Effect, Fact, JobLogEntry, JobLogLine, Write};
 use crate::engine::event::RequestId;
 use crate::engine::machine_run::MachineRun;
 use crate::engine::outcome::{end_record, notice, result_entry};
 use crate::engine::record::{
-    MachineRecord, MachineRunId, MachineStage, OutputPosition, RunId, RunRecord, RunStage, Verdict,
-    VerdictRecord,
+    AuditRecord, Control, MachineRecord, MachineRunId, MachineStage, OutputPosition, RunId, RunRecord,
+    RunStage, Verdict, VerdictRecord,
 };
 use crate::engine::{AwakeMs, Engine, Turn, Waiting, batch};
 
@@ -44,6 +45,8 @@ pub struct Run {
     pub rests_since: AwakeMs,
     /// How many name collisions its instance name has evaded.
     pub name_tries: u32,
+    /// Who asked for it, to be stored with its start.
+    pub audit: Option<AuditRecord>,
 }
 
 /// Machines that the executor has named so far.
@@ -90,6 +93,7 @@ impl Run {
             stranger: None,
             rests_since: awake,
             name_tries: 0,
+            audit: None,
         }
     }
 
@@ -122,25 +126,29 @@ impl Engine {
         turn: &mut Turn,
         job: &str,
         due: Option<Wall>,
-        asked_by: Option<(RequestId, String)>,
+        wanted: Option<Wanted>,
     ) {
-        let Some(spec) = self
-            .jobs
-            .get(job)
-            .and_then(|state| state.job.as_ref())
-            .map(|job| job.spec.clone())
-        else {
+        let configured = self.jobs.get(job).and_then(|state| state.job.as_ref());
+        let Some(spec) = configured.map(|job| job.spec.clone()) else {
             return;
         };
+        let (request, asked_by, spec, audit) = match wanted {
+            Some(wanted) => (
+                Some(wanted.request),
+                Some(wanted.who),
+                wanted.spec,
+                Some(wanted.audit),
+            ),
+            None => (None, None, spec, None),
+        };
         let spec = self.with_wrapper(spec);
-        let (request, who) = asked_by.unzip();
         let id = RunId(self.next_run);
         self.next_run += 1;
         let mut record = RunRecord {
             id,
             job: job.to_string(),
             due,
-            asked_by: who,
+            asked_by,
             started: turn.now.wall,
             token: self.random.token(),
             spec,
@@ -151,6 +159,7 @@ impl Engine {
         let mut run = Run::new(record, Vec::new(), turn.awake);
         run.is_stored = false;
         run.name_tries = tries;
+        run.audit = audit;
         self.insert_run(run);
         if let Some(state) = self.jobs.get_mut(job) {
             state.open.push(id);
@@ -197,6 +206,11 @@ impl Engine {
                 },
             }));
         }
+        if let Some(audit) = &run.audit {
+            let mut audit = audit.clone();
+            audit.outcome = format!("ok: {}", run.record.instance);
+            facts.push(control_fact(Control::Audit(audit)));
+        }
         let ticket = self.ticket(Waiting::Start { run: id, request });
         turn.effects.push(Effect::Store(Write {
             facts,
@@ -223,6 +237,11 @@ impl Engine {
         turn.effects
             .push(run.log_entry(run.record.started, JobLogLine::Starting));
         let held_kills = std::mem::take(&mut run.held_kills);
+        let due = run.record.due;
+        if let Some(mut audit) = run.audit.take() {
+            audit.outcome = format!("ok: {instance}");
+            say_audit(turn, &audit);
+        }
         if let Some(request) = request {
             turn.effects.push(Effect::Answer {
                 request,
@@ -237,6 +256,12 @@ impl Engine {
             state.record.result_ok = Some(true);
             state.record.missed = 0;
             state.record.overlap = false;
+            if let Some(due) = due {
+                let late_ms = u64::try_from((started.0 - due.0) / 1_000).unwrap_or(0);
+                state.counts.starts += 1;
+                state.counts.late_ms_sum += late_ms;
+                state.counts.late_ms_last = late_ms;
+            }
             turn.store(vec![Fact::Job(state.record.clone())]);
         }
         for (request, machines) in held_kills {
@@ -289,9 +314,15 @@ impl Engine {
                 .filter(|machine| !known.contains_key(machine) && seen.insert(machine.clone()))
                 .collect()
         };
-        run.found.up.extend(fresh(&run.by_machine, up));
-        run.found.down.extend(fresh(&run.by_machine, down));
         let spec = run.record.spec.clone();
+        let only: BTreeSet<&str> = spec.only.iter().map(String::as_str).collect();
+        let is_wanted = |machine: &String| only.is_empty() || only.contains(machine.as_str());
+        run.found
+            .up
+            .extend(fresh(&run.by_machine, up).into_iter().filter(is_wanted));
+        run.found
+            .down
+            .extend(fresh(&run.by_machine, down).into_iter().filter(is_wanted));
         let needs_all = spec.number_of_targets > 0 || spec.batch_size > 0;
         if !run.found.is_finished && (needs_all || (run.found.up.is_empty() && run.found.down.is_empty())) {
             return;
@@ -315,11 +346,17 @@ impl Engine {
         down: Vec<String>,
         spec: &JobSpec,
     ) {
+        let strangers = self.strangers(id, &up, &down, spec);
         let parts = batch::divide(
             up,
             down,
-            &self.config.maintenance.machines,
-            spec.number_of_targets,
+            &self.maintenance.machines,
+            // who names machines wants them all
+            if spec.only.is_empty() {
+                spec.number_of_targets
+            } else {
+                0
+            },
             spec.batch_size,
             &mut self.random,
         );
@@ -334,6 +371,10 @@ impl Engine {
             (parts.down, Some((255, false, "Target did not respond"))),
             (parts.down_not_needed, Some((255, true, "Target did not respond"))),
             (parts.in_maintenance, Some((0, true, "Target under maintenance"))),
+            (
+                strangers,
+                Some((255, false, "Not among the machines that the job's targets match")),
+            ),
         ];
         for (machines, fate) in groups {
             for machine in machines {
@@ -387,6 +428,21 @@ impl Engine {
         turn.effects.push(Effect::Store(write));
         self.dispatch_waiting(turn, id);
         self.end_run_if_done(turn, id);
+    }
+
+    /// Machines that somebody named for this run and that the job's targets do not match: known once all are found.
+    fn strangers(&self, id: RunId, up: &[String], down: &[String], spec: &JobSpec) -> Vec<String> {
+        let Some(run) = self
+            .runs
+            .get(&id)
+            .filter(|run| run.found.is_finished && run.record.note.is_none())
+        else {
+            return Vec::new();
+        };
+        let found: BTreeSet<&String> = up.iter().chain(down).collect();
+        let is_stranger =
+            |machine: &&String| !found.contains(machine) && !run.by_machine.contains_key(*machine);
+        spec.only.iter().filter(is_stranger).cloned().collect()
     }
 
     /// Hands over as many waiting machines as the batch has room for.

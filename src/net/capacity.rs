@@ -46,6 +46,11 @@ impl Capacity {
         taken.ok().map(|_| Slot(self.live.clone()))
     }
 
+    /// Places that are taken.
+    pub fn live(&self) -> usize {
+        self.live.load(Ordering::Acquire)
+    }
+
     /// Places there are.
     pub fn cap(&self) -> usize {
         self.cap

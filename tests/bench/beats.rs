@@ -69,7 +69,7 @@ fn measure(bench: &mut Bench, count: usize, ours: bool) -> io::Result<()> {
             raw,
         });
     };
-    let raw = Some(("bare loopback: one thread reads as many sockets", raw));
+    let raw = vec![("bare loopback: one thread reads as many sockets", raw)];
     let most = Reach::AtMost;
     figure("beating CPU", "% of a core", percents, By::Worst, most(15.0), raw);
     figure(
@@ -78,7 +78,7 @@ fn measure(bench: &mut Bench, count: usize, ours: bool) -> io::Result<()> {
         kilobytes,
         By::Worst,
         most(25.0),
-        None,
+        vec![],
     );
     figure(
         "ends that are not 0",
@@ -86,7 +86,7 @@ fn measure(bench: &mut Bench, count: usize, ours: bool) -> io::Result<()> {
         vec![false_codes],
         By::Worst,
         most(0.0),
-        None,
+        vec![],
     );
     let nothing = Reach::Nothing;
     figure(
@@ -95,7 +95,7 @@ fn measure(bench: &mut Bench, count: usize, ours: bool) -> io::Result<()> {
         to_start_ms,
         By::Median,
         nothing,
-        None,
+        vec![],
     );
     figure(
         "asked to all started",
@@ -103,7 +103,7 @@ fn measure(bench: &mut Bench, count: usize, ours: bool) -> io::Result<()> {
         vec![all_started_s],
         By::Median,
         nothing,
-        None,
+        vec![],
     );
     figure(
         "launch and connect CPU",
@@ -111,7 +111,7 @@ fn measure(bench: &mut Bench, count: usize, ours: bool) -> io::Result<()> {
         vec![start_cpu_ms],
         By::Median,
         nothing,
-        None,
+        vec![],
     );
     figure(
         "all completed to end visible",
@@ -119,7 +119,7 @@ fn measure(bench: &mut Bench, count: usize, ours: bool) -> io::Result<()> {
         vec![end_s],
         By::Median,
         nothing,
-        None,
+        vec![],
     );
     figure(
         "beating CPU of the load generator",
@@ -127,7 +127,7 @@ fn measure(bench: &mut Bench, count: usize, ours: bool) -> io::Result<()> {
         load,
         By::Worst,
         nothing,
-        None,
+        vec![],
     );
     Ok(())
 }

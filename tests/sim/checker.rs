@@ -422,7 +422,7 @@ impl World {
             }
             254 => Err("30 s since the launch are not over".into()),
             255 if self.checker.errors_read.contains(&machine.id) => Ok(()),
-            255 if view.launched.is_none() && for_s(view.dispatched, 60) => Ok(()),
+            255 if view.launched < view.dispatched && for_s(view.dispatched, 60) => Ok(()),
             255 if self.checker.disk_trouble_until == u64::MAX => Ok(()),
             255 if machine.dispatched.is_none() => self.may_be_down(machine),
             _ => Err("nobody reported that".into()),
@@ -542,6 +542,14 @@ impl World {
                         )
                 });
                 let ended = stored.is_some_and(|m| m.stage == MachineStage::Ended);
+                // one whose permission was under way is told of the kill right behind it
+                if stored.is_none_or(|m| m.kill_asked.is_none())
+                    && let Some(kill) = self.kill_of(&w.key.instance, &w.key.machine, true)
+                {
+                    let text = format!("w{wrapper} is given the permission after {kill:?}");
+                    self.fail("kill", text);
+                    return;
+                }
                 if !permitted || ended {
                     let text = format!("w{wrapper} is given the permission, stored is {stored:?}");
                     self.fail("P3", text);
@@ -658,17 +666,6 @@ impl World {
         *times += 1;
         if *times > 1 {
             self.fail("P3", format!("the command of {key:?} starts a second time"));
-        }
-        if let Some(kill) = self.kill_of(&key.instance, &key.machine, true) {
-            // the permission may have been on its way when the kill was confirmed
-            let permitted_before = self
-                .storage
-                .machines
-                .get(&id)
-                .is_some_and(|m| m.kill_asked.is_some() && m.stage != MachineStage::Ended);
-            if !permitted_before && self.wrappers[wrapper].kind == Kind::OursJob {
-                self.fail("kill", format!("the command of {key:?} starts after {kill:?}"));
-            }
         }
         if !self.storage.machines.contains_key(&id) {
             self.fail(
