@@ -5,6 +5,8 @@
 mod plain;
 mod process;
 mod protocol;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
