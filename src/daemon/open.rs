@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::config::{self, Config, ExecutorKind, Loader, Problem, Settings, Severity};
+use crate::config::{self, Config, Loader, Problem, Settings, Severity};
 use crate::engine::record::Recovered;
 use crate::machines::is_loopback;
 use crate::{logging, net, storage};
@@ -139,15 +139,6 @@ fn own_problems(now: &Settings, at_start: &Settings) -> Vec<Problem> {
             ),
         );
     }
-    if at_start.executor == ExecutorKind::Salt {
-        add(
-            "executor",
-            Severity::Error,
-            "this build has no Salt executor: every run is refused; set 'executor: local' and restart, or install one \
-             that has"
-                .into(),
-        );
-    }
     let fixed = [
         ("api_ws", now.api_ws != at_start.api_ws),
         ("api_ws_port", now.api_ws_port != at_start.api_ws_port),
@@ -183,7 +174,6 @@ mod tests {
     #[test]
     fn without_tokens_the_api_stays_on_loopback_and_says_so() {
         let mut settings = Settings {
-            executor: ExecutorKind::Local,
             api_ws_bind_addr: [0, 0, 0, 0].into(),
             ..Settings::default()
         };
@@ -202,12 +192,8 @@ mod tests {
 
     #[test]
     fn a_setting_that_waits_for_a_restart_is_warned_about() {
-        let at_start = Settings {
-            executor: ExecutorKind::Local,
-            ..Settings::default()
-        };
+        let at_start = Settings::default();
         let now = Settings {
-            executor: ExecutorKind::Local,
             machines_ws_port: 1,
             ..Settings::default()
         };

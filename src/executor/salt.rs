@@ -144,6 +144,10 @@ struct Ping {
     fresh: Vec<String>,
     fresh_since: Mono,
     last_return: Mono,
+    /// The master was away: minions find back to it one by one, and miss what is published meanwhile.
+    master_was_away: bool,
+    /// Up to then they are pinged again.
+    patience: Mono,
 }
 
 /// The wrapper's start on some minions.
@@ -279,6 +283,8 @@ impl Salt {
             fresh: Vec::new(),
             fresh_since: now,
             last_return: now,
+            master_was_away: false,
+            patience: now.plus_ms(limits::PING_PATIENCE_MS),
         };
         let jid = self.jids.next(clock::wall());
         self.add(
@@ -607,7 +613,7 @@ impl Salt {
         match &mut pending.what {
             What::Ping(ping) => {
                 ping.published = Some(now);
-                ping.unknown = unknown;
+                ping.unknown.extend(unknown);
                 pending.deadline = now.plus_ms(limits::PING_TIMEOUT_MS + limits::PING_GRACE_MS);
             }
             What::Launch(launching) => {
@@ -668,6 +674,7 @@ impl Salt {
             return;
         };
         match pending.what {
+            What::Ping(ping) if ping.should_go_on(&missing) => self.ping_again(ping, missing),
             What::Ping(mut ping) => {
                 ping.unknown.extend(missing);
                 for run in ping.runs {
@@ -688,6 +695,20 @@ impl Salt {
         }
     }
 
+    fn ping_again(&mut self, mut ping: Ping, missing: Vec<String>) {
+        if !ping.fresh.is_empty() {
+            for run in &ping.runs {
+                self.report(resolved(*run, &ping.fresh, &[], false, None));
+            }
+        }
+        ping.told.append(&mut ping.fresh);
+        ping.tgt = json!(missing);
+        ping.tgt_type = "list".to_string();
+        let jid = self.jids.next(clock::wall());
+        let deadline = ping.patience.plus_ms(limits::PING_GRACE_MS);
+        self.add(jid, false, deadline, What::Ping(ping));
+    }
+
     fn refused(&mut self, id: Option<u64>, kind: &str, msg: &str, unknown: Vec<String>) {
         let Some(id) = id else {
             log::error!("salt helper: {kind}: {msg}");
@@ -700,6 +721,9 @@ impl Salt {
         if may_pass(kind) {
             // a master that restarts is back in seconds; the time window ends this
             pending.last_error = Some(words);
+            if let What::Ping(ping) = &mut pending.what {
+                ping.master_was_away = true;
+            }
             pending.send_at = Some(clock::mono().plus_ms(limits::SALT_RETRY_MS));
             return;
         }
@@ -807,6 +831,10 @@ impl Salt {
 }
 
 impl Ping {
+    fn should_go_on(&self, missing: &[String]) -> bool {
+        self.master_was_away && !missing.is_empty() && clock::mono() < self.patience
+    }
+
     /// Answers are told when no more come for a moment, or the first has waited long enough: each telling costs a
     /// publish of its own.
     fn is_ripe(&self, now: Mono) -> bool {
@@ -838,7 +866,11 @@ impl Pending {
                 request.tgt = ping.tgt.clone();
                 request.tgt_type.clone_from(&ping.tgt_type);
                 request.fun = "test.ping";
-                request.timeout = limits::PING_TIMEOUT_MS.min(left_ms) as f64 / 1_000.0;
+                let window_ms = match ping.master_was_away {
+                    true => limits::PING_AGAIN_MS,
+                    false => limits::PING_TIMEOUT_MS,
+                };
+                request.timeout = window_ms.min(left_ms) as f64 / 1_000.0;
             }
             What::Launch(launching) => {
                 let machines = launching.dispatch.machines.iter().map(|(_, machine)| machine);

@@ -98,7 +98,7 @@ fn runs_that_are_due_together_share_a_ping_and_up_is_told_before_down() {
 }
 
 #[test]
-fn a_master_that_is_away_is_asked_again_under_the_same_job_id() {
+fn a_master_that_is_away_is_asked_again_and_so_are_minions_that_come_back_after_it() {
     let python = fake_python(
         "away",
         r#"read -r first
@@ -106,14 +106,21 @@ fn a_master_that_is_away_is_asked_again_under_the_same_job_id() {
         read -r second
         jid=${first#*jid\":\"}; jid=${jid%%\"*}
         case "$second" in *"$jid"*'"again":true'*) ;; *) exit 1 ;; esac
-        echo '{"ev":"pub","id":1,"jid":"1","minions":["a"],"unknown":["gone"]}'
+        echo '{"ev":"pub","id":1,"jid":"1","minions":["a","b"],"unknown":["gone"]}'
         echo '{"ev":"ret","id":1,"jid":"1","minion":"a","ret":true,"retcode":0}'
-        echo '{"ev":"done","id":1,"jid":"1","missing":[],"why":"complete"}'"#,
+        echo '{"ev":"done","id":1,"jid":"1","missing":["b"],"why":"timeout"}'
+        read -r third
+        case "$third" in *'"tgt":["b"]'*) ;; *) exit 1 ;; esac
+        echo '{"ev":"ret","id":2,"jid":"2","minion":"b","ret":true,"retcode":0}'
+        echo '{"ev":"done","id":2,"jid":"2","missing":[],"why":"complete"}'"#,
     );
     let (executor, events) = start(&python);
     resolve(&executor, 1, "glob");
     let (up, down, error) = resolved_to_the_end(&events, 1);
-    assert_eq!((up, down, error), (vec!["a".into()], vec!["gone".into()], None));
+    assert_eq!(
+        (up, down, error),
+        (vec!["a".into(), "b".into()], vec!["gone".into()], None)
+    );
     std::fs::remove_file(python).unwrap();
 }
 
