@@ -388,6 +388,8 @@ pub const HELPER_LOG_LINE_BYTES: usize = 16 << 10;
 pub const SALT_REQUESTS: usize = 16_384;
 /// Minions that have not answered a ping by then are down.
 pub const PING_TIMEOUT_MS: u64 = 20_000;
+/// The window of a ping where the master has just been away: those that did not answer are pinged again.
+pub const PING_AGAIN_MS: u64 = 5_000;
 /// From the order to a ping that is published: a master that restarts is waited for.
 pub const PING_PATIENCE_MS: u64 = 60_000;
 /// From the end of that window to the helper's word for it: the helper may have to be started again.
