@@ -17,7 +17,7 @@ use super::{Scratch, is_alive, until, until_within};
 const MARK: &str = "LC_SALTPETER_IT";
 
 /// Longer than anything takes that waits for deadlines of the product.
-pub const LONG_MS: u64 = 90_000;
+pub const LONG_MS: u64 = 120_000;
 
 /// What a daemon begins with.
 pub struct Plan {
