@@ -276,5 +276,10 @@ fn a_daemon_that_is_away_for_long_costs_the_command_nothing() {
         let broken = usize::from(output[..from] != expected[..from]);
         output.drain(from - broken..from + length);
     }
-    assert!(output == expected, "{} bytes instead of {}", output.len(), expected.len());
+    assert!(
+        output == expected,
+        "{} bytes instead of {}",
+        output.len(),
+        expected.len()
+    );
 }
