@@ -339,6 +339,17 @@ pub const WRAPPER_STACK_BYTES: usize = 512 << 10;
 /// Kept of a reason in the wrapper's log.
 pub const LOG_LINE_BYTES: usize = 4 << 10;
 
+// -- the command line
+
+/// The daemon's answer to the command line.
+pub const CLI_ANSWER_MS: u64 = 30_000;
+/// While it waits, the command line looks this often.
+pub const CLI_LOOK_MS: u64 = 500;
+/// Outputs that are followed at a time.
+pub const CLI_FOLLOWED: usize = 64;
+/// A line of several outputs' that is longer is cut in two.
+pub const CLI_LINE_BYTES: u64 = 64 << 10;
+
 // -- the engine's own
 
 /// A connection thread that has not answered a probe by then counts as gone.
