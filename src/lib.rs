@@ -21,6 +21,7 @@
 //! | `executor` | starts wrappers: through Salt, with one helper process in Python, or on this host |
 //! | `job-log` | writes `logdir/<job>.log` |
 //! | `config` | notices changed job files |
+//! | `ui` | rings the UI's connections when there is a new board, ten times a second at most |
 //! | `api-accept`, one a request connection | HTTP, served from the board and storage |
 //!
 //! In reading order: what both binaries share, what decides, what connects, what speaks, the wrapper.
