@@ -19,6 +19,8 @@ PUBLISH_QUEUE = 65536  # requests that wait for a publisher
 ENDED_KEPT = 2000  # jobs whose late returns are still reported
 BUS_STALE_S = 2.0  # a publish that the bus has not shown by then: the bus is dead
 BUS_RETRY_S = 1.0
+CACHE_LOOK_S = 3.0  # a job that has not all returns by then is looked up in the job cache, later ever more seldom
+CACHE_LOOK_MAX_S = 30.0
 RETURN_CHARS = 65536  # kept of one text in a return, unless the request says otherwise
 
 # Salt prints to stdout here and there: what was stdout speaks the protocol, stdout itself goes to the log
@@ -74,6 +76,7 @@ class Job:
         self.got = set()
         self.published = None
         self.seen_on_bus = False
+        self.next_look = None  # into the job cache: the bus loses a return now and then
 
 
 LOCK = threading.RLock()
@@ -278,8 +281,11 @@ def look_at_times(returners, connected):
     if FILL.is_set():
         FILL.clear()
         fill_from_cache(returners, jobs)
-    elif over:
-        fill_from_cache(returners, over)
+    else:
+        doubtful = [job for job in jobs if now >= (job.next_look or job.published + CACHE_LOOK_S)]
+        for job in doubtful:
+            job.next_look = now + min(CACHE_LOOK_MAX_S, now - job.published)
+        fill_from_cache(returners, set(over + doubtful))
     with LOCK:
         for job in over:
             if job.jid in JOBS:
