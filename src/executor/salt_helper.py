@@ -236,14 +236,14 @@ def publisher():
 def follow_bus():
     """The only reader of the bus; also keeps the time of all jobs."""
     returners = salt.loader.returners(OPTS, {})
-    bus, told, connected = None, None, 0.0
+    bus, told, alive = None, None, 0.0
     while True:
         if bus is None:
             try:
                 bus = salt.utils.event.get_master_event(OPTS, OPTS["sock_dir"], listen=True, raise_errors=True)
                 if not bus.connect_pub(timeout=2):
                     raise OSError("nobody answers on the event bus in %s" % OPTS["sock_dir"])
-                connected, up, why = time.monotonic(), True, ""
+                alive, up, why = time.monotonic(), True, ""
                 FILL.set()
             except Exception as error:
                 bus, up, why = close(bus), False, str(error)
@@ -261,23 +261,24 @@ def follow_bus():
             bus = close(bus)  # it returned at once and brought nothing: closed
             time.sleep(BUS_RETRY_S)
         if event is not None:
+            alive = time.monotonic()  # reconnecting a bus that works would lose what it carries
             part = event["tag"].split("/")
             with LOCK:
                 if len(part) == 4 and part[3] == "new" and part[2] in JOBS:
                     JOBS[part[2]].seen_on_bus = True
             if len(part) == 5 and part[3] == "ret":
                 returned(part[2], part[4], event["data"], "bus")
-        if look_at_times(returners, connected):
+        if look_at_times(returners, alive):
             bus = close(bus)
 
 
-def look_at_times(returners, connected):
+def look_at_times(returners, alive):
     """Ends what has had its time. True: the bus has missed a publish."""
     now = time.monotonic()
     with LOCK:
         jobs = [job for job in JOBS.values() if job.published]
         over = [job for job in jobs if now >= job.published + job.timeout]
-        unseen = [j for j in jobs if not j.seen_on_bus and now - max(j.published, connected) > BUS_STALE_S]
+        unseen = [j for j in jobs if not j.seen_on_bus and now - max(j.published, alive) > BUS_STALE_S]
     if FILL.is_set():
         FILL.clear()
         fill_from_cache(returners, jobs)
