@@ -22,6 +22,8 @@ pub trait Transport: Read + Write + Send {
     fn set_read_timeout_ms(&self, ms: u64) -> io::Result<()>;
     /// How long one write may wait.
     fn set_write_timeout_ms(&self, ms: u64) -> io::Result<()>;
+    /// From here on neither reads nor writes wait.
+    fn set_nonblocking(&self) -> io::Result<()>;
     /// Says that nothing more will be written.
     fn finish(&self);
     /// The peer has hung up.
@@ -129,6 +131,11 @@ impl<T: Transport> Wire<T> {
             transport,
             buffer: Vec::new(),
         }
+    }
+
+    /// What was read too much, when somebody else takes over the transport.
+    pub fn into_parts(self) -> (T, Vec<u8>) {
+        (self.transport, self.buffer)
     }
 
     /// The next request. Waits [`limits::HTTP_IDLE_MS`] for its first byte and [`limits::HTTP_REQUEST_MS`] from there
@@ -432,6 +439,10 @@ impl Transport for TcpStream {
         self.set_write_timeout(Some(Duration::from_millis(ms)))
     }
 
+    fn set_nonblocking(&self) -> io::Result<()> {
+        self.set_nonblocking(true)
+    }
+
     fn finish(&self) {
         let _ = self.shutdown(std::net::Shutdown::Write);
     }
@@ -452,6 +463,10 @@ impl Transport for UnixStream {
 
     fn set_write_timeout_ms(&self, ms: u64) -> io::Result<()> {
         self.set_write_timeout(Some(Duration::from_millis(ms)))
+    }
+
+    fn set_nonblocking(&self) -> io::Result<()> {
+        self.set_nonblocking(true)
     }
 
     fn finish(&self) {
@@ -548,6 +563,10 @@ mod tests {
         }
 
         fn set_write_timeout_ms(&self, _ms: u64) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn set_nonblocking(&self) -> io::Result<()> {
             Ok(())
         }
 

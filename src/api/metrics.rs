@@ -29,8 +29,8 @@ pub fn healthz(_call: &Call) -> Answered {
 /// `GET /readyz`: it can start jobs. Says what is wrong, not why: anybody may ask.
 pub fn readyz(call: &Call) -> Answered {
     let board = &call.board;
-    let storage = board.troubles.is_empty();
-    let executor = has_executor(board);
+    let storage = !board.is_storage_down;
+    let executor = !board.is_executor_down;
     let errors = errors(board);
     // bad files leave what was last good in force; with nothing in force there is nothing to be ready for
     let config = errors == 0 || !board.config.jobs.is_empty();
@@ -250,13 +250,13 @@ fn by_daemon(page: &mut Page, board: &Board, is_busy: bool) {
         "executor_up",
         "gauge",
         "1: machines can be reached.",
-        u8::from(has_executor(board)),
+        u8::from(!board.is_executor_down),
     );
     page.single(
         "storage_up",
         "gauge",
         "1: storage can write.",
-        u8::from(board.troubles.is_empty()),
+        u8::from(!board.is_storage_down),
     );
     page.single(
         "engine_busy",
@@ -295,12 +295,6 @@ fn by_daemon(page: &mut Page, board: &Board, is_busy: bool) {
     );
     page.family("build_info", "gauge", "What runs here.");
     page.value("build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
-}
-
-fn has_executor(board: &Board) -> bool {
-    let mut problems = board.config.problems.iter();
-    !problems
-        .any(|problem| problem.field == "saltpeter_config.executor" && problem.severity == Severity::Error)
 }
 
 fn errors(board: &Board) -> usize {

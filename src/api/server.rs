@@ -14,9 +14,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{SocketFlags, sockopt};
 
 use super::auth::Via;
-use super::http::{NoRequest, Request, Transport, Wire};
+use super::http::{NoRequest, Request, Response, Transport, Wire};
 use super::waiting::{Guest, Waiting};
-use super::{Shared, routes};
+use super::{Shared, routes, socket};
 use crate::net::capacity::{Capacity, Slot};
 use crate::net::upgrade;
 use crate::thread::{self, Actor};
@@ -33,6 +33,7 @@ pub struct Listeners {
 /// The accepting thread; dropping it stops and joins it. Connections end by themselves.
 pub struct Api {
     _accept: Actor,
+    _ui: Actor,
 }
 
 impl Listeners {
@@ -53,6 +54,7 @@ impl Listeners {
 
 /// Starts serving, at most `cap` connections at a time.
 pub fn start(listeners: Listeners, cap: usize, shared: Arc<Shared>) -> io::Result<Api> {
+    let ui = shared.hub.start()?;
     let bell = Arc::new(Waker::new()?);
     let stopped = Arc::new(AtomicBool::new(false));
     let door = Door {
@@ -72,6 +74,7 @@ pub fn start(listeners: Listeners, cap: usize, shared: Arc<Shared>) -> io::Resul
             stopped.store(true, Ordering::Release);
             bell.wake();
         }),
+        _ui: ui,
     })
 }
 
@@ -184,7 +187,7 @@ impl Door {
         }
     }
 
-    fn admit<T: Transport + 'static>(&self, socket: T, via: Via) {
+    fn admit<T: Transport + AsFd + 'static>(&self, socket: T, via: Via) {
         if self.capacity.live() >= self.soft_cap {
             self.waiting.make_room();
         }
@@ -213,7 +216,7 @@ fn accept(listener: std::os::fd::BorrowedFd<'_>) -> rustix::io::Result<OwnedFd> 
 }
 
 /// One connection, request after request.
-fn serve<T: Transport>(
+fn serve<T: Transport + AsFd>(
     transport: T,
     via: Via,
     own_uid: u32,
@@ -227,6 +230,20 @@ fn serve<T: Transport>(
         let read = wire.read_request();
         guest.is_served();
         let (request, response) = match read {
+            Ok(request) if socket::is_wanted(&request) => {
+                match accept_ui(wire, request, via, own_uid, shared) {
+                    // it waits for nothing any more
+                    Upgraded::Ui(connection) => {
+                        drop(guest);
+                        return connection.run();
+                    }
+                    Upgraded::Gone => return,
+                    Upgraded::Refused(refused) => {
+                        wire = refused.0;
+                        (refused.1, refused.2)
+                    }
+                }
+            }
             Ok(request) => {
                 let response = routes::respond(shared, &request, via, own_uid);
                 log::debug!("{} {}: {}", request.method, request.path, response.status);
@@ -240,6 +257,45 @@ fn serve<T: Transport>(
         }
         if !request.keep_alive {
             return hang_up(wire.transport);
+        }
+    }
+}
+
+/// What became of a request for the UI's WebSocket.
+enum Upgraded<T: Transport> {
+    Ui(Box<socket::Connection<T>>),
+    /// An ordinary connection still, and what it is answered.
+    Refused(Box<(Wire<T>, Request, Response)>),
+    Gone,
+}
+
+/// Lets a UI in. The request is logged without its query: a token may stand there.
+fn accept_ui<T: Transport + AsFd>(
+    mut wire: Wire<T>,
+    request: Request,
+    via: Via,
+    own_uid: u32,
+    shared: &Arc<Shared>,
+) -> Upgraded<T> {
+    let request = socket::with_token(request);
+    let (caller, answer) = match socket::accept(shared, &request, via, own_uid) {
+        Ok(accepted) => accepted,
+        Err(denied) => {
+            log::debug!("{} {}: {}", request.method, request.path, denied.status);
+            let response = routes::error(denied.status, &denied.message);
+            return Upgraded::Refused(Box::new((wire, request, response)));
+        }
+    };
+    log::debug!("{} {}: the UI of {}", request.method, request.path, caller.who);
+    if wire.transport.write_all(answer.as_bytes()).is_err() {
+        return Upgraded::Gone;
+    }
+    let (transport, already_read) = wire.into_parts();
+    match socket::Connection::new(transport, already_read, shared, request, via, own_uid, caller) {
+        Ok(connection) => Upgraded::Ui(Box::new(connection)),
+        Err(error) => {
+            log::warn!("cannot serve a UI: {error}");
+            Upgraded::Gone
         }
     }
 }

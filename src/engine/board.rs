@@ -21,6 +21,9 @@ pub struct Board {
     pub running: BTreeMap<Arc<str>, Arc<RunBoard>>,
     /// Trouble of the daemon's own, for people.
     pub troubles: Vec<String>,
+    /// Which of the troubles there are.
+    pub is_storage_down: bool,
+    pub is_executor_down: bool,
     /// What is in force: the files', with the switches on top.
     pub maintenance: Maintenance,
     pub switches: Vec<SwitchRecord>,
@@ -106,6 +109,8 @@ impl Engine {
         let mut board = (*self.shown.board).clone();
         board.version += 1;
         board.config = self.config.clone();
+        board.is_storage_down = self.storage_trouble.is_some();
+        board.is_executor_down = self.executor_trouble.is_some();
         board.maintenance.clone_from(&self.maintenance);
         board.switches = self.switches.values().cloned().collect();
         board.troubles = self

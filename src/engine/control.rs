@@ -354,7 +354,9 @@ pub(super) fn say_audit(turn: &mut Turn, audit: &AuditRecord) {
         ..
     } = audit;
     let text = format!("audit: {by}: {action} {object} ({detail}): {outcome}");
-    turn.say(Level::Info, text.escape_debug().to_string());
+    // what was asked for may be anything: it must not make lines of its own
+    let text = text.replace(|c: char| c.is_control(), " ");
+    turn.say(Level::Info, text);
 }
 
 /// Names of what was asked for; never a parameter's value.

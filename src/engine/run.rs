@@ -8,6 +8,7 @@ use log::Level;
 
 use crate::clock::Wall;
 use crate::config::{Delivery, ExecutorKind, JobSpec, is_loopback_host};
+use crate::engine::board::outcome_word;
 use crate::engine::control::{Wanted, control_fact, say_audit};
 use crate::engine::effect::{Answer, Dispatch, Effect, Fact, JobLogEntry, JobLogLine, Write};
 use crate::engine::event::RequestId;
@@ -417,6 +418,11 @@ impl Engine {
             }
         }
         run.waiting.extend(waiting);
+        if let Some(state) = self.jobs.get_mut(run.record.job.as_str()) {
+            for (_, retcode) in &log {
+                *state.counts.machines.entry(outcome_word(*retcode)).or_default() += 1;
+            }
+        }
         write.facts.push(Fact::Run(Box::new(run.record.clone())));
         let follow = log
             .into_iter()
@@ -540,23 +546,14 @@ impl Engine {
     /// Whether the job travels over the socket (fine-print.md 23).
     fn delivers_over_socket(&self, spec: &JobSpec) -> bool {
         let settings = &self.config.settings;
-        let path = spec
-            .wrapper_path
-            .as_ref()
-            .or(settings.default_wrapper_path.as_ref());
-        let is_ours = match path {
-            Some(path) => path
-                .split_whitespace()
-                .next()
-                .is_some_and(|word| word.rsplit('/').next() == Some("sp-wrapper")),
-            None => self.settings.own_wrapper_by_default,
-        };
+        let by_default = self.settings.own_wrapper_by_default;
         let is_private = self.settings.private_link
+            || settings.is_wrapper_tls(spec, by_default)
             || settings.executor == ExecutorKind::Salt
                 && settings.server_host(spec).is_some_and(is_loopback_host);
         match spec.delivery {
             Delivery::Env => false,
-            Delivery::Auto => is_ours && is_private,
+            Delivery::Auto => is_private && settings.is_wrapper_ours(spec, by_default),
             Delivery::Socket => is_private,
         }
     }

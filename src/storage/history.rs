@@ -217,6 +217,19 @@ impl Reader {
         Ok((tail, from > 0))
     }
 
+    /// Stored bytes of an output from offset `at` of the whole stream on, as many as are read in one go, `wanted` at
+    /// least where so many follow without a gap; empty: that byte is not stored (yet, or any more).
+    pub fn stored_output(
+        &self,
+        machine_run: MachineRunId,
+        day: i64,
+        at: u64,
+        wanted: usize,
+    ) -> Result<Vec<u8>, String> {
+        let read = self.with_day(day, |file| stream::read_from(file, machine_run, at, wanted))?;
+        Ok(read.unwrap_or_default())
+    }
+
     /// Asks that day's file; None: there is no such file (any more).
     pub(super) fn with_day<T>(
         &self,

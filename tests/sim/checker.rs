@@ -485,7 +485,7 @@ impl World {
                 "P1: its timeout is over for more than 30 s"
             } else if machine.stage == MachineStage::Dispatched
                 && over(view.dispatched, 62_000)
-                && self.executor.dispatched.contains_key(&machine.id)
+                && self.executor.dispatched.contains_key(&(machine.run, machine.id))
             {
                 "P1: no word of its launch for more than 60 s"
             } else if machine.stage == MachineStage::Launched && over(view.launched, 32_000) {
@@ -634,7 +634,12 @@ impl World {
                     format!("{machine} is dispatched, stored stage is {stage:?}"),
                 );
             }
-            let times = self.executor.dispatched.get(id).copied().unwrap_or(0);
+            let times = self
+                .executor
+                .dispatched
+                .get(&(dispatch.run, *id))
+                .copied()
+                .unwrap_or(0);
             if dispatch.env_delivery && times > 0 {
                 self.fail("P3", format!("a second dispatch with command to {machine}"));
             }

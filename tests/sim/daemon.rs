@@ -66,6 +66,7 @@ impl World {
             seed: self.rng.bytes32(),
             private_link: true,
             own_wrapper_by_default: false,
+            machines_share_a_host: false,
         };
         let engine = Engine::new(settings, self.config.clone(), recovered, self.now());
         self.daemon = Some(Daemon {

@@ -172,10 +172,6 @@ impl Storage {
         last.and_then(|r| r.seq).map_or(-1, |s| s as i64)
     }
 
-    pub fn idle(&self) -> bool {
-        self.pending.is_empty()
-    }
-
     fn refusal(&self, write: &Write) -> Option<StoreOutcome> {
         for fact in &write.facts {
             if let Fact::Start(run) = fact {

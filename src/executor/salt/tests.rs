@@ -23,6 +23,17 @@ fn fake_python(name: &str, body: &str) -> PathBuf {
     path
 }
 
+fn entrance() -> Entrance {
+    Entrance {
+        local_host: "127.0.0.1".into(),
+        port: 8889,
+        pin: "sha256:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
+            .parse()
+            .unwrap(),
+        own_wrapper_by_default: false,
+    }
+}
+
 fn start(python: &Path) -> (Executor, Receiver<Event>) {
     let settings = Settings {
         salt_python: Some(python.display().to_string()),
@@ -30,7 +41,7 @@ fn start(python: &Path) -> (Executor, Receiver<Event>) {
     };
     let settings = Arc::new(parking_lot::RwLock::new(Arc::new(settings)));
     let (sender, events) = crossbeam_channel::bounded(limits::CONTROL_QUEUE);
-    let executor = executor::start(ExecutorKind::Salt, String::new(), 8889, settings, sender).unwrap();
+    let executor = executor::start(ExecutorKind::Salt, entrance(), settings, sender).unwrap();
     (executor, events)
 }
 
@@ -162,7 +173,7 @@ fn the_dispatch_of_a_wrapper_carries_no_command_and_lets_the_minion_fill_in_its_
         again: false,
         plain: false,
     };
-    let call = json!(wrapper_call(&dispatch, &Settings::default(), 8889));
+    let call = json!(wrapper_call(&dispatch, &Settings::default(), &entrance()));
     assert!(!call.to_string().contains("secret"), "{call}");
     assert_eq!(call["env"]["SP_WEBSOCKET_URL"], "ws://[::1]:8889/?token=t");
     let command = call["cmd"].as_str().unwrap();

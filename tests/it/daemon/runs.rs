@@ -21,9 +21,8 @@ fn a_job_that_is_due_runs_on_every_matching_machine_and_is_shown_with_its_output
     let state = daemon.wait_status("results of three machines", |status| {
         let state = &status["state"]["tick"];
         let results = state["results"].as_object()?;
-        // an end is shown a moment before its output is stored
-        let is_ended = |result: &serde_json::Value| result["retcode"] == 0 && result["ret"] != "";
-        (results.len() == 3 && results.values().all(is_ended)).then(|| state.clone())
+        let all_ended = results.values().all(|result| result["retcode"] == 0);
+        (results.len() == 3 && all_ended).then(|| state.clone())
     });
     for machine in ["m1", "m2", "m3"] {
         let result = &state["results"][machine];
@@ -484,6 +483,18 @@ fn a_lock_that_another_run_holds_ends_a_run_with_254() {
     let _ = std::fs::remove_file(
         dir.with_file_name(format!("{}.m1", dir.file_name().unwrap().to_str().unwrap())),
     );
+}
+
+#[test]
+fn machines_on_one_host_do_not_lock_each_other_out() {
+    // each test's jobs have an explicit `lockfile` (support/daemon.rs); these machines hold it at the same time
+    let daemon = daemon(json!({"all": job_with("echo held; exec sleep 60", json!({"targets": "*"}))}));
+    let instance = daemon.run("all");
+    for machine in ["m1", "m2", "m3"] {
+        daemon.wait_output(&instance, machine, "held");
+    }
+    daemon.kill("all");
+    daemon.wait_ended(&instance);
 }
 
 #[test]

@@ -157,8 +157,17 @@ impl Daemon {
         fs::rename(new, self.path("conf").join(name)).unwrap();
     }
 
-    /// Writes the job file of that group; JSON is YAML.
+    /// Writes the job file of that group; JSON is YAML. The default lock is one per job and machine of the host:
+    /// other tests' daemons play machines of the same names.
     pub fn write_jobs(&self, group: &str, jobs: &Value) {
+        let mut jobs = jobs.clone();
+        for (name, job) in jobs.as_object_mut().unwrap() {
+            if job.get("command").is_some() && job.get("lockfile").is_none() {
+                let name = data_encoding::HEXLOWER.encode(name.as_bytes());
+                job["lockfile"] = json!(self.path(&format!("lock-{name}")));
+            }
+        }
+        let jobs = &jobs;
         self.write_file(
             &format!("{group}.yaml"),
             &serde_json::to_string_pretty(jobs).unwrap(),
@@ -393,7 +402,7 @@ impl Daemon {
 
     /// Waits until that output contains `text`.
     pub fn wait_output(&self, instance: &str, machine: &str, text: &str) -> String {
-        until_within(LONG_MS, &format!("'{text}' in {instance}'s output"), || {
+        until(&format!("'{text}' in {instance}'s output"), || {
             let path = format!("/api/v1/runs/{}/machines/{machine}/output", escaped(instance));
             let reply = self.get(&path);
             let found = reply.status == 200 && reply.text().contains(text);

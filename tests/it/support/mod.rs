@@ -4,7 +4,9 @@ pub mod daemon;
 pub mod fake_daemon;
 pub mod http;
 pub mod peer;
+pub mod proxy;
 pub mod run;
+pub mod tap;
 pub mod together;
 
 use std::path::{Path, PathBuf};
@@ -32,6 +34,12 @@ pub fn until_within<T>(patience_ms: u64, what: &str, mut look: impl FnMut() -> O
         assert!(clock::mono() < ends_at, "waited in vain for {what}");
         let _ = never.recv_timeout(Duration::from_millis(5));
     }
+}
+
+/// Lets time pass, for what a test itself does again and again.
+pub fn pause(ms: u64) {
+    let (_keep, never) = crossbeam_channel::bounded::<()>(0);
+    let _ = never.recv_timeout(Duration::from_millis(ms));
 }
 
 /// Looks for `ms` that nothing appears.

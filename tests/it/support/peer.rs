@@ -126,15 +126,6 @@ impl Peer {
         }
     }
 
-    /// That everything sent before has been dealt with: pings are answered in order.
-    pub fn ping(&mut self) {
-        self.socket.send(Message::Ping(b"?".as_slice().into())).unwrap();
-        match self.socket.read().unwrap() {
-            Message::Pong(_) => {}
-            other => panic!("no pong but {other:?}"),
-        }
-    }
-
     /// `connect` and `start`, each acknowledged.
     pub fn greet(&mut self) {
         self.say("connect", json!({}));
