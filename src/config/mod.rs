@@ -224,6 +224,11 @@ pub struct Settings {
     pub delivery: Delivery,
     pub history_days: u32,
     pub salt_python: Option<String>,
+    /// Certificate chain and key of the machines port, PEM; None: the daemon makes its own.
+    pub tls_cert: Option<PathBuf>,
+    pub tls_key: Option<PathBuf>,
+    /// Wrappers of ours are sent to the machines port with TLS (fine-print.md 23a).
+    pub wrapper_tls: bool,
     /// Directory (or file) of the Salt master's configuration.
     pub salt_config: String,
     pub api_tokens: Vec<ApiToken>,
@@ -265,6 +270,9 @@ impl Default for Settings {
             delivery: Delivery::Auto,
             history_days: limits::HISTORY_DAYS,
             salt_python: None,
+            tls_cert: None,
+            tls_key: None,
+            wrapper_tls: true,
             salt_config: "/etc/salt".into(),
             api_tokens: Vec::new(),
             api_open: false,
@@ -276,6 +284,23 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// Whether the wrapper of that job is ours, by its file's name (fine-print.md 23). `by_default`: it is where no
+    /// wrapper is configured.
+    pub fn is_wrapper_ours(&self, spec: &JobSpec, by_default: bool) -> bool {
+        let path = spec.wrapper_path.as_ref().or(self.default_wrapper_path.as_ref());
+        path.map_or(by_default, |path| {
+            let program = path.split_whitespace().next();
+            program.is_some_and(|word| word.rsplit('/').next() == Some("sp-wrapper"))
+        })
+    }
+
+    /// Whether the wrapper of that job is told to come with TLS, unless it comes over loopback. One that is to take its
+    /// job from the socket is taken for ours under any name.
+    pub fn is_wrapper_tls(&self, spec: &JobSpec, by_default: bool) -> bool {
+        let is_ours = spec.delivery == Delivery::Socket || self.is_wrapper_ours(spec, by_default);
+        self.wrapper_tls && is_ours
+    }
+
     /// The name under which wrappers of that job reach the daemon; None: the host's name.
     pub fn server_host<'a>(&'a self, spec: &'a JobSpec) -> Option<&'a str> {
         let host = spec.saltpeter_server_host.as_ref();

@@ -19,7 +19,7 @@ pub const CONFIG_SECTION: &str = "saltpeter_config";
 /// The key of a file's maintenance.
 pub const MAINTENANCE_SECTION: &str = "saltpeter_maintenance";
 
-const KEYS: [&str; 30] = [
+const KEYS: [&str; 33] = [
     "logdir",
     "debug",
     "api_ws",
@@ -46,6 +46,9 @@ const KEYS: [&str; 30] = [
     "history_days",
     "salt_python",
     "salt_config",
+    "tls_cert",
+    "tls_key",
+    "wrapper_tls",
     "api_tokens",
     "api_open",
     "api_hosts",
@@ -64,7 +67,14 @@ pub fn apply(settings: &mut Settings, key: &str, node: &Node, base: &Path) -> Re
     set(settings, key, node, base)?;
     let is_text = matches!(
         key,
-        "logdir" | "state_dir" | "default_wrapper_path" | "timezone" | "salt_python" | "salt_config"
+        "logdir"
+            | "state_dir"
+            | "default_wrapper_path"
+            | "timezone"
+            | "salt_python"
+            | "salt_config"
+            | "tls_cert"
+            | "tls_key"
     );
     Ok(match key {
         "default_wrapper_loglevel" => {
@@ -147,10 +157,23 @@ pub fn refused(settings: &Settings) -> Option<(&'static str, &'static str)> {
     // fine-print.md 32a
     let is_open =
         settings.api_ws && !settings.api_ws_bind_addr.is_loopback() && settings.api_tokens.is_empty();
-    is_open.then_some((
-        "api_ws_bind_addr",
-        "reaches beyond this host without any api_tokens: the API stays on loopback; add tokens or use 127.0.0.1",
-    ))
+    if is_open {
+        return Some((
+            "api_ws_bind_addr",
+            "reaches beyond this host without any api_tokens: the API stays on loopback; add tokens or use 127.0.0.1",
+        ));
+    }
+    match (&settings.tls_cert, &settings.tls_key) {
+        (Some(_), None) => Some((
+            "tls_cert",
+            "needs tls_key as well: the daemon does not start with one alone",
+        )),
+        (None, Some(_)) => Some((
+            "tls_key",
+            "needs tls_cert as well: the daemon does not start with one alone",
+        )),
+        _ => None,
+    }
 }
 
 /// Keys whose change takes a restart (fine-print.md 14), with those that differ between the two.
@@ -171,6 +194,8 @@ pub fn restart_needed(running: &Settings, wanted: &Settings) -> Vec<&'static str
             "machines_ws_bind_addr",
             running.machines_ws_bind_addr == wanted.machines_ws_bind_addr,
         ),
+        ("tls_cert", running.tls_cert == wanted.tls_cert),
+        ("tls_key", running.tls_key == wanted.tls_key),
     ]
     .into_iter()
     .filter(|(_, same)| !same)
@@ -203,6 +228,9 @@ fn set(settings: &mut Settings, key: &str, node: &Node, base: &Path) -> Result<(
         "default_wrapper_loglevel" => settings.default_wrapper_loglevel = loglevel(node)?,
         "salt_python" => settings.salt_python = optional_text(node)?,
         "salt_config" => settings.salt_config = text(node)?,
+        "tls_cert" => settings.tls_cert = optional_text(node)?.map(|path| base.join(path)),
+        "tls_key" => settings.tls_key = optional_text(node)?.map(|path| base.join(path)),
+        "wrapper_tls" => settings.wrapper_tls = flag(node)?,
         "elasticsearch" => settings.elasticsearch = text(node)?,
         "elasticsearch_index" => settings.elasticsearch_index = text(node)?,
         "opensearch" => settings.opensearch = text(node)?,

@@ -677,7 +677,8 @@ fn every_setting_is_known_and_applied() {
                 elasticsearch: http://e\n  elasticsearch_index: ei\n  opensearch: http://o\n  opensearch_index: oi\n  \
                 executor: local\n  local_machines: [a, b]\n  state_dir: /s\n  timezone: Europe/Berlin\n  \
                 output_limit: 0\n  wrapper_delivery: socket\n  start_timeout: 1.5\n  heartbeat_timeout: 16\n  \
-                history_days: 3\n  salt_python: /p\n  salt_config: /c\n  api_open: yes\n  api_hosts: cron.example.com\n  \
+                history_days: 3\n  salt_python: /p\n  salt_config: /c\n  tls_cert: c.pem\n  tls_key: /k.pem\n  \
+                wrapper_tls: no\n  api_open: yes\n  api_hosts: cron.example.com\n  \
                 api_allowed_origins: ['https://UI.example.com']\n";
     let dir = Dir::with(&[("a.yaml", text)]);
     let config = dir.load();
@@ -709,6 +710,9 @@ fn every_setting_is_known_and_applied() {
         history_days: 3,
         salt_python: Some("/p".into()),
         salt_config: "/c".into(),
+        tls_cert: Some(dir.0.join("c.pem")),
+        tls_key: Some("/k.pem".into()),
+        wrapper_tls: false,
         api_tokens: Vec::new(),
         api_open: true,
         api_hosts: vec!["cron.example.com".into()],

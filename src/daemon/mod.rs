@@ -26,11 +26,13 @@ use crate::config::{Config, ExecutorKind, Settings, watch};
 use crate::engine::board::Board;
 use crate::engine::event::Event;
 use crate::engine::{Engine, EngineSettings};
+use crate::executor::link::Entrance;
 use crate::executor::{self, CurrentSettings};
 use crate::logfile::{self, JobLog};
-use crate::machines::{self, Connections, Lanes};
+use crate::machines::{self, Connections, Lanes, is_loopback};
 use crate::net::accept::Acceptor;
 use crate::net::capacity;
+use crate::net::identity::Identity;
 use crate::storage::{self, Request};
 use crate::thread::Actor;
 use crate::{clock, limits, logging};
@@ -75,6 +77,7 @@ fn start(opened: Opened, signals: Caught, descriptors: usize) -> io::Result<(Tur
         recovered,
         api,
         machines,
+        identity,
         ports,
     } = opened;
     let settings = config.settings.clone();
@@ -92,11 +95,10 @@ fn start(opened: Opened, signals: Caught, descriptors: usize) -> io::Result<(Tur
     let shared = Arc::new(Shared::new(feed.clone(), asks.clone(), storage.reader())?);
     let job_log = Arc::new(logfile::start(settings.logdir.clone(), storage.reader())?);
     let current: CurrentSettings = Arc::new(RwLock::new(settings.clone()));
-    let (url, _) = ports.local_url();
+    let entrance = entrance(&settings, &ports, &identity);
     let executor = executor::start(
         settings.executor,
-        url,
-        ports.machines.port(),
+        entrance,
         current.clone(),
         lanes.control.clone(),
     )?;
@@ -104,7 +106,14 @@ fn start(opened: Opened, signals: Caught, descriptors: usize) -> io::Result<(Tur
     let watcher = watch::start(loader, reload)?;
     let budget = Budget::new(limits::OUTPUT_BUDGET_BYTES);
     let cap = capacity::machine_connections(descriptors);
-    let machines = machines::start(machines, cap, lanes.clone(), budget, connections.clone())?;
+    let machines = machines::start(
+        machines,
+        cap,
+        identity.config,
+        lanes.clone(),
+        budget,
+        connections.clone(),
+    )?;
     let listeners = api::Listeners::new(api, &settings.state_dir);
     let api = api::start(listeners, capacity::api_connections(descriptors), shared)?;
     let _ = lanes.control.send(Event::Listening);
@@ -179,13 +188,22 @@ fn engine_settings(settings: &Settings, ports: &Ports) -> io::Result<EngineSetti
     let mut seed = [0; 32];
     rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())?;
     let is_local = settings.executor == ExecutorKind::Local;
-    let (_, is_private) = ports.local_url();
     Ok(EngineSettings {
         seed,
-        private_link: is_local && is_private,
+        private_link: is_local && is_loopback(ports.local_address().ip()),
         own_wrapper_by_default: is_local,
         machines_share_a_host: is_local,
     })
+}
+
+fn entrance(settings: &Settings, ports: &Ports, identity: &Identity) -> Entrance {
+    let local = ports.local_address();
+    Entrance {
+        local_host: local.ip().to_string(),
+        port: local.port(),
+        pin: identity.pin,
+        own_wrapper_by_default: settings.executor == ExecutorKind::Local,
+    }
 }
 
 /// The API must never see a board without settings: they say who may do what.

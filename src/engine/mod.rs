@@ -54,7 +54,7 @@ pub type AwakeMs = u64;
 pub struct EngineSettings {
     /// Seed of draws, shuffles and tokens: fresh from the kernel in the daemon, fixed in tests.
     pub seed: [u8; 32],
-    /// The link between wrapper and daemon is private (loopback), so that jobs may travel over it.
+    /// The link between wrapper and daemon is private even without TLS (loopback), so that jobs may travel over it.
     pub private_link: bool,
     /// Without a `wrapper_path` or `default_wrapper_path` the executor starts our own wrapper (local executor).
     pub own_wrapper_by_default: bool,

@@ -546,23 +546,14 @@ impl Engine {
     /// Whether the job travels over the socket (fine-print.md 23).
     fn delivers_over_socket(&self, spec: &JobSpec) -> bool {
         let settings = &self.config.settings;
-        let path = spec
-            .wrapper_path
-            .as_ref()
-            .or(settings.default_wrapper_path.as_ref());
-        let is_ours = match path {
-            Some(path) => path
-                .split_whitespace()
-                .next()
-                .is_some_and(|word| word.rsplit('/').next() == Some("sp-wrapper")),
-            None => self.settings.own_wrapper_by_default,
-        };
+        let by_default = self.settings.own_wrapper_by_default;
         let is_private = self.settings.private_link
+            || settings.is_wrapper_tls(spec, by_default)
             || settings.executor == ExecutorKind::Salt
                 && settings.server_host(spec).is_some_and(is_loopback_host);
         match spec.delivery {
             Delivery::Env => false,
-            Delivery::Auto => is_ours && is_private,
+            Delivery::Auto => is_private && settings.is_wrapper_ours(spec, by_default),
             Delivery::Socket => is_private,
         }
     }

@@ -8,6 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use super::link::Link;
 use crate::config::{JobSpec, Settings};
 use crate::engine::effect::Dispatch;
 
@@ -121,7 +122,7 @@ pub fn check(path: &Path) -> Result<(), String> {
 pub fn environment(
     dispatch: &Dispatch,
     machine: &str,
-    url: &str,
+    link: &Link,
     settings: &Settings,
     own: impl Iterator<Item = (OsString, OsString)>,
 ) -> BTreeMap<OsString, OsString> {
@@ -131,7 +132,7 @@ pub fn environment(
                 .is_some_and(|name| KEPT.contains(&name) || name.starts_with("LC_"))
         })
         .collect();
-    for (name, value) in settings_of(dispatch, url, settings) {
+    for (name, value) in settings_of(dispatch, link, settings) {
         environment.insert(name.into(), value.into());
     }
     environment.insert("SP_MACHINE_ID".into(), machine.into());
@@ -143,7 +144,7 @@ pub fn environment(
 }
 
 /// What every wrapper of a dispatch is told, whichever machine it is on.
-pub fn settings_of(dispatch: &Dispatch, url: &str, settings: &Settings) -> BTreeMap<String, String> {
+pub fn settings_of(dispatch: &Dispatch, link: &Link, settings: &Settings) -> BTreeMap<String, String> {
     let spec = &dispatch.spec;
     let mut environment = BTreeMap::new();
     let mut set = |name: &str, value: &str| {
@@ -172,7 +173,13 @@ pub fn settings_of(dispatch: &Dispatch, url: &str, settings: &Settings) -> BTree
             set("SP_LOCKFILE", lockfile);
         }
     }
-    set("SP_WEBSOCKET_URL", &format!("{url}?token={}", dispatch.token));
+    set(
+        "SP_WEBSOCKET_URL",
+        &format!("{}?token={}", link.url, dispatch.token),
+    );
+    if let Some(pin) = &link.pin {
+        set("SP_TLS_PIN", &pin.to_string());
+    }
     set("SP_JOB_NAME", &dispatch.job);
     set("SP_JOB_INSTANCE", &dispatch.instance);
     set("SP_JOB_INSTANCE_NAME", &dispatch.instance);
@@ -225,7 +232,10 @@ mod tests {
         environment(
             &dispatch(env_delivery),
             "web01",
-            "ws://127.0.0.1:1/",
+            &Link {
+                url: "ws://127.0.0.1:1/".into(),
+                pin: None,
+            },
             &Settings::default(),
             own,
         )

@@ -3,6 +3,7 @@
 
 mod glob;
 mod launch;
+pub mod link;
 pub mod local;
 mod salt;
 
@@ -19,6 +20,7 @@ use crate::engine::record::{MachineRunId, RunId};
 use crate::limits;
 use crate::thread::{self, Actor};
 use crate::wake::Waker;
+use link::Entrance;
 
 /// The settings in force, shared with whoever reloads them.
 pub type CurrentSettings = Arc<RwLock<Arc<Settings>>>;
@@ -42,12 +44,10 @@ pub struct Executor {
     _thread: Actor,
 }
 
-/// Starts the executor of that kind. `url` is what wrappers on this host connect to, without its query; `port` that of
-/// the machines endpoint.
+/// Starts the executor of that kind. `entrance` is where wrappers connect to.
 pub fn start(
     kind: ExecutorKind,
-    url: String,
-    port: u16,
+    entrance: Entrance,
     settings: CurrentSettings,
     events: Sender<Event>,
 ) -> io::Result<Executor> {
@@ -55,11 +55,11 @@ pub fn start(
     let bell = Arc::new(Waker::new()?);
     let thread = match kind {
         ExecutorKind::Local => {
-            let local = local::Local::new(url, settings, events, queue, bell.clone());
+            let local = local::Local::new(entrance, settings, events, queue, bell.clone());
             thread::spawn("executor", limits::STACK_BYTES, move || local.run())?
         }
         ExecutorKind::Salt => {
-            let salt = salt::Salt::new(port, settings, events, queue, bell.clone());
+            let salt = salt::Salt::new(entrance, settings, events, queue, bell.clone());
             thread::spawn("executor", limits::STACK_BYTES, move || salt.run())?
         }
     };

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use serde_json::{Value, json};
 
+use super::link::Entrance;
 use super::local::host_name;
 use super::{CurrentSettings, Order, launch};
 use crate::clock::{self, Mono};
@@ -53,8 +54,7 @@ const TARGET_TYPES: [&str; 15] = [
 
 /// The executor's thread.
 pub struct Salt {
-    /// Of the machines endpoint.
-    port: u16,
+    entrance: Entrance,
     settings: CurrentSettings,
     events: Sender<Event>,
     orders: Receiver<Order>,
@@ -144,16 +144,16 @@ struct Launching {
 }
 
 impl Salt {
-    /// `port`: of the machines endpoint. `bell` rings when there are orders, or they end.
+    /// `entrance`: where wrappers connect to. `bell` rings when there are orders, or they end.
     pub fn new(
-        port: u16,
+        entrance: Entrance,
         settings: CurrentSettings,
         events: Sender<Event>,
         orders: Receiver<Order>,
         bell: Arc<Waker>,
     ) -> Salt {
         Salt {
-            port,
+            entrance,
             settings,
             events,
             orders,
@@ -273,7 +273,7 @@ impl Salt {
         if dispatch.plain {
             return self.run_plain(dispatch);
         }
-        let kwarg = wrapper_call(&dispatch, &settings, self.port);
+        let kwarg = wrapper_call(&dispatch, &settings, &self.entrance);
         let open = dispatch
             .machines
             .iter()
@@ -900,7 +900,11 @@ fn unfit(env: &BTreeMap<String, String>) -> Option<String> {
 }
 
 /// The arguments of `cmd.run_all` that start the wrapper.
-fn wrapper_call(dispatch: &Dispatch, settings: &Settings, port: u16) -> BTreeMap<&'static str, Value> {
+fn wrapper_call(
+    dispatch: &Dispatch,
+    settings: &Settings,
+    entrance: &Entrance,
+) -> BTreeMap<&'static str, Value> {
     let path = dispatch
         .spec
         .wrapper_path
@@ -910,11 +914,8 @@ fn wrapper_call(dispatch: &Dispatch, settings: &Settings, port: u16) -> BTreeMap
     let host = settings
         .server_host(&dispatch.spec)
         .map_or_else(host_name, str::to_string);
-    let host = match host.contains(':') && !host.starts_with('[') {
-        true => format!("[{host}]"),
-        false => host,
-    };
-    let env = launch::settings_of(dispatch, &format!("ws://{host}:{port}/"), settings);
+    let link = entrance.link(&host, &dispatch.spec, settings);
+    let env = launch::settings_of(dispatch, &link, settings);
     // One dispatch serves all minions, and each wrapper must know which it is on: the command is a template, the
     // only thing that Salt renders on the minion. `env` sets it whatever the minion's shell is.
     let command = format!("env SP_MACHINE_ID='{{{{ grains['id'] }}}}' {path}");

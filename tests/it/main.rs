@@ -5,5 +5,6 @@ mod cli;
 mod daemon;
 mod endpoint;
 mod support;
+mod tls;
 mod ui;
 mod wrapper;

@@ -36,12 +36,19 @@ pub struct Dues {
     /// Every verdict on a single due time that was committed.
     pub given: BTreeMap<(String, i64), Vec<Verdict>>,
     /// What a stretch of misses speaks for, unless it has a verdict of its own.
-    covered: BTreeSet<(String, i64)>,
+    covered: Vec<(String, i64, i64)>,
     said: BTreeSet<(String, i64)>,
     pub stepped_back: bool,
     /// In this life of the daemon.
     has_looked: bool,
     missed_singly: BTreeMap<(String, u64), u32>,
+}
+
+/// A stretch of misses speaks for it, by whatever schedule was in force then.
+fn is_covered(stretches: &[(String, i64, i64)], (job, due): &(String, i64)) -> bool {
+    stretches
+        .iter()
+        .any(|(of, from, to)| of == job && (from..=to).contains(&due))
 }
 
 fn next_after(schedule: &Schedule, after: Wall) -> Option<Wall> {
@@ -56,7 +63,7 @@ impl World {
         let dues = &mut self.checker.dues;
         let (spans, given, covered) = (&dues.spans, &dues.given, &dues.covered);
         dues.wanted.retain(|key| {
-            given.contains_key(key) || covered.contains(key) || spans.get(&key.0).is_some_and(|s| s.is_old)
+            given.contains_key(key) || is_covered(covered, key) || spans.get(&key.0).is_some_and(|s| s.is_old)
         });
     }
 
@@ -67,7 +74,7 @@ impl World {
         let (spans, given, covered) = (&dues.spans, &dues.given, &dues.covered);
         dues.wanted.retain(|key| {
             given.contains_key(key)
-                || covered.contains(key)
+                || is_covered(covered, key)
                 || spans.get(&key.0).is_some_and(|s| s.since.0 < key.1)
         });
     }
@@ -208,6 +215,8 @@ impl World {
     }
 
     fn stretch(&mut self, verdict: &VerdictRecord) {
+        let stretch = (verdict.job.clone(), verdict.due.0, verdict.until.0);
+        self.checker.dues.covered.push(stretch);
         let Some(schedule) = self.jobs.get(&verdict.job).map(|j| j.job().schedule) else {
             return;
         };
@@ -221,8 +230,6 @@ impl World {
         let mut due = Some(verdict.due);
         while let Some(at) = due.filter(|d| *d <= verdict.until) {
             count += 1;
-            let key = (verdict.job.clone(), at.0);
-            self.checker.dues.covered.insert(key);
             due = next_after(&schedule, at);
         }
         if count < verdict.count && !now_differs {
@@ -241,7 +248,7 @@ impl World {
         let mut failure = None;
         for (job, due) in dues.wanted.iter().filter(|(_, due)| *due < wall.0) {
             let key = (job.clone(), *due);
-            if !dues.given.contains_key(&key) && !dues.covered.contains(&key) {
+            if !dues.given.contains_key(&key) && !is_covered(&dues.covered, &key) {
                 failure = Some(format!(
                     "{job} due {} was passed over without a trace",
                     Wall(*due).iso()

@@ -6,6 +6,7 @@ pub mod http;
 pub mod peer;
 pub mod proxy;
 pub mod run;
+pub mod tap;
 pub mod together;
 
 use std::path::{Path, PathBuf};
