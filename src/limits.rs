@@ -222,8 +222,8 @@ pub const STATUS_RET_BYTES: usize = 64 << 10;
 pub const SWITCH_S: i64 = 3_600;
 /// The longest time that maintenance may be switched for: what lasts longer belongs into the files.
 pub const SWITCH_MAX_S: i64 = 7 * 86_400;
-/// A reason that somebody gives.
-pub const REASON_BYTES: usize = 1_000;
+/// Characters of a reason that somebody gives, and of a machine's name.
+pub const REASON_CHARS: usize = 1_000;
 /// Paused jobs, and maintenance switches, at a time.
 pub const CONTROLS: usize = 20_000;
 /// Machines that one run may be asked for.
