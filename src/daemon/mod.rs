@@ -31,7 +31,7 @@ use crate::executor::{self, CurrentSettings};
 use crate::logfile::{self, JobLog};
 use crate::machines::{self, Connections, Lanes, is_loopback};
 use crate::net::accept::Acceptor;
-use crate::net::capacity;
+use crate::net::capacity::{self, Capacity, Pool};
 use crate::net::identity::Identity;
 use crate::storage::{self, Request};
 use crate::thread::Actor;
@@ -105,17 +105,17 @@ fn start(opened: Opened, signals: Caught, descriptors: usize) -> io::Result<(Tur
     let reload = on_reload(settings.clone(), current, job_log.clone(), lanes.control.clone());
     let watcher = watch::start(loader, reload)?;
     let budget = Budget::new(limits::OUTPUT_BUDGET_BYTES);
-    let cap = capacity::machine_connections(descriptors);
+    let pool = Pool::new(descriptors);
     let machines = machines::start(
         machines,
-        cap,
+        Capacity::of_machines(descriptors, &pool),
         identity.config,
         lanes.clone(),
         budget,
         connections.clone(),
     )?;
     let listeners = api::Listeners::new(api, &settings.state_dir);
-    let api = api::start(listeners, capacity::api_connections(descriptors), shared)?;
+    let api = api::start(listeners, Capacity::of_api(&pool), shared)?;
     let _ = lanes.control.send(Event::Listening);
     let ticker = ticker::start(lanes.control.clone(), connections.clone())?;
     let hung_up = job_log.clone();
