@@ -2,8 +2,11 @@
 //! Must not know: how the verbs do it.
 
 mod check;
+mod compare;
 mod next;
+mod schema;
 mod serve;
+mod surroundings;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -11,6 +14,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use lexopt::prelude::*;
+
+use crate::logging;
 
 /// Where the configuration is if `-c` does not say.
 pub const DEFAULT_CONFIG_DIR: &str = "/etc/saltpeter";
@@ -53,6 +58,8 @@ enum Verb {
     Serve,
     Check,
     Next,
+    Schema,
+    Compare,
 }
 
 /// The arguments as typed; each verb takes what it knows.
@@ -62,7 +69,9 @@ struct Arguments {
     json: bool,
     count: Option<usize>,
     after: Option<String>,
-    job: Option<String>,
+    /// The job of `next`, the directory of `compare`.
+    word: Option<String>,
+    log_format: Option<logging::Format>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -71,18 +80,22 @@ enum Action {
     Print(String),
 }
 
-const VERBS: [(&str, Verb); 3] = [
+const VERBS: [(&str, Verb); 5] = [
     ("serve", Verb::Serve),
     ("check", Verb::Check),
     ("next", Verb::Next),
+    ("schema", Verb::Schema),
+    ("compare", Verb::Compare),
 ];
 
 impl Verb {
     fn run(self, arguments: Arguments) -> ExitCode {
         match self {
-            Verb::Serve => serve::run(&arguments.config_dir()),
+            Verb::Serve => serve::run(&arguments.config_dir(), arguments.log_format),
             Verb::Check => check::run(&arguments.config_dir(), arguments.json),
             Verb::Next => next::run(&arguments),
+            Verb::Schema => schema::run(),
+            Verb::Compare => compare::run(&arguments),
         }
     }
 
@@ -91,6 +104,8 @@ impl Verb {
             Verb::Serve => serve::HELP,
             Verb::Check => check::HELP,
             Verb::Next => next::HELP,
+            Verb::Schema => schema::HELP,
+            Verb::Compare => compare::HELP,
         }
     }
 }
@@ -131,8 +146,12 @@ fn parse(command_line: impl IntoIterator<Item = OsString>) -> Result<Action, Str
                 arguments.after = Some(parser.value().map_err(told)?.string().map_err(told)?);
             }
             Value(word) if verb.is_none() => verb = Some(verb_named(&word.string().map_err(told)?)?),
-            Value(word) if verb == Some(Verb::Next) && arguments.job.is_none() => {
-                arguments.job = Some(word.string().map_err(told)?);
+            Long("log-format") => {
+                let word = parser.value().map_err(told)?.string().map_err(told)?;
+                arguments.log_format = Some(log_format(&word)?);
+            }
+            Value(word) if matches!(verb, Some(Verb::Next | Verb::Compare)) && arguments.word.is_none() => {
+                arguments.word = Some(word.string().map_err(told)?);
             }
             Value(word) => return Err(format!("unexpected argument '{}'", word.to_string_lossy())),
             other => return Err(told(other.unexpected())),
@@ -146,10 +165,23 @@ fn parse(command_line: impl IntoIterator<Item = OsString>) -> Result<Action, Str
         Some(option) if verb != Verb::Next => return Err(format!("{option} belongs to the verb 'next'")),
         _ => {}
     }
-    if arguments.json && verb == Verb::Serve {
+    if arguments.json && !matches!(verb, Verb::Check | Verb::Next) {
         return Err("--json belongs to the verbs 'check' and 'next'".to_string());
     }
+    if arguments.log_format.is_some() && verb != Verb::Serve {
+        return Err("--log-format belongs to the verb 'serve'".to_string());
+    }
     Ok(Action::Run(verb, arguments))
+}
+
+fn log_format(word: &str) -> Result<logging::Format, String> {
+    let found = logging::FORMATS.iter().find(|(name, _)| *name == word);
+    found.map(|(_, format)| *format).ok_or_else(|| {
+        format!(
+            "--log-format is plain, journal or json, not '{}'",
+            word.escape_debug()
+        )
+    })
 }
 
 fn told(error: lexopt::Error) -> String {
@@ -170,14 +202,18 @@ fn verb_named(word: &str) -> Result<Verb, String> {
 const HELP: &str = "\
 saltpeter: cron for a fleet
 
-usage: saltpeter [serve] [-c DIR]
+usage: saltpeter [serve] [-c DIR] [--log-format FORMAT]
        saltpeter check [-c DIR] [--json]
        saltpeter next [-c DIR] [JOB] [-n COUNT] [--after TIME] [--json]
+       saltpeter schema
+       saltpeter compare LOGDIR [-c DIR]
 
 verbs:
   serve   run the daemon (what happens without a verb)
   check   tell what is wrong with the configuration
   next    tell when jobs are due
+  schema  print the JSON Schema of the job files
+  compare tell which due times another daemon started, and this one did not
 
 options:
   -c, --configdir DIR   the configuration directory (default: /etc/saltpeter)
