@@ -15,7 +15,7 @@
 //! |---|---|
 //! | `engine` | turns events into effects, publishes the board |
 //! | `ticker` | one tick a second on the wall clock's second, with the heartbeats read since the last |
-//! | `accept`, `handshake` | take wrapper sockets, do their WebSocket handshake |
+//! | `accept`, `handshake` | take wrapper sockets, do their TLS and WebSocket handshakes |
 //! | one a connection | reads frames, forwards them as events, writes what is in its outbox |
 //! | `storage` | commits what queued up, then releases the acks |
 //! | `executor` | starts wrappers |
@@ -32,6 +32,8 @@ pub mod process;
 pub mod protocol;
 pub mod safe_name;
 pub mod thread;
+#[cfg(feature = "tls")]
+pub mod tls;
 pub mod wake;
 
 // -- decide (pure)
@@ -55,6 +57,8 @@ pub mod executor;
 pub mod logfile;
 #[cfg(feature = "daemon")]
 pub mod machines;
+#[cfg(feature = "daemon")]
+pub mod metrics;
 #[cfg(feature = "daemon")]
 pub mod net;
 #[cfg(feature = "daemon")]

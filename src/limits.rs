@@ -60,9 +60,9 @@ pub const SOCKET_WRITE_BUFFER_BYTES: usize = 8 << 20;
 
 /// Connections at a time; above, they are refused politely. Two descriptors each.
 pub const MACHINE_CONNECTIONS: usize = 16_000;
-/// Descriptors kept for everything that is no wrapper connection: one in a hundred of what the process may have, at
-/// most this many.
-pub const RESERVED_DESCRIPTORS: usize = 512;
+/// Descriptors kept for everything that is no wrapper connection: one in forty of what the process may have, at
+/// most this many. Two hundred UIs must fit in beside a fleet.
+pub const RESERVED_DESCRIPTORS: usize = 2_048;
 /// Memory mappings kept for everything that is no connection thread (each of those takes four).
 pub const RESERVED_MAPPINGS: usize = 2_000;
 /// Threads that do handshakes.
@@ -168,6 +168,8 @@ pub const OUTPUT_WAL_BYTES: usize = 16 << 20;
 pub const OPEN_DAY_FILES: usize = 4;
 /// Output read from storage in one go; a longer row is read whole.
 pub const OUTPUT_READ_BYTES: usize = 256 << 10;
+/// What people did is kept this long, however short `history_days` is.
+pub const AUDIT_DAYS: i64 = 400;
 /// Runs in one page of history at most.
 pub const HISTORY_PAGE: usize = 1_000;
 
@@ -197,12 +199,79 @@ pub const HTTP_REQUEST_MS: u64 = 10_000;
 pub const HTTP_IDLE_MS: u64 = 60_000;
 /// The engine's answer to an API call.
 pub const API_ANSWER_MS: u64 = 10_000;
+/// Wrong tokens from one address within [`AUTH_WINDOW_MS`]; more are refused.
+pub const AUTH_FAILURES: u32 = 20;
+/// Wrong tokens are counted over this time.
+pub const AUTH_WINDOW_MS: u64 = 60_000;
+/// Addresses whose wrong tokens are counted.
+pub const AUTH_ADDRESSES: usize = 4_096;
+/// Browsers logged in at a time; the oldest has to log in again.
+pub const SESSIONS: usize = 1_024;
+/// A login lasts this long.
+pub const SESSION_MS: u64 = 12 * 3_600_000;
+/// A follower of an output looks this often whether its peer is still there.
+pub const FOLLOW_LOOK_MS: u64 = 1_000;
+/// A follower looks this often for output that is on its way to the disk.
+pub const FOLLOW_COMMIT_MS: u64 = 20;
+/// Results shown with each job in a list.
+pub const RECENT_RUNS: u64 = 5;
 /// Outputs' ends that API threads keep, so that polling `/status` does not read the disk.
 pub const STATUS_CACHE_BYTES: usize = 32 << 20;
 /// `ret` in `/status`: the last part of an output.
 pub const STATUS_RET_BYTES: usize = 64 << 10;
 
+/// A job that is paused, or maintenance that is switched, unless said otherwise, for an hour.
+pub const SWITCH_S: i64 = 3_600;
+/// The longest time that maintenance may be switched for: what lasts longer belongs into the files.
+pub const SWITCH_MAX_S: i64 = 7 * 86_400;
+/// A reason that somebody gives.
+pub const REASON_BYTES: usize = 1_000;
+/// Paused jobs, and maintenance switches, at a time.
+pub const CONTROLS: usize = 20_000;
+/// Machines that one run may be asked for.
+pub const RUN_MACHINES: usize = 20_000;
+
+// -- the UI's WebSocket
+
+/// A UI connection looks at what changed at most this often: ten times a second.
+pub const UI_LOOK_MS: u64 = 100;
+/// `status` is sent after this even when nothing changed: every 2 s, with room for a busy machine.
+pub const UI_IDLE_STATUS_MS: u64 = 1_800;
+/// `details` that differ only in beats and lengths of outputs are sent this often.
+pub const UI_PROGRESS_MS: u64 = 1_000;
+/// A client message.
+pub const UI_MESSAGE_BYTES: usize = 1 << 20;
+/// No frame of output is larger (wire-protocol.md section 2); this is left for its text after JSON escapes.
+pub const UI_CHUNK_JSON_BYTES: usize = 240 << 10;
+/// Outputs are read in blocks of this size, so that all who follow one share what was read.
+pub const UI_BLOCK_BYTES: u64 = 64 << 10;
+/// Blocks that were read are kept for the others who follow, twice this at most.
+pub const UI_CACHE_BYTES: usize = 8 << 20;
+/// UTF-16 code units of one subscription that may be on their way without an `ack`, from a client that acks.
+pub const UI_WINDOW_UTF16: u64 = 1 << 20;
+/// A client whose last `ack` is older than this is sent more all the same: the daemon's own count is the truth.
+pub const UI_ACK_PATIENCE_MS: u64 = 5_000;
+/// Output that all UI connections together are sent in a second: what is left of the machine belongs to the engine.
+pub const UI_OUTPUT_BYTES_PER_S: u64 = 64 << 20;
+/// Output that a machine run should have, and storage does not, is waited for this long.
+pub const UI_OUTPUT_PATIENCE_MS: u64 = 10_000;
+/// Jobs that one UI connection follows, or has followed.
+pub const UI_SUBSCRIPTIONS: usize = 1_000;
+/// Runs that passed between two looks and are shown one after the other; more are skipped.
+pub const UI_PAST_RUNS: usize = 8;
+/// Answers that wait for a UI connection; while there are so many, nothing more is read from it.
+pub const UI_REPLIES: usize = 64;
+/// A UI connection that has taken nothing for this long is closed.
+pub const UI_STUCK_MS: u64 = 30_000;
+/// Whether a UI connection may still see what it sees is asked this often, and when settings change.
+pub const UI_IDENTIFY_MS: u64 = 10_000;
+
 // -- configuration
+
+/// A parameter's value: it becomes an environment variable.
+pub const PARAMETER_BYTES: usize = 4 << 10;
+/// A parameter's name.
+pub const PARAMETER_NAME_BYTES: usize = 64;
 
 /// How often the job files are looked at where the kernel does not tell of changes.
 pub const CONFIG_POLL_MS: u64 = 1_000;
@@ -275,6 +344,17 @@ pub const WRAPPER_STACK_BYTES: usize = 512 << 10;
 /// Kept of a reason in the wrapper's log.
 pub const LOG_LINE_BYTES: usize = 4 << 10;
 
+// -- the command line
+
+/// The daemon's answer to the command line.
+pub const CLI_ANSWER_MS: u64 = 30_000;
+/// While it waits, the command line looks this often.
+pub const CLI_LOOK_MS: u64 = 500;
+/// Outputs that are followed at a time.
+pub const CLI_FOLLOWED: usize = 64;
+/// A line of several outputs' that is longer is cut in two.
+pub const CLI_LINE_BYTES: u64 = 64 << 10;
+
 // -- the engine's own
 
 /// A connection thread that has not answered a probe by then counts as gone.
@@ -289,3 +369,61 @@ pub const LOADING_FRAMES: usize = 256;
 pub const MISSED_COUNTED: u64 = 10_000;
 /// How often history is thinned out.
 pub const RETENTION_INTERVAL_MS: u64 = 3_600_000;
+
+// -- Salt
+
+/// From the helper's start to its first line: importing Salt takes 0.3 s, on a busy machine 3 s and more.
+pub const HELPER_HELLO_MS: u64 = 30_000;
+/// The helper is asked for a sign of life this often.
+pub const HELPER_STATUS_MS: u64 = 10_000;
+/// A helper that has left so many of them unanswered hangs.
+pub const HELPER_UNANSWERED: u32 = 3;
+/// A helper that ended is started again after this; twice as long each time, until a publish succeeds.
+pub const HELPER_BACKOFF_MIN_MS: u64 = 1_000;
+pub const HELPER_BACKOFF_MAX_MS: u64 = 30_000;
+/// Requests that wait to be read by the helper: above, no more are handed over.
+pub const HELPER_OUTGOING_BYTES: usize = 4 << 20;
+/// Taken from the helper at once.
+pub const HELPER_READ_BYTES: usize = 256 << 10;
+/// Longest line of the helper: it cuts texts in returns at 64 Ki characters.
+pub const HELPER_LINE_BYTES: usize = 16 << 20;
+/// Kept of a line of the helper's log that has no end.
+pub const HELPER_LOG_LINE_BYTES: usize = 16 << 10;
+/// Requests that Salt has not answered; further orders wait in the executor's queue.
+pub const SALT_REQUESTS: usize = 16_384;
+/// Minions that have not answered a ping by then are down.
+pub const PING_TIMEOUT_MS: u64 = 20_000;
+/// From the order to a ping that is published: a master that restarts is waited for.
+pub const PING_PATIENCE_MS: u64 = 60_000;
+/// From the end of that window to the helper's word for it: the helper may have to be started again.
+pub const PING_GRACE_MS: u64 = 30_000;
+/// Answers to a ping are told together when none came for this long...
+pub const PING_QUIET_MS: u64 = 250;
+/// ...or the first has waited this long.
+pub const PING_GATHER_MS: u64 = 1_500;
+/// Runs with the same targets share a ping that was published no longer ago than this.
+pub const PING_SHARED_MS: u64 = 2_000;
+/// From a dispatch, or its publish, to the minions' returns: a little less than `DISPATCH_TIMEOUT_MS`, so that it is
+/// Salt's word that ends it.
+pub const LAUNCH_PATIENCE_MS: u64 = 58_000;
+/// What a master that is away refused is tried again after this.
+pub const SALT_RETRY_MS: u64 = 2_000;
+/// Kept of what a minion says about a wrapper that did not start.
+pub const LAUNCH_TEXT_BYTES: usize = 16 << 10;
+/// First major version of Salt that was tried.
+pub const SALT_OLDEST: u32 = 3006;
+/// Default of `default_wrapper_path` with the Salt executor (fine-print.md 23).
+pub const SALT_WRAPPER_PATH: &str = "/usr/local/bin/sp_wrapper.py";
+/// What has become of a command without a wrapper is asked this often.
+pub const PLAIN_LOOK_MS: u64 = 30_000;
+/// The answer to that.
+pub const PLAIN_ANSWER_MS: u64 = 15_000;
+/// A minion that has run a command without a wrapper, and has not answered since, is given up after this: its return
+/// may come late, as after a reboot.
+pub const PLAIN_AWAY_MS: u64 = 600_000;
+/// Found gone so many times in a row, without a return: it will not come.
+pub const PLAIN_GONE: u32 = 2;
+/// From the SIGKILL of a command without a wrapper to its end, as far as anybody can tell.
+pub const PLAIN_KILLED_MS: u64 = 2_000;
+/// Characters kept of the output of a command without a wrapper: it comes in one piece.
+pub const PLAIN_OUTPUT_CHARS: usize = 4 << 20;

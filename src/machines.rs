@@ -4,12 +4,13 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam_channel::{SendTimeoutError, Sender};
 use parking_lot::RwLock;
+use rustls::ServerConfig;
 
 use crate::budget::Budget;
 use crate::clock::{self, Mono};
@@ -111,11 +112,12 @@ impl Connections {
     }
 }
 
-/// Starts serving wrappers on `listener`, at most `cap` at a time. Dropping what it returns ends accepting;
-/// connections live on.
+/// Starts serving wrappers on `listener`, at most `cap` at a time, with TLS for those that begin with it. Dropping what
+/// it returns ends accepting; connections live on.
 pub fn start(
     listener: TcpListener,
     cap: usize,
+    tls: Arc<ServerConfig>,
     lanes: Lanes,
     budget: Arc<Budget>,
     connections: Arc<Connections>,
@@ -126,6 +128,7 @@ pub fn start(
         listener,
         "machines",
         capacity,
+        Some(tls),
         Arc::new(move |upgraded| {
             admit(upgraded, &lanes, &budget, budget_bytes, &connections);
         }),
@@ -147,7 +150,7 @@ fn admit(
     let now = clock::mono();
     let session = Session {
         id,
-        peer: Arc::new(peer(upgraded.address, &upgraded.target)),
+        peer: Arc::new(peer(&upgraded)),
         line: line.clone(),
         connections: connections.clone(),
         lanes: lanes.clone(),
@@ -163,7 +166,7 @@ fn admit(
         _slot: upgraded.slot,
     };
     let connection = Connection::new(
-        upgraded.socket,
+        upgraded.stream,
         upgraded.already_read,
         limits::WRAPPER_FRAME_BYTES,
         line.outbox.clone(),
@@ -383,11 +386,12 @@ impl Drop for Session {
     }
 }
 
-fn peer(address: SocketAddr, target: &str) -> Peer {
+/// A wrapper sends its token over TLS only to a daemon that it has verified: from here that way is private.
+fn peer(upgraded: &Upgraded) -> Peer {
     Peer {
-        token: token(target),
-        address: address.to_string(),
-        is_private: is_loopback(address.ip()),
+        token: token(&upgraded.target),
+        address: upgraded.address.to_string(),
+        is_private: is_loopback(upgraded.address.ip()) || upgraded.stream.is_tls(),
     }
 }
 

@@ -52,6 +52,11 @@ impl Asks {
         }
     }
 
+    /// The engine's lane is full.
+    pub fn is_busy(&self) -> bool {
+        self.control.is_full()
+    }
+
     /// The engine's answer; never waits.
     pub fn answer(&self, request: RequestId, answer: Answer) {
         if let Some(asker) = self.open.lock().remove(&request) {

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use sha2::{Digest, Sha256};
 
 use super::http::Request;
-use crate::config::{Role, Settings};
+use crate::config::{ApiToken, Role, Settings};
 use crate::machines::is_loopback;
 
 /// The way a request came.
@@ -29,6 +29,8 @@ pub struct Caller {
     pub who: String,
     /// He has shown who he is: a refusal is final. Else a token may help.
     pub is_known: bool,
+    /// The token's name, if one was shown.
+    pub token: Option<String>,
 }
 
 /// A refusal: HTTP status and what to do about it.
@@ -46,6 +48,7 @@ pub fn identify(request: &Request, via: Via, settings: &Settings, own_uid: u32) 
                 role: Role::Admin,
                 who: format!("user {uid} through control.sock"),
                 is_known: true,
+                token: None,
             });
         }
         Via::Unix { uid } => {
@@ -54,8 +57,7 @@ pub fn identify(request: &Request, via: Via, settings: &Settings, own_uid: u32) 
         }
         Via::Tcp { peer } => peer,
     };
-    check_host(request, settings)?;
-    check_origin(request, settings)?;
+    check_place(request, settings)?;
     if let Some(token) = bearer(request) {
         return by_token(token, peer, settings).ok_or(Denied {
             status: 401,
@@ -80,6 +82,7 @@ pub fn identify(request: &Request, via: Via, settings: &Settings, own_uid: u32) 
         role,
         who: format!("somebody at {}", peer.ip()),
         is_known: false,
+        token: None,
     })
 }
 
@@ -102,13 +105,32 @@ pub fn require(caller: &Caller, role: Role) -> Result<(), Denied> {
     })
 }
 
-fn bearer(request: &Request) -> Option<&str> {
+/// Keeps out what a web page of somebody else's makes a browser ask (fine-print.md 33).
+pub fn check_place(request: &Request, settings: &Settings) -> Result<(), Denied> {
+    check_host(request, settings)?;
+    check_origin(request, settings)
+}
+
+/// The request's `Origin`, if it is another one and configured: its page may read the answer.
+pub fn foreign_origin<'r>(request: &'r Request, settings: &Settings) -> Option<&'r str> {
+    let origin = request.header("origin")?;
+    is_allowed(origin, settings).then_some(origin)
+}
+
+/// The bearer of that token.
+pub fn by_name(name: &str, peer: SocketAddr, settings: &Settings) -> Option<Caller> {
+    let token = settings.api_tokens.iter().find(|token| token.name == name)?;
+    Some(of_token(token, peer))
+}
+
+/// The token that the request shows in its header.
+pub fn bearer(request: &Request) -> Option<&str> {
     let (scheme, token) = request.header("authorization")?.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
 }
 
 /// Every token is compared, and each in constant time: how long it takes tells nothing.
-fn by_token(token: &str, peer: SocketAddr, settings: &Settings) -> Option<Caller> {
+pub fn by_token(token: &str, peer: SocketAddr, settings: &Settings) -> Option<Caller> {
     let presented: [u8; 32] = Sha256::digest(token.as_bytes()).into();
     let mut found = None;
     for known in &settings.api_tokens {
@@ -121,11 +143,23 @@ fn by_token(token: &str, peer: SocketAddr, settings: &Settings) -> Option<Caller
             found = Some(known);
         }
     }
-    found.map(|token| Caller {
+    found.map(|token| of_token(token, peer))
+}
+
+fn of_token(token: &ApiToken, peer: SocketAddr) -> Caller {
+    Caller {
         role: token.role,
         who: format!("token '{}' from {}", token.name, peer.ip()),
         is_known: true,
-    })
+        token: Some(token.name.clone()),
+    }
+}
+
+fn is_allowed(origin: &str, settings: &Settings) -> bool {
+    settings
+        .api_allowed_origins
+        .iter()
+        .any(|known| known.eq_ignore_ascii_case(origin))
 }
 
 /// A name that somebody else's DNS points at us is not ours: a web page could otherwise read and act through a
@@ -150,12 +184,16 @@ fn check_origin(request: &Request, settings: &Settings) -> Result<(), Denied> {
     let Some(origin) = request.header("origin") else {
         return Ok(());
     };
+    if is_allowed(origin, settings) {
+        return Ok(());
+    }
     let authority = origin.split_once("://").map(|(_, authority)| authority);
     match authority.is_some_and(|authority| is_ours(host_name(authority), settings)) {
         true => Ok(()),
         false => Err(Denied {
             status: 403,
-            message: "the request comes from a web page of another origin".into(),
+            message: "the request comes from a web page of another origin: list it in 'api_allowed_origins'"
+                .into(),
         }),
     }
 }
@@ -190,7 +228,6 @@ fn host_name(authority: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::ApiToken;
 
     const LOCAL: Via = Via::Tcp {
         peer: SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 5),

@@ -3,8 +3,11 @@
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::clock::{self, Mono};
 use crate::limits;
@@ -19,8 +22,20 @@ pub trait Transport: Read + Write + Send {
     fn set_read_timeout_ms(&self, ms: u64) -> io::Result<()>;
     /// How long one write may wait.
     fn set_write_timeout_ms(&self, ms: u64) -> io::Result<()>;
+    /// From here on neither reads nor writes wait.
+    fn set_nonblocking(&self) -> io::Result<()>;
     /// Says that nothing more will be written.
     fn finish(&self);
+    /// The peer has hung up.
+    fn is_gone(&self) -> bool;
+    /// Another descriptor of the same socket.
+    fn second_handle(&self) -> io::Result<OwnedFd>;
+}
+
+/// Where a body that follows something is written to.
+pub trait Outlet: Write {
+    /// The peer has hung up: there is nobody to follow for.
+    fn is_gone(&self) -> bool;
 }
 
 /// One request.
@@ -49,11 +64,18 @@ pub struct Response {
 /// Writes a body piece by piece.
 pub type Streamer = Box<dyn FnOnce(&mut dyn Write) -> io::Result<()> + Send>;
 
+/// The same for a body that may have to wait for what comes next.
+pub type Follower = Box<dyn FnOnce(&mut dyn Outlet) -> io::Result<()> + Send>;
+
 /// What an answer carries.
 pub enum Body {
     Bytes(Vec<u8>),
     /// Written while it is made; its length is not known before.
     Stream(Streamer),
+    /// So many bytes, written piece by piece.
+    Sized(u64, Streamer),
+    /// Written while it comes about, each piece at once.
+    Follow(Follower),
 }
 
 /// Why there is no request.
@@ -111,6 +133,11 @@ impl<T: Transport> Wire<T> {
         }
     }
 
+    /// What was read too much, when somebody else takes over the transport.
+    pub fn into_parts(self) -> (T, Vec<u8>) {
+        (self.transport, self.buffer)
+    }
+
     /// The next request. Waits [`limits::HTTP_IDLE_MS`] for its first byte and [`limits::HTTP_REQUEST_MS`] from there
     /// for all of it.
     pub fn read_request(&mut self) -> Result<Request, NoRequest> {
@@ -142,7 +169,8 @@ impl<T: Transport> Wire<T> {
     /// Writes an answer. An error means that the connection is of no use any more.
     pub fn write_response(&mut self, request: &Request, response: Response) -> io::Result<()> {
         self.transport.set_write_timeout_ms(limits::HTTP_REQUEST_MS)?;
-        let is_chunked = matches!(response.body, Body::Stream(_)) && request.knows_chunks;
+        let is_endless = matches!(response.body, Body::Stream(_) | Body::Follow(_));
+        let is_chunked = is_endless && request.knows_chunks;
         let mut head = format!("HTTP/1.1 {} {}\r\n", response.status, phrase(response.status));
         let mut add = |name: &str, value: &str| {
             head.push_str(name);
@@ -157,8 +185,9 @@ impl<T: Transport> Wire<T> {
             // a 204 has no body, and must not speak of one
             Body::Bytes(_) if response.status == 204 => {}
             Body::Bytes(bytes) => add("Content-Length", &bytes.len().to_string()),
-            Body::Stream(_) if is_chunked => add("Transfer-Encoding", "chunked"),
-            Body::Stream(_) => {}
+            Body::Sized(length, _) => add("Content-Length", &length.to_string()),
+            Body::Stream(_) | Body::Follow(_) if is_chunked => add("Transfer-Encoding", "chunked"),
+            Body::Stream(_) | Body::Follow(_) => {}
         }
         add("Cache-Control", "no-store");
         add("X-Content-Type-Options", "nosniff");
@@ -178,17 +207,26 @@ impl<T: Transport> Wire<T> {
                 whole.extend_from_slice(&bytes);
                 self.transport.write_all(&whole)
             }
-            Body::Stream(stream) => {
-                self.transport.write_all(head.as_bytes())?;
-                let mut pieces = Pieces {
-                    into: &mut self.transport,
-                    gathered: Vec::with_capacity(CHUNK_BYTES),
-                    is_chunked,
-                };
+            Body::Stream(stream) | Body::Sized(_, stream) => {
+                let mut pieces = self.pieces(&head, is_chunked)?;
                 stream(&mut pieces)?;
                 pieces.finish()
             }
+            Body::Follow(follow) => {
+                let mut pieces = self.pieces(&head, is_chunked)?;
+                follow(&mut pieces)?;
+                pieces.finish()
+            }
         }
+    }
+
+    fn pieces(&mut self, head: &str, is_chunked: bool) -> io::Result<Pieces<'_, T>> {
+        self.transport.write_all(head.as_bytes())?;
+        Ok(Pieces {
+            into: &mut self.transport,
+            gathered: Vec::with_capacity(CHUNK_BYTES),
+            is_chunked,
+        })
     }
 
     fn read_exactly(&mut self, length: usize, deadline: Mono) -> Result<Vec<u8>, NoRequest> {
@@ -373,8 +411,23 @@ impl<T: Transport> Write for Pieces<'_, T> {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+        self.send()
     }
+}
+
+impl<T: Transport> Outlet for Pieces<'_, T> {
+    fn is_gone(&self) -> bool {
+        self.into.is_gone()
+    }
+}
+
+fn has_hung_up(socket: impl AsFd) -> bool {
+    let mut slots = [PollFd::new(&socket, PollFlags::RDHUP)];
+    let now = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    poll(&mut slots, Some(&now)).is_ok_and(|ready| ready > 0)
 }
 
 impl Transport for TcpStream {
@@ -386,8 +439,20 @@ impl Transport for TcpStream {
         self.set_write_timeout(Some(Duration::from_millis(ms)))
     }
 
+    fn set_nonblocking(&self) -> io::Result<()> {
+        self.set_nonblocking(true)
+    }
+
     fn finish(&self) {
         let _ = self.shutdown(std::net::Shutdown::Write);
+    }
+
+    fn is_gone(&self) -> bool {
+        has_hung_up(self)
+    }
+
+    fn second_handle(&self) -> io::Result<OwnedFd> {
+        self.as_fd().try_clone_to_owned()
     }
 }
 
@@ -400,8 +465,20 @@ impl Transport for UnixStream {
         self.set_write_timeout(Some(Duration::from_millis(ms)))
     }
 
+    fn set_nonblocking(&self) -> io::Result<()> {
+        self.set_nonblocking(true)
+    }
+
     fn finish(&self) {
         let _ = self.shutdown(std::net::Shutdown::Write);
+    }
+
+    fn is_gone(&self) -> bool {
+        has_hung_up(self)
+    }
+
+    fn second_handle(&self) -> io::Result<OwnedFd> {
+        self.as_fd().try_clone_to_owned()
     }
 }
 
@@ -417,10 +494,13 @@ fn too_large() -> NoRequest {
     NoRequest::Bad(413, message)
 }
 
-fn phrase(status: u16) -> &'static str {
+/// What a status is called.
+pub fn phrase(status: u16) -> &'static str {
     match status {
         200 => "OK",
         204 => "No Content",
+        206 => "Partial Content",
+        303 => "See Other",
         400 => "Bad Request",
         401 => "Unauthorized",
         403 => "Forbidden",
@@ -430,6 +510,8 @@ fn phrase(status: u16) -> &'static str {
         409 => "Conflict",
         413 => "Content Too Large",
         415 => "Unsupported Media Type",
+        416 => "Range Not Satisfiable",
+        429 => "Too Many Requests",
         431 => "Request Header Fields Too Large",
         500 => "Internal Server Error",
         503 => "Service Unavailable",
@@ -484,7 +566,19 @@ mod tests {
             Ok(())
         }
 
+        fn set_nonblocking(&self) -> io::Result<()> {
+            Ok(())
+        }
+
         fn finish(&self) {}
+
+        fn is_gone(&self) -> bool {
+            false
+        }
+
+        fn second_handle(&self) -> io::Result<OwnedFd> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
     }
 
     fn wire(text: &str, piece_bytes: usize) -> Wire<Script> {

@@ -3,22 +3,35 @@
 //! Must not know: how the engine decides, SQL.
 //!
 //! Reading order: `feed.rs` the board as it reaches API threads; `asks.rs` questions to the engine; `http.rs` the
-//! codec; `auth.rs` who may what; `views.rs` JSON shapes; `outputs.rs` ends of outputs; `routes.rs` paths to views;
-//! `server.rs` threads and sockets.
+//! codec; `auth.rs` who may what; `guard.rs` wrong tokens; `views.rs` JSON shapes; `outputs.rs` ends of outputs;
+//! `query.rs` names, values and times; `routes.rs` the table of routes; `v1.rs`, `acts.rs`, `output.rs`, `old.rs`,
+//! `metrics.rs`, `login.rs` what is behind them; `waiting.rs` connections that wait; `socket/` the UI's
+//! WebSocket; `server.rs` threads and sockets.
 
+mod acts;
 mod asks;
 pub mod auth;
 mod feed;
+mod guard;
 pub mod http;
+mod login;
+mod metrics;
+mod old;
+mod output;
 mod outputs;
+mod query;
 mod routes;
 mod server;
+mod socket;
+mod v1;
 mod views;
+mod waiting;
 
 pub use asks::Asks;
 pub use feed::Feed;
 pub use server::{Api, Listeners, start};
 
+use std::io;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -35,18 +48,25 @@ pub struct Shared {
     pub asks: Arc<Asks>,
     pub library: Library,
     outputs: outputs::Outputs,
+    guard: guard::Guard,
+    sessions: login::Sessions,
+    hub: Arc<socket::Hub>,
 }
 
 impl Shared {
-    /// Puts it together.
-    pub fn new(feed: Arc<Feed>, asks: Arc<Asks>, reader: Reader) -> Shared {
+    /// Puts it together. Fails when the process is out of descriptors.
+    pub fn new(feed: Arc<Feed>, asks: Arc<Asks>, reader: Reader) -> io::Result<Shared> {
+        let hub = Arc::new(socket::Hub::new(feed.clone(), reader.clone())?);
         let library = Arc::new(Mutex::new(reader));
         let outputs = outputs::Outputs::new(library.clone());
-        Shared {
+        Ok(Shared {
             feed,
             asks,
             library,
             outputs,
-        }
+            guard: guard::Guard::default(),
+            sessions: login::Sessions::default(),
+            hub,
+        })
     }
 }

@@ -1,214 +1,371 @@
-//! From a request to its answer: one match over method and path.
-//! Must not know: sockets.
+//! From a request to its answer: one table of routes, each with what it takes to use it.
+//! Must not know: sockets, what the handlers answer.
 
 use std::sync::Arc;
 
-use serde::de::DeserializeOwned;
-
-use super::Shared;
 use super::auth::{self, Caller, Denied, Via};
-use super::http::{Body, Request, Response};
-use super::views::{self, KillBody, RunBody, Status, Verdict, Version};
-use crate::config::Role;
-use crate::engine::effect::Answer;
-use crate::engine::event::Ask;
-use crate::engine::record::{MachineRunId, RunRecord};
+use super::http::{self, Body, Request, Response};
+use super::query::Query;
+use super::{Shared, acts, login, metrics, old, output, v1, views};
+use crate::config::{Role, Settings};
+use crate::engine::board::Board;
 use crate::machines::percent_decode;
 
-/// Output is read in pieces of this size.
-const OUTPUT_PIECE_BYTES: usize = 256 << 10;
+/// A handler's answer.
+pub type Answered = Result<Response, Denied>;
+
+/// One path and method.
+pub struct Route {
+    pub method: &'static str,
+    /// A part in braces stands for any text.
+    pub path: &'static str,
+    pub needs: Needs,
+    pub handler: fn(&Call) -> Answered,
+}
+
+/// What it takes to use a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Needs {
+    /// Anybody may: it tells nothing.
+    Nothing,
+    Role(Role),
+}
+
+/// A request on its way through a handler.
+pub struct Call<'a> {
+    pub shared: &'a Arc<Shared>,
+    pub request: &'a Request,
+    pub via: Via,
+    pub caller: &'a Caller,
+    pub board: Arc<Board>,
+    /// What stands in the path's braces, in order.
+    pub parts: Vec<String>,
+    pub query: Query,
+}
+
+const READ: Needs = Needs::Role(Role::Read);
+const OPERATE: Needs = Needs::Role(Role::Operate);
+const ADMIN: Needs = Needs::Role(Role::Admin);
+
+/// Everything that is answered, but for `/ws`.
+pub const ROUTES: &[Route] = &[
+    // the clean ones
+    route("GET", "/api/v1/jobs", READ, v1::jobs),
+    route("GET", "/api/v1/jobs/{job}", READ, v1::job),
+    route("POST", "/api/v1/jobs/{job}/run", OPERATE, acts::run),
+    route("POST", "/api/v1/jobs/{job}/kill", OPERATE, acts::kill_job),
+    route("POST", "/api/v1/jobs/{job}/pause", OPERATE, acts::pause),
+    route("POST", "/api/v1/jobs/{job}/resume", OPERATE, acts::resume),
+    route("GET", "/api/v1/runs", READ, v1::runs),
+    route("GET", "/api/v1/runs/{instance}", READ, v1::run),
+    route("POST", "/api/v1/runs/{instance}/kill", OPERATE, acts::kill_run),
+    route("POST", "/api/v1/runs/{instance}/retry", OPERATE, acts::retry),
+    route(
+        "POST",
+        "/api/v1/runs/{instance}/machines/{machine}/kill",
+        OPERATE,
+        acts::kill_machine,
+    ),
+    route(
+        "GET",
+        "/api/v1/runs/{instance}/machines/{machine}/output",
+        READ,
+        output::output,
+    ),
+    route("GET", "/api/v1/machines", READ, v1::machines),
+    route("GET", "/api/v1/maintenance", READ, v1::maintenance),
+    route("PUT", "/api/v1/maintenance", ADMIN, acts::switch),
+    route("DELETE", "/api/v1/maintenance", ADMIN, acts::switch_back),
+    route("GET", "/api/v1/problems", READ, v1::problems),
+    route("GET", "/api/v1/events", READ, v1::events),
+    route("GET", "/api/v1/audit", READ, v1::audit),
+    route("GET", "/api/v1/whoami", READ, v1::whoami),
+    route("GET", "/api/v1/version", READ, old::version),
+    route("GET", "/api/v1/openapi.json", Needs::Nothing, v1::openapi),
+    // for machines
+    route("GET", "/metrics", READ, metrics::metrics),
+    route("GET", "/healthz", Needs::Nothing, metrics::healthz),
+    route("GET", "/readyz", Needs::Nothing, metrics::readyz),
+    // for browsers
+    route("GET", "/login", Needs::Nothing, login::page),
+    route("POST", "/login", Needs::Nothing, login::log_in),
+    route("POST", "/logout", Needs::Nothing, login::log_out),
+    // as they always were
+    route("GET", "/version", READ, old::version),
+    route("GET", "/config", READ, old::config),
+    route("GET", "/running", READ, old::running),
+    route("GET", "/timeline", READ, old::timeline),
+    route("GET", "/status", READ, old::status),
+    route("POST", "/run", OPERATE, acts::old_run),
+    route("POST", "/kill", OPERATE, acts::old_kill),
+];
+
+const fn route(
+    method: &'static str,
+    path: &'static str,
+    needs: Needs,
+    handler: fn(&Call) -> Answered,
+) -> Route {
+    Route {
+        method,
+        path,
+        needs,
+        handler,
+    }
+}
 
 /// Answers a request, whatever it is.
 pub fn respond(shared: &Arc<Shared>, request: &Request, via: Via, own_uid: u32) -> Response {
-    let settings = shared.feed.board().config.settings.clone();
-    let caller = match auth::identify(request, via, &settings, own_uid) {
-        Ok(caller) => caller,
-        Err(denied) => return refuse(denied),
+    let board = shared.feed.board();
+    let settings = board.config.settings.clone();
+    let response = dispatch(shared, request, via, own_uid, board).unwrap_or_else(|denied| {
+        let response = match is_old(&request.path) {
+            true => Response::json(denied.status, &views::Verdict::error(&denied.message)),
+            false => error(denied.status, &denied.message),
+        };
+        match denied.status {
+            401 => response.with("WWW-Authenticate", "Bearer".into()),
+            429 => response.with("Retry-After", "60".into()),
+            _ => response,
+        }
+    });
+    with_origin(response, request, &settings)
+}
+
+/// An answer that says no: RFC 9457.
+pub fn error(status: u16, message: &str) -> Response {
+    let problem = serde_json::json!({
+        "type": "about:blank", "title": http::phrase(status), "status": status, "detail": message,
+    });
+    let mut response = Response::json(status, &problem);
+    response.content_type = "application/problem+json";
+    response
+}
+
+/// Finds out who asks: by socket, header, cookie, or where that is allowed by nothing.
+pub fn admit(
+    shared: &Shared,
+    request: &Request,
+    via: Via,
+    own_uid: u32,
+    settings: &Settings,
+) -> Result<Caller, Denied> {
+    let Via::Tcp { peer } = via else {
+        return auth::identify(request, via, settings, own_uid);
     };
-    let parts: Vec<String> = request.path.split('/').skip(1).map(percent_decode).collect();
-    let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+    auth::check_place(request, settings)?;
+    if auth::bearer(request).is_none()
+        && let Some(token) = shared.sessions.token_of(request)
+        && let Some(caller) = auth::by_name(&token, peer, settings)
+    {
+        return Ok(caller);
+    }
+    let too_many = || Denied {
+        status: 429,
+        message: "too many wrong tokens from this address: try again in a minute".into(),
+    };
+    match auth::identify(request, via, settings, own_uid) {
+        Ok(caller) => match &caller.token {
+            Some(token) if !shared.guard.is_welcome(peer.ip(), token) => Err(too_many()),
+            _ => Ok(caller),
+        },
+        Err(denied) if auth::bearer(request).is_some() && !shared.guard.may_fail(peer.ip()) => {
+            log::debug!("{}: {}", peer.ip(), denied.message);
+            Err(too_many())
+        }
+        denied => denied,
+    }
+}
+
+fn dispatch(shared: &Arc<Shared>, request: &Request, via: Via, own_uid: u32, board: Arc<Board>) -> Answered {
+    let settings = board.config.settings.clone();
+    if let Via::Tcp { .. } = via {
+        auth::check_place(request, &settings)?;
+    }
+    let segments: Vec<&str> = request.path.split('/').skip(1).collect();
+    let of_path: Vec<(&Route, Vec<String>)> = ROUTES
+        .iter()
+        .filter_map(|route| Some((route, matched(route.path, &segments)?)))
+        .collect();
+    if request.method == "OPTIONS" {
+        return Ok(options(request, &settings));
+    }
+    if of_path.is_empty() {
+        return Err(Denied {
+            status: 404,
+            message: "there is nothing at this path".into(),
+        });
+    }
     let method = match request.method.as_str() {
         "HEAD" => "GET",
         method => method,
     };
-    match (method, parts.as_slice()) {
-        ("OPTIONS", _) => empty(204),
-        ("GET", ["status"]) => reading(&caller, || status(shared)),
-        ("GET", ["version"]) => reading(&caller, version),
-        ("GET", ["api", "v1", "runs", instance, "machines", machine, "output"]) => {
-            reading(&caller, || output(shared, instance, machine))
-        }
-        ("POST", ["run"]) => acting(&caller, request, |body: RunBody| {
-            (Ask::Run { job: body.job }, shared.clone())
-        }),
-        ("POST", ["kill"]) => acting(&caller, request, |body: KillBody| {
-            let ask = Ask::Kill {
-                job: body.job,
-                machine: body.machine,
-                instance: body.instance,
-            };
-            (ask, shared.clone())
-        }),
-        (_, ["status" | "version"] | ["api", "v1", "runs", _, "machines", _, "output"]) => not_allowed("GET"),
-        (_, ["run" | "kill"]) => not_allowed("POST"),
-        _ => error(404, "there is nothing at this path"),
-    }
-}
-
-/// An answer that says no.
-pub fn error(status: u16, message: &str) -> Response {
-    Response::json(status, &Verdict::error(message))
-}
-
-fn reading(caller: &Caller, view: impl FnOnce() -> Response) -> Response {
-    match auth::require(caller, Role::Read) {
-        Ok(()) => view(),
-        Err(denied) => refuse(denied),
-    }
-}
-
-/// What changes something: only for those who may operate, only as JSON (a form on a web page cannot send that).
-fn acting<T: DeserializeOwned>(
-    caller: &Caller,
-    request: &Request,
-    what: impl FnOnce(T) -> (Ask, Arc<Shared>),
-) -> Response {
-    if let Err(denied) = auth::require(caller, Role::Operate) {
-        return refuse(denied);
-    }
-    let content_type = request.header("content-type").unwrap_or_default();
-    let media_type = content_type.split(';').next().unwrap_or_default().trim();
-    if !media_type.eq_ignore_ascii_case("application/json") {
-        return error(415, "the request needs 'Content-Type: application/json'");
-    }
-    let body = match serde_json::from_slice(&request.body) {
-        Ok(body) => body,
-        Err(problem) => {
-            return error(
-                400,
-                &format!("the request's body is not what is expected: {problem}"),
-            );
+    let allowed: Vec<&str> = of_path.iter().map(|(route, _)| route.method).collect();
+    let Some((route, parts)) = of_path.into_iter().find(|(route, _)| route.method == method) else {
+        let allowed = allowed.join(", ");
+        let response = error(405, &format!("this path takes {allowed}"));
+        return Ok(response.with("Allow", allowed));
+    };
+    let caller = match route.needs {
+        Needs::Nothing => nobody(),
+        Needs::Role(role) => {
+            let caller = admit(shared, request, via, own_uid, &settings)?;
+            auth::require(&caller, role)?;
+            caller
         }
     };
-    let (ask, shared) = what(body);
-    tell(shared.asks.ask(ask, caller.who.clone()))
+    let call = Call {
+        shared,
+        request,
+        via,
+        caller: &caller,
+        board,
+        parts,
+        query: Query::parse(&request.query),
+    };
+    (route.handler)(&call)
 }
 
-fn tell(answer: Answer) -> Response {
-    match answer {
-        Answer::Started { instance } => Response::json(
-            200,
-            &Verdict {
-                instance: Some(&instance),
-                ..Verdict::ok(&format!("started {instance}"))
-            },
-        ),
-        Answer::KillSent { machines } => {
-            let plural = if machines == 1 { "" } else { "s" };
-            let message = format!("the kill is on its way to {machines} machine{plural}");
-            Response::json(200, &Verdict::ok(&message))
+/// What stands in the braces, if the path is that one.
+fn matched(pattern: &str, segments: &[&str]) -> Option<Vec<String>> {
+    let mut parts = Vec::new();
+    let mut wanted = pattern.split('/').skip(1);
+    for segment in segments {
+        match wanted.next()? {
+            // an empty name is none
+            part if part.starts_with('{') && segment.is_empty() => return None,
+            part if part.starts_with('{') => parts.push(percent_decode(segment)),
+            part if part == *segment => {}
+            _ => return None,
         }
-        Answer::UnknownJob => error(404, "there is no such job"),
-        Answer::Conflict(reason) => error(409, &reason),
-        Answer::Unavailable(reason) => error(503, &reason),
     }
+    wanted.next().is_none().then_some(parts)
 }
 
-fn status(shared: &Arc<Shared>) -> Response {
-    let shared = shared.clone();
-    let board = shared.feed.board();
-    Response {
-        status: 200,
-        content_type: "application/json",
-        headers: Vec::new(),
-        body: Body::Stream(Box::new(move |into| {
-            let view = Status {
-                board: &board,
-                outputs: &shared.outputs,
-            };
-            serde_json::to_writer(&mut *into, &view).map_err(std::io::Error::from)?;
-            into.write_all(b"\n")
-        })),
-    }
-}
-
-fn version() -> Response {
-    Response::json(
-        200,
-        &Version {
-            version: env!("CARGO_PKG_VERSION"),
-            last_build: option_env!("SALTPETER_BUILD").unwrap_or("unknown"),
-        },
-    )
-}
-
-/// The plain bytes of an output, from storage.
-fn output(shared: &Arc<Shared>, instance: &str, machine: &str) -> Response {
-    let (id, day, limit_bytes) = match find(shared, instance, machine) {
-        Ok(Some(found)) => found,
-        Ok(None) => return error(404, "there is no such run, or that machine is not in it"),
-        Err(problem) => return error(500, &problem),
-    };
-    let length = match shared.library.lock().output_len(id, day, limit_bytes) {
-        Ok(length) => length,
-        Err(problem) => return error(500, &problem),
-    };
-    let shared = shared.clone();
-    Response {
-        status: 200,
-        content_type: "text/plain; charset=utf-8",
-        headers: Vec::new(),
-        body: Body::Stream(Box::new(move |into| {
-            let mut piece = Vec::new();
-            for from in (0..length).step_by(OUTPUT_PIECE_BYTES) {
-                let range = from..length.min(from + OUTPUT_PIECE_BYTES as u64);
-                piece.clear();
-                let library = shared.library.lock();
-                library.read_output(id, day, limit_bytes, range, &mut piece)?;
-                // a slow peer must not hold the others up
-                drop(library);
-                into.write_all(&piece)?;
-            }
-            Ok(())
-        })),
-    }
-}
-
-/// A machine run's number, day and limit: from the board, or from history.
-fn find(shared: &Shared, instance: &str, machine: &str) -> Result<Option<(MachineRunId, i64, u64)>, String> {
-    let place = |run: &RunRecord, id| (id, views::day_of(run.started), run.spec.output_limit_bytes);
-    let board = shared.feed.board();
-    if let Some(run) = board.running.get(instance) {
-        let found = run.machines.iter().find(|entry| entry.record.machine == machine);
-        return Ok(found.map(|entry| place(&run.run, entry.record.id)));
-    }
-    let Some(stored) = shared.library.lock().run(instance)? else {
-        return Ok(None);
-    };
-    let found = stored
-        .machines
-        .iter()
-        .find(|(record, _)| record.machine == machine);
-    Ok(found.map(|(record, _)| place(&stored.run, record.id)))
-}
-
-fn refuse(denied: Denied) -> Response {
-    let response = error(denied.status, &denied.message);
-    match denied.status {
-        401 => response.with("WWW-Authenticate", "Bearer".into()),
-        _ => response,
-    }
-}
-
-fn not_allowed(method: &str) -> Response {
-    error(405, &format!("this path takes {method}")).with("Allow", method.into())
-}
-
-fn empty(status: u16) -> Response {
-    Response {
-        status,
+fn options(request: &Request, settings: &Settings) -> Response {
+    let response = Response {
+        status: 204,
         content_type: "",
         headers: Vec::new(),
         body: Body::Bytes(Vec::new()),
+    };
+    if auth::foreign_origin(request, settings).is_none() {
+        return response;
+    }
+    response
+        .with(
+            "Access-Control-Allow-Methods",
+            "GET, HEAD, POST, PUT, DELETE".into(),
+        )
+        .with(
+            "Access-Control-Allow-Headers",
+            "Authorization, Content-Type, Range".into(),
+        )
+        .with("Access-Control-Max-Age", "600".into())
+}
+
+/// Pages of configured origins may read the answer; never with a cookie.
+fn with_origin(response: Response, request: &Request, settings: &Settings) -> Response {
+    let Some(origin) = auth::foreign_origin(request, settings) else {
+        return response;
+    };
+    response
+        .with("Access-Control-Allow-Origin", origin.to_string())
+        .with(
+            "Access-Control-Expose-Headers",
+            "Content-Range, Accept-Ranges, Retry-After".into(),
+        )
+        .with("Vary", "Origin".into())
+}
+
+fn is_old(path: &str) -> bool {
+    [
+        "/version",
+        "/config",
+        "/running",
+        "/timeline",
+        "/status",
+        "/run",
+        "/kill",
+    ]
+    .contains(&path)
+}
+
+fn nobody() -> Caller {
+    Caller {
+        role: Role::Read,
+        who: "somebody".into(),
+        is_known: false,
+        token: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_matched_part_by_part_and_decoded_after_that() {
+        let parts = |pattern, path: &str| matched(pattern, &path.split('/').skip(1).collect::<Vec<_>>());
+        let output = "/api/v1/runs/{instance}/machines/{machine}/output";
+        assert_eq!(
+            parts(output, "/api/v1/runs/a%2Fb/machines/web%3001/output"),
+            Some(vec!["a/b".into(), "web001".into()])
+        );
+        for path in [
+            "/api/v1/runs/a/machines//output",
+            "/api/v1/runs/a/../output",
+            "//api/v1/runs",
+            "/api/v1/runs/",
+            "/api/v1/runs/a/machines/b/output/c",
+            "/api%2Fv1/runs",
+            "",
+        ] {
+            assert_eq!(parts(output, path), None, "{path}");
+            assert_eq!(parts("/api/v1/runs", path), None, "{path}");
+        }
+        assert_eq!(
+            parts("/api/v1/runs/{instance}", "/api/v1/runs/.."),
+            Some(vec!["..".into()])
+        );
+    }
+
+    #[test]
+    fn every_route_that_changes_something_needs_a_role_above_reading() {
+        for route in ROUTES.iter().filter(|route| route.method != "GET") {
+            let is_login = matches!(route.path, "/login" | "/logout");
+            assert!(
+                is_login || matches!(route.needs, Needs::Role(role) if role > Role::Read),
+                "{} {}",
+                route.method,
+                route.path
+            );
+        }
+    }
+
+    #[test]
+    fn the_document_names_exactly_the_routes_with_their_roles() {
+        let document: serde_json::Value = serde_json::from_str(v1::OPENAPI).unwrap();
+        assert_eq!(document["openapi"], "3.1.0");
+        let mut documented = std::collections::BTreeMap::new();
+        for (path, methods) in document["paths"].as_object().unwrap() {
+            for (method, operation) in methods.as_object().unwrap() {
+                let role = operation["x-role"].as_str().unwrap_or("none").to_string();
+                documented.insert((path.clone(), method.to_ascii_uppercase()), role);
+            }
+        }
+        let in_code = ROUTES.iter().map(|route| {
+            let role = match route.needs {
+                Needs::Nothing => "none",
+                Needs::Role(Role::Read) => "read",
+                Needs::Role(Role::Operate) => "operate",
+                Needs::Role(Role::Admin) => "admin",
+            };
+            (
+                (route.path.to_string(), route.method.to_string()),
+                role.to_string(),
+            )
+        });
+        assert_eq!(documented, in_code.collect());
     }
 }

@@ -14,13 +14,14 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{SocketFlags, sockopt};
 
 use super::auth::Via;
-use super::http::{NoRequest, Request, Transport, Wire};
-use super::{Shared, routes};
-use crate::limits;
+use super::http::{NoRequest, Request, Response, Transport, Wire};
+use super::waiting::{Guest, Waiting};
+use super::{Shared, routes, socket};
 use crate::net::capacity::{Capacity, Slot};
 use crate::net::upgrade;
 use crate::thread::{self, Actor};
 use crate::wake::Waker;
+use crate::{limits, metrics};
 
 /// Where the API listens; either may be missing.
 #[derive(Default)]
@@ -32,6 +33,7 @@ pub struct Listeners {
 /// The accepting thread; dropping it stops and joins it. Connections end by themselves.
 pub struct Api {
     _accept: Actor,
+    _ui: Actor,
 }
 
 impl Listeners {
@@ -52,11 +54,14 @@ impl Listeners {
 
 /// Starts serving, at most `cap` connections at a time.
 pub fn start(listeners: Listeners, cap: usize, shared: Arc<Shared>) -> io::Result<Api> {
+    let ui = shared.hub.start()?;
     let bell = Arc::new(Waker::new()?);
     let stopped = Arc::new(AtomicBool::new(false));
     let door = Door {
         listeners,
         capacity: Capacity::new(cap),
+        soft_cap: cap - cap / 4,
+        waiting: Waiting::default(),
         shared,
         own_uid: rustix::process::geteuid().as_raw(),
         bell: bell.clone(),
@@ -69,6 +74,7 @@ pub fn start(listeners: Listeners, cap: usize, shared: Arc<Shared>) -> io::Resul
             stopped.store(true, Ordering::Release);
             bell.wake();
         }),
+        _ui: ui,
     })
 }
 
@@ -87,6 +93,9 @@ fn open_control(path: &Path) -> io::Result<UnixListener> {
 struct Door {
     listeners: Listeners,
     capacity: Capacity,
+    /// Places beyond which those that wait for a request make room.
+    soft_cap: usize,
+    waiting: Waiting,
     shared: Arc<Shared>,
     own_uid: u32,
     bell: Arc<Waker>,
@@ -178,8 +187,12 @@ impl Door {
         }
     }
 
-    fn admit<T: Transport + 'static>(&self, socket: T, via: Via) {
-        let Some(slot) = self.capacity.take() else {
+    fn admit<T: Transport + AsFd + 'static>(&self, socket: T, via: Via) {
+        if self.capacity.live() >= self.soft_cap {
+            self.waiting.make_room();
+        }
+        let guest = socket.second_handle().map(|handle| self.waiting.guest(handle));
+        let (Some(slot), Ok(guest)) = (self.capacity.take(), guest) else {
             let mut socket = socket;
             let _ = socket.set_write_timeout_ms(1);
             let _ = socket.write_all(upgrade::TOO_MANY.response().as_bytes());
@@ -188,7 +201,9 @@ impl Door {
         let shared = self.shared.clone();
         let own_uid = self.own_uid;
         let started = thread::spawn("api", limits::STACK_BYTES, move || {
-            serve(socket, via, own_uid, &shared, slot);
+            metrics::API_CONNECTIONS.rise();
+            serve(socket, via, own_uid, &shared, slot, guest);
+            metrics::API_CONNECTIONS.fall();
         });
         if let Err(error) = started {
             log::error!("cannot start a thread for an API connection: {error}");
@@ -201,10 +216,34 @@ fn accept(listener: std::os::fd::BorrowedFd<'_>) -> rustix::io::Result<OwnedFd> 
 }
 
 /// One connection, request after request.
-fn serve<T: Transport>(transport: T, via: Via, own_uid: u32, shared: &Arc<Shared>, _slot: Slot) {
+fn serve<T: Transport + AsFd>(
+    transport: T,
+    via: Via,
+    own_uid: u32,
+    shared: &Arc<Shared>,
+    _slot: Slot,
+    mut guest: Guest,
+) {
     let mut wire = Wire::new(transport);
     loop {
-        let (request, response) = match wire.read_request() {
+        guest.waits();
+        let read = wire.read_request();
+        guest.is_served();
+        let (request, response) = match read {
+            Ok(request) if socket::is_wanted(&request) => {
+                match accept_ui(wire, request, via, own_uid, shared) {
+                    // it waits for nothing any more
+                    Upgraded::Ui(connection) => {
+                        drop(guest);
+                        return connection.run();
+                    }
+                    Upgraded::Gone => return,
+                    Upgraded::Refused(refused) => {
+                        wire = refused.0;
+                        (refused.1, refused.2)
+                    }
+                }
+            }
             Ok(request) => {
                 let response = routes::respond(shared, &request, via, own_uid);
                 log::debug!("{} {}: {}", request.method, request.path, response.status);
@@ -218,6 +257,45 @@ fn serve<T: Transport>(transport: T, via: Via, own_uid: u32, shared: &Arc<Shared
         }
         if !request.keep_alive {
             return hang_up(wire.transport);
+        }
+    }
+}
+
+/// What became of a request for the UI's WebSocket.
+enum Upgraded<T: Transport> {
+    Ui(Box<socket::Connection<T>>),
+    /// An ordinary connection still, and what it is answered.
+    Refused(Box<(Wire<T>, Request, Response)>),
+    Gone,
+}
+
+/// Lets a UI in. The request is logged without its query: a token may stand there.
+fn accept_ui<T: Transport + AsFd>(
+    mut wire: Wire<T>,
+    request: Request,
+    via: Via,
+    own_uid: u32,
+    shared: &Arc<Shared>,
+) -> Upgraded<T> {
+    let request = socket::with_token(request);
+    let (caller, answer) = match socket::accept(shared, &request, via, own_uid) {
+        Ok(accepted) => accepted,
+        Err(denied) => {
+            log::debug!("{} {}: {}", request.method, request.path, denied.status);
+            let response = routes::error(denied.status, &denied.message);
+            return Upgraded::Refused(Box::new((wire, request, response)));
+        }
+    };
+    log::debug!("{} {}: the UI of {}", request.method, request.path, caller.who);
+    if wire.transport.write_all(answer.as_bytes()).is_err() {
+        return Upgraded::Gone;
+    }
+    let (transport, already_read) = wire.into_parts();
+    match socket::Connection::new(transport, already_read, shared, request, via, own_uid, caller) {
+        Ok(connection) => Upgraded::Ui(Box::new(connection)),
+        Err(error) => {
+            log::warn!("cannot serve a UI: {error}");
+            Upgraded::Gone
         }
     }
 }

@@ -26,14 +26,10 @@ type Starts = BTreeMap<String, Vec<i64>>;
 
 /// Compares and prints.
 pub fn run(arguments: &Arguments) -> ExitCode {
-    let Some(theirs) = &arguments.word else {
-        eprintln!("saltpeter: compare needs the other daemon's log directory");
-        return ExitCode::from(super::USAGE);
-    };
     let loaded = Loader::new(arguments.config_dir()).load();
     let both = loaded.and_then(|config| {
         let ours = &config.settings.logdir;
-        Ok((read(ours)?, read(Path::new(theirs))?))
+        Ok((read(ours)?, read(Path::new(&arguments.words[0]))?))
     });
     match both {
         Ok((ours, theirs)) => {

@@ -1,15 +1,25 @@
-//! The command line: which verb, with which options. One file a verb.
+//! The command line: which verb, with which options. One file a verb, or a few that are much alike; `client.rs` speaks
+//! with the daemon, `table.rs` with people.
 //! Must not know: how the verbs do it.
 
 mod check;
+mod client;
 mod compare;
+mod completions;
+mod logs;
+mod maintenance;
 mod next;
+mod run;
 mod schema;
 mod serve;
+mod status;
 mod surroundings;
+mod table;
+mod token;
 
 use std::ffi::OsString;
 use std::io::Write;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -34,7 +44,7 @@ pub fn main() -> ExitCode {
         return crate::wrapper::main();
     }
     match parse(std::env::args_os()) {
-        Ok(Action::Run(verb, arguments)) => verb.run(arguments),
+        Ok(Action::Run(verb, arguments)) => (verb.run)(&arguments),
         Ok(Action::Print(text)) => {
             print(&text);
             ExitCode::SUCCESS
@@ -53,15 +63,6 @@ fn print(text: &str) {
     let _ = stdout.flush();
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verb {
-    Serve,
-    Check,
-    Next,
-    Schema,
-    Compare,
-}
-
 /// The arguments as typed; each verb takes what it knows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Arguments {
@@ -69,45 +70,226 @@ struct Arguments {
     json: bool,
     count: Option<usize>,
     after: Option<String>,
-    /// The job of `next`, the directory of `compare`.
-    word: Option<String>,
+    /// What stands after the verb without a dash.
+    words: Vec<String>,
+    url: Option<String>,
+    wait: bool,
+    follow: bool,
+    names: bool,
+    machines: Vec<String>,
+    parameters: Vec<(String, String)>,
+    reason: Option<String>,
+    duration: Option<String>,
+    until: Option<String>,
+    from: Option<String>,
+    outcome: Option<String>,
     log_format: Option<logging::Format>,
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum Action {
-    Run(Verb, Arguments),
+    Run(&'static VerbInfo, Box<Arguments>),
     Print(String),
 }
 
-const VERBS: [(&str, Verb); 5] = [
-    ("serve", Verb::Serve),
-    ("check", Verb::Check),
-    ("next", Verb::Next),
-    ("schema", Verb::Schema),
-    ("compare", Verb::Compare),
+/// One verb: what it is called, what it takes, what it does.
+#[derive(Debug)]
+struct VerbInfo {
+    name: &'static str,
+    about: &'static str,
+    /// How many words follow it.
+    words: RangeInclusive<usize>,
+    /// Options besides `-c` and `-h`.
+    options: &'static [&'static str],
+    /// Its first word is a job's name, or may be.
+    takes_job: bool,
+    run: fn(&Arguments) -> ExitCode,
+    help: &'static str,
+}
+
+const VERBS: [VerbInfo; 16] = [
+    verb(
+        "serve",
+        "run the daemon (what happens without a verb)",
+        0..=0,
+        &["--log-format"],
+        serve_verb,
+        serve::HELP,
+    ),
+    verb(
+        "check",
+        "tell what is wrong with the configuration",
+        0..=0,
+        &["--json"],
+        check_verb,
+        check::HELP,
+    ),
+    of_job(
+        "next",
+        "tell when jobs are due",
+        0..=1,
+        &["--count", "--after", "--json"],
+        next::run,
+        next::HELP,
+    ),
+    of_job(
+        "status",
+        "show jobs, or one",
+        0..=1,
+        &["--json", "--names", "--url"],
+        status::run,
+        status::HELP,
+    ),
+    of_job(
+        "run",
+        "start a run",
+        1..=1,
+        &["--machine", "--param", "--wait", "--json", "--url"],
+        run::run,
+        run::RUN_HELP,
+    ),
+    of_job(
+        "kill",
+        "end runs",
+        1..=2,
+        &["--json", "--url"],
+        run::kill,
+        run::KILL_HELP,
+    ),
+    verb(
+        "retry",
+        "run again on the machines that failed",
+        1..=1,
+        &["--wait", "--json", "--url"],
+        run::retry,
+        run::RETRY_HELP,
+    ),
+    of_job(
+        "logs",
+        "print output",
+        1..=2,
+        &["--follow", "--url"],
+        logs::run,
+        logs::HELP,
+    ),
+    of_job(
+        "runs",
+        "show runs",
+        0..=1,
+        &[
+            "--machine",
+            "--outcome",
+            "--from",
+            "--until",
+            "--count",
+            "--json",
+            "--url",
+        ],
+        status::runs,
+        status::RUNS_HELP,
+    ),
+    of_job(
+        "pause",
+        "keep a job from starting by itself",
+        1..=1,
+        &["--reason", "--until", "--json", "--url"],
+        maintenance::pause,
+        maintenance::PAUSE_HELP,
+    ),
+    of_job(
+        "resume",
+        "let it start by itself again",
+        1..=1,
+        &["--json", "--url"],
+        maintenance::resume,
+        maintenance::PAUSE_HELP,
+    ),
+    verb(
+        "maintenance",
+        "show maintenance, or switch it",
+        0..=1,
+        &["--reason", "--machine", "--for", "--json", "--url"],
+        maintenance::run,
+        maintenance::HELP,
+    ),
+    verb(
+        "token",
+        "make a token for the API",
+        2..=2,
+        &["--json"],
+        token::run,
+        token::HELP,
+    ),
+    verb(
+        "schema",
+        "print the JSON Schema of the job files",
+        0..=0,
+        &[],
+        schema::run,
+        schema::HELP,
+    ),
+    verb(
+        "compare",
+        "tell what another daemon started and this one did not",
+        1..=1,
+        &[],
+        compare::run,
+        compare::HELP,
+    ),
+    verb(
+        "completions",
+        "print completions for a shell",
+        1..=1,
+        &[],
+        completions::run,
+        completions::HELP,
+    ),
 ];
 
-impl Verb {
-    fn run(self, arguments: Arguments) -> ExitCode {
-        match self {
-            Verb::Serve => serve::run(&arguments.config_dir(), arguments.log_format),
-            Verb::Check => check::run(&arguments.config_dir(), arguments.json),
-            Verb::Next => next::run(&arguments),
-            Verb::Schema => schema::run(),
-            Verb::Compare => compare::run(&arguments),
-        }
+const fn verb(
+    name: &'static str,
+    about: &'static str,
+    words: RangeInclusive<usize>,
+    options: &'static [&'static str],
+    run: fn(&Arguments) -> ExitCode,
+    help: &'static str,
+) -> VerbInfo {
+    VerbInfo {
+        name,
+        about,
+        words,
+        options,
+        takes_job: false,
+        run,
+        help,
     }
+}
 
-    fn help(self) -> &'static str {
-        match self {
-            Verb::Serve => serve::HELP,
-            Verb::Check => check::HELP,
-            Verb::Next => next::HELP,
-            Verb::Schema => schema::HELP,
-            Verb::Compare => compare::HELP,
-        }
+const fn of_job(
+    name: &'static str,
+    about: &'static str,
+    words: RangeInclusive<usize>,
+    options: &'static [&'static str],
+    run: fn(&Arguments) -> ExitCode,
+    help: &'static str,
+) -> VerbInfo {
+    VerbInfo {
+        takes_job: true,
+        ..verb(name, about, words, options, run, help)
     }
+}
+
+fn serve_verb(arguments: &Arguments) -> ExitCode {
+    serve::run(&arguments.config_dir(), arguments.log_format)
+}
+
+fn check_verb(arguments: &Arguments) -> ExitCode {
+    check::run(&arguments.config_dir(), arguments.json)
+}
+
+/// Tells a failure, if it is one.
+fn told(outcome: Result<ExitCode, client::Failure>) -> ExitCode {
+    outcome.unwrap_or_else(client::Failure::tell)
 }
 
 impl Arguments {
@@ -121,10 +303,10 @@ impl Arguments {
 fn parse(command_line: impl IntoIterator<Item = OsString>) -> Result<Action, String> {
     let mut parser = lexopt::Parser::from_iter(command_line);
     let mut arguments = Arguments::default();
-    let mut verb = None;
-    let mut only_next: Option<&str> = None;
+    let mut verb: Option<&'static VerbInfo> = None;
+    let mut given: Vec<&'static str> = Vec::new();
     let mut help = false;
-    while let Some(argument) = parser.next().map_err(told)? {
+    while let Some(argument) = parser.next().map_err(error_text)? {
         match argument {
             Short('h') | Long("help") => help = true,
             Short('v') | Short('V') | Long("version") => {
@@ -134,44 +316,113 @@ fn parse(command_line: impl IntoIterator<Item = OsString>) -> Result<Action, Str
                 )));
             }
             Short('c') | Long("configdir") => {
-                arguments.config_dir = Some(parser.value().map_err(told)?.into())
+                arguments.config_dir = Some(parser.value().map_err(error_text)?.into());
             }
-            Long("json") => arguments.json = true,
-            Short('n') | Long("count") => {
-                only_next = Some("-n");
-                arguments.count = Some(parser.value().map_err(told)?.parse().map_err(told)?);
+            Value(word) if verb.is_none() => verb = Some(verb_named(&word.string().map_err(error_text)?)?),
+            Value(word) => arguments.words.push(word.string().map_err(error_text)?),
+            Short(short) => match long_of(short) {
+                Some(long) => given.push(take(&mut arguments, long, &mut parser)?),
+                None => return Err(error_text(Short(short).unexpected())),
+            },
+            Long(long) => {
+                let long = format!("--{long}");
+                let known = VERBS
+                    .iter()
+                    .flat_map(|verb| verb.options)
+                    .find(|option| **option == long);
+                let Some(known) = known else {
+                    return Err(error_text(Long(&long[2..]).unexpected()));
+                };
+                given.push(take(&mut arguments, known, &mut parser)?);
             }
-            Long("after") => {
-                only_next = Some("--after");
-                arguments.after = Some(parser.value().map_err(told)?.string().map_err(told)?);
-            }
-            Value(word) if verb.is_none() => verb = Some(verb_named(&word.string().map_err(told)?)?),
-            Long("log-format") => {
-                let word = parser.value().map_err(told)?.string().map_err(told)?;
-                arguments.log_format = Some(log_format(&word)?);
-            }
-            Value(word) if matches!(verb, Some(Verb::Next | Verb::Compare)) && arguments.word.is_none() => {
-                arguments.word = Some(word.string().map_err(told)?);
-            }
-            Value(word) => return Err(format!("unexpected argument '{}'", word.to_string_lossy())),
-            other => return Err(told(other.unexpected())),
         }
     }
+    let Some(verb) = verb.or(VERBS.first()) else {
+        return Ok(Action::Print(help_text()));
+    };
     if help {
-        return Ok(Action::Print(verb.map_or(HELP, Verb::help).to_string()));
+        let is_general = verb.name == "serve" && arguments.words.is_empty();
+        return Ok(Action::Print(if is_general {
+            help_text()
+        } else {
+            verb.help.to_string()
+        }));
     }
-    let verb = verb.unwrap_or(Verb::Serve);
-    match only_next {
-        Some(option) if verb != Verb::Next => return Err(format!("{option} belongs to the verb 'next'")),
-        _ => {}
+    if let Some(option) = given.iter().find(|option| !verb.options.contains(option)) {
+        let takers: Vec<&str> = VERBS
+            .iter()
+            .filter(|verb| verb.options.contains(option))
+            .map(|verb| verb.name)
+            .collect();
+        return Err(format!(
+            "{option} does not belong to '{}' but to {}",
+            verb.name,
+            takers.join(", ")
+        ));
     }
-    if arguments.json && !matches!(verb, Verb::Check | Verb::Next) {
-        return Err("--json belongs to the verbs 'check' and 'next'".to_string());
+    match arguments.words.len() {
+        count if count > *verb.words.end() => Err(format!(
+            "unexpected argument '{}'",
+            arguments.words[*verb.words.end()]
+        )),
+        count if count < *verb.words.start() => Err(format!(
+            "'{}' needs more: {}",
+            verb.name,
+            verb.help.lines().next().unwrap_or_default()
+        )),
+        _ => Ok(Action::Run(verb, Box::new(arguments))),
     }
-    if arguments.log_format.is_some() && verb != Verb::Serve {
-        return Err("--log-format belongs to the verb 'serve'".to_string());
+}
+
+fn long_of(short: char) -> Option<&'static str> {
+    Some(match short {
+        'n' => "--count",
+        'm' => "--machine",
+        'p' => "--param",
+        'f' => "--follow",
+        _ => return None,
+    })
+}
+
+/// Takes an option's value; gives back the option.
+fn take(
+    arguments: &mut Arguments,
+    option: &'static str,
+    parser: &mut lexopt::Parser,
+) -> Result<&'static str, String> {
+    let mut text = || parser.value().map_err(error_text)?.string().map_err(error_text);
+    match option {
+        "--json" => arguments.json = true,
+        "--wait" => arguments.wait = true,
+        "--follow" => arguments.follow = true,
+        "--names" => arguments.names = true,
+        "--count" => {
+            let count = text()?;
+            let number = count
+                .parse()
+                .map_err(|_| format!("--count takes a number, not '{count}'"))?;
+            arguments.count = Some(number);
+        }
+        "--after" => arguments.after = Some(text()?),
+        "--url" => arguments.url = Some(text()?),
+        "--machine" => arguments.machines.push(text()?),
+        "--param" => {
+            let pair = text()?;
+            let Some((name, value)) = pair.split_once('=') else {
+                return Err("--param takes NAME=VALUE".to_string());
+            };
+            arguments.parameters.push((name.into(), value.into()));
+        }
+        "--reason" => arguments.reason = Some(text()?),
+        "--for" => arguments.duration = Some(text()?),
+        "--until" => arguments.until = Some(text()?),
+        "--from" => arguments.from = Some(text()?),
+        "--log-format" => arguments.log_format = Some(log_format(&text()?)?),
+        "--outcome" => arguments.outcome = Some(text()?),
+        // VERBS has no others; a test gives each
+        other => return Err(format!("unknown option '{other}'")),
     }
-    Ok(Action::Run(verb, arguments))
+    Ok(option)
 }
 
 fn log_format(word: &str) -> Result<logging::Format, String> {
@@ -184,55 +435,49 @@ fn log_format(word: &str) -> Result<logging::Format, String> {
     })
 }
 
-fn told(error: lexopt::Error) -> String {
+fn error_text(error: lexopt::Error) -> String {
     error.to_string()
 }
 
-fn verb_named(word: &str) -> Result<Verb, String> {
-    if let Some((_, verb)) = VERBS.iter().find(|(name, _)| *name == word) {
-        return Ok(*verb);
+fn verb_named(word: &str) -> Result<&'static VerbInfo, String> {
+    if let Some(verb) = VERBS.iter().find(|verb| verb.name == word) {
+        return Ok(verb);
     }
-    let names = VERBS.map(|(name, _)| name);
+    let names = VERBS.map(|verb| verb.name);
     Err(match crate::config::likeliest(word, names) {
         Some(name) => format!("unknown verb '{word}', did you mean '{name}'?"),
         None => format!("unknown verb '{word}'"),
     })
 }
 
-const HELP: &str = "\
-saltpeter: cron for a fleet
-
-usage: saltpeter [serve] [-c DIR] [--log-format FORMAT]
-       saltpeter check [-c DIR] [--json]
-       saltpeter next [-c DIR] [JOB] [-n COUNT] [--after TIME] [--json]
-       saltpeter schema
-       saltpeter compare LOGDIR [-c DIR]
-
-verbs:
-  serve   run the daemon (what happens without a verb)
-  check   tell what is wrong with the configuration
-  next    tell when jobs are due
-  schema  print the JSON Schema of the job files
-  compare tell which due times another daemon started, and this one did not
-
-options:
-  -c, --configdir DIR   the configuration directory (default: /etc/saltpeter)
-  -v, --version         print the version
-  -h, --help            print this help, or a verb's
-
-exit codes: 0 success, 1 failure, 2 a command line that cannot be understood
-";
+fn help_text() -> String {
+    let verbs: String = VERBS
+        .iter()
+        .map(|verb| format!("  {:<13}{}\n", verb.name, verb.about))
+        .collect();
+    format!(
+        "saltpeter: cron for a fleet\n\nusage: saltpeter [VERB] [-c DIR] ...\n\nverbs:\n{verbs}\n\
+         options:\n  \
+         -c, --configdir DIR   the configuration directory (default: /etc/saltpeter)\n  \
+         --url URL             the daemon's API (or SALTPETER_URL): http://HOST:PORT, unix:/PATH/control.sock; else the\n                        \
+         control socket in the configuration's state_dir, else its port on this host\n  \
+         -v, --version         print the version\n  \
+         -h, --help            print this help, or a verb's\n\n\
+         A token for the API is taken from SALTPETER_TOKEN. NO_COLOR takes the colours away.\n\n\
+         exit codes: 0 success, 1 failure, 2 a command line that cannot be understood; see each verb's help\n"
+    )
+}
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn parsed(words: &[&str]) -> Result<Action, String> {
-        parse(
-            std::iter::once("saltpeter")
-                .chain(words.iter().copied())
-                .map(OsString::from),
-        )
+    fn parsed(words: &[&str]) -> Result<(&'static str, Arguments), String> {
+        let command_line = std::iter::once("saltpeter").chain(words.iter().copied());
+        match parse(command_line.map(OsString::from))? {
+            Action::Run(verb, arguments) => Ok((verb.name, *arguments)),
+            Action::Print(text) => Err(text),
+        }
     }
 
     #[test]
@@ -241,7 +486,7 @@ mod tests {
             config_dir: Some("conf".into()),
             ..Arguments::default()
         };
-        let wanted = Ok(Action::Run(Verb::Serve, arguments));
+        let wanted = Ok(("serve", arguments));
         assert_eq!(parsed(&["-c", "conf"]), wanted);
         assert_eq!(parsed(&["--configdir=conf"]), wanted);
         assert_eq!(parsed(&["serve", "-cconf"]), wanted);
@@ -255,10 +500,53 @@ mod tests {
             Err("unknown verb 'chekc', did you mean 'check'?".into())
         );
         assert_eq!(parsed(&["frobnicate"]), Err("unknown verb 'frobnicate'".into()));
-        assert!(parsed(&["--nonsense"]).is_err());
-        assert!(parsed(&["check", "extra"]).is_err());
-        assert!(parsed(&["check", "-n", "3"]).is_err());
-        assert!(parsed(&["next", "-n", "many"]).is_err());
-        assert!(parsed(&["-c"]).is_err());
+        for words in [
+            &["--nonsense"][..],
+            &["-x"],
+            &["check", "extra"],
+            &["check", "-n", "3"],
+            &["--json"],
+            &["next", "-n", "many"],
+            &["-c"],
+            &["run"],
+            &["run", "a", "b"],
+            &["run", "a", "-p", "b"],
+            &["kill", "a", "b", "c"],
+            &["token", "a"],
+        ] {
+            assert!(parsed(words).is_err(), "{words:?}");
+        }
+    }
+
+    #[test]
+    fn every_option_of_every_verb_is_understood() {
+        for verb in &VERBS {
+            for option in verb.options {
+                let mut words = vec![verb.name];
+                words.extend(std::iter::repeat_n("word", *verb.words.start()));
+                words.push(option);
+                if !["--json", "--wait", "--follow", "--names"].contains(option) {
+                    words.push(match *option {
+                        "--param" => "a=b",
+                        "--log-format" => "json",
+                        _ => "7",
+                    });
+                }
+                assert!(parsed(&words).is_ok(), "{words:?}: {:?}", parsed(&words));
+                assert!(
+                    verb.help.contains(option) || *option == "--url",
+                    "{} {option}",
+                    verb.name
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_run_is_asked_for_with_machines_and_values() {
+        let (verb, arguments) = parsed(&["run", "j", "-m", "a", "-m", "b", "-p", "x=1=2", "--wait"]).unwrap();
+        assert_eq!((verb, arguments.wait), ("run", true));
+        assert_eq!(arguments.machines, ["a", "b"]);
+        assert_eq!(arguments.parameters, [("x".to_string(), "1=2".to_string())]);
     }
 }

@@ -37,7 +37,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         }
     };
     let loaded = Loader::new(arguments.config_dir()).load();
-    let jobs = match loaded.and_then(|config| wanted(&config, arguments.word.as_deref())) {
+    let jobs = match loaded.and_then(|config| wanted(&config, arguments.words.first().map(String::as_str))) {
         Ok(jobs) => jobs,
         Err(error) => {
             eprintln!("saltpeter: {error}");

@@ -3,6 +3,7 @@
 
 use std::process::ExitCode;
 
+use super::Arguments;
 use crate::config::reference;
 
 pub const HELP: &str = "\
@@ -15,7 +16,7 @@ Prints the JSON Schema of the job files. An editor that knows YAML schemas compl
 ";
 
 /// Prints it.
-pub fn run() -> ExitCode {
+pub fn run(_: &Arguments) -> ExitCode {
     super::print(&format!("{:#}\n", reference::schema()));
     ExitCode::SUCCESS
 }

@@ -129,7 +129,10 @@ impl Loader {
                 ));
             }
             Err(error) => {
-                let reason = format!("cannot read the directory: {error}; what was in force stays");
+                let reason = format!(
+                    "cannot read the directory '{}': {error}; what was in force stays",
+                    self.dir.display()
+                );
                 self.dir_problems = vec![whole_file("", None, reason)];
             }
         }

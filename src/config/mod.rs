@@ -94,7 +94,61 @@ pub struct JobSpec {
     /// How old a passed-over due time may be to be started late; None with `catch_up: none`.
     pub start_deadline_s: Option<i64>,
     pub delivery: Delivery,
+    /// Values of the job's `parameters`: the defaults, or in a run's copy what was given. The command finds them as
+    /// `SP_PARAM_<NAME>`, see [`JobSpec::with_order`].
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub parameters: BTreeMap<String, String>,
+    /// In a run's copy: only these of the machines that the targets match. Empty: all.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub only: Vec<String>,
 }
+
+impl JobSpec {
+    /// The job as one run has it that was asked for with machines and values. The error is for people: a parameter
+    /// that the job does not declare, or a value that no environment can hold.
+    pub fn with_order(
+        &self,
+        machines: &[String],
+        values: &BTreeMap<String, String>,
+    ) -> Result<JobSpec, String> {
+        let mut spec = self.clone();
+        spec.only = machines.to_vec();
+        for (name, value) in values {
+            let Some(known) = spec.parameters.get_mut(name) else {
+                let names: Vec<&str> = self.parameters.keys().map(String::as_str).collect();
+                return Err(match names.is_empty() {
+                    true => "the job declares no parameters".to_string(),
+                    false => format!(
+                        "the job declares no parameter '{}'; it has {}",
+                        name.escape_debug(),
+                        names.join(", ")
+                    ),
+                });
+            };
+            if value.contains('\0') || value.len() > limits::PARAMETER_BYTES {
+                return Err(format!(
+                    "the value of parameter '{name}' has a NUL character or more than {} bytes",
+                    limits::PARAMETER_BYTES
+                ));
+            }
+            known.clone_from(value);
+        }
+        spec.export_parameters();
+        Ok(spec)
+    }
+
+    /// Puts the parameters' values into the command's environment. Names of our own, never free ones: a variable
+    /// such as `LD_PRELOAD` in somebody else's hand would be that user's rights.
+    pub(super) fn export_parameters(&mut self) {
+        for (name, value) in &self.parameters {
+            let variable = format!("{PARAMETER_PREFIX}{}", name.to_ascii_uppercase());
+            self.env.insert(variable, value.clone());
+        }
+    }
+}
+
+/// What the names of parameters' variables begin with.
+pub const PARAMETER_PREFIX: &str = "SP_PARAM_";
 
 /// The job's `targets`: one text, or a list of ids.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -174,11 +228,20 @@ pub struct Settings {
     pub delivery: Delivery,
     pub history_days: u32,
     pub salt_python: Option<String>,
+    /// Certificate chain and key of the machines port, PEM; None: the daemon makes its own.
+    pub tls_cert: Option<PathBuf>,
+    pub tls_key: Option<PathBuf>,
+    /// Wrappers of ours are sent to the machines port with TLS (fine-print.md 23a).
+    pub wrapper_tls: bool,
+    /// Directory (or file) of the Salt master's configuration.
+    pub salt_config: String,
     pub api_tokens: Vec<ApiToken>,
     /// Acting over TCP needs no token on loopback (fine-print.md 32a).
     pub api_open: bool,
     /// Names beyond loopback that a request's `Host` may bear.
     pub api_hosts: Vec<String>,
+    /// Origins of web pages elsewhere that may use the API (`https://ui.example.org`).
+    pub api_allowed_origins: Vec<String>,
     /// Every key as the files have it, secrets replaced by `***`, for the API's `config`.
     pub raw: Arc<serde_json::Map<String, serde_json::Value>>,
 }
@@ -211,12 +274,52 @@ impl Default for Settings {
             delivery: Delivery::Auto,
             history_days: limits::HISTORY_DAYS,
             salt_python: None,
+            tls_cert: None,
+            tls_key: None,
+            wrapper_tls: true,
+            salt_config: "/etc/salt".into(),
             api_tokens: Vec::new(),
             api_open: false,
             api_hosts: Vec::new(),
+            api_allowed_origins: Vec::new(),
             raw: Arc::default(),
         }
     }
+}
+
+impl Settings {
+    /// Whether the wrapper of that job is ours, by its file's name (fine-print.md 23). `by_default`: it is where no
+    /// wrapper is configured.
+    pub fn is_wrapper_ours(&self, spec: &JobSpec, by_default: bool) -> bool {
+        let path = spec.wrapper_path.as_ref().or(self.default_wrapper_path.as_ref());
+        path.map_or(by_default, |path| {
+            let program = path.split_whitespace().next();
+            program.is_some_and(|word| word.rsplit('/').next() == Some("sp-wrapper"))
+        })
+    }
+
+    /// Whether the wrapper of that job is told to come with TLS, unless it comes over loopback. One that is to take its
+    /// job from the socket is taken for ours under any name.
+    pub fn is_wrapper_tls(&self, spec: &JobSpec, by_default: bool) -> bool {
+        let is_ours = spec.delivery == Delivery::Socket || self.is_wrapper_ours(spec, by_default);
+        self.wrapper_tls && is_ours
+    }
+
+    /// The name under which wrappers of that job reach the daemon; None: the host's name.
+    pub fn server_host<'a>(&'a self, spec: &'a JobSpec) -> Option<&'a str> {
+        let host = spec.saltpeter_server_host.as_ref();
+        host.or(self.default_saltpeter_server_host.as_ref())
+            .map(String::as_str)
+    }
+}
+
+/// Whether what is sent to that host never leaves it.
+pub fn is_loopback_host(host: &str) -> bool {
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost"
+        || address
+            .parse::<IpAddr>()
+            .is_ok_and(|address| address.to_canonical().is_loopback())
 }
 
 /// An entry of `api_tokens`: the token itself is never configured, only its SHA-256.

@@ -20,7 +20,7 @@ pub const CONFIG_SECTION: &str = "saltpeter_config";
 pub const MAINTENANCE_SECTION: &str = "saltpeter_maintenance";
 
 /// What it takes.
-pub const KEYS: [&str; 28] = [
+pub const KEYS: [&str; 33] = [
     "logdir",
     "debug",
     "api_ws",
@@ -46,9 +46,14 @@ pub const KEYS: [&str; 28] = [
     "heartbeat_timeout",
     "history_days",
     "salt_python",
+    "salt_config",
+    "tls_cert",
+    "tls_key",
+    "wrapper_tls",
     "api_tokens",
     "api_open",
     "api_hosts",
+    "api_allowed_origins",
 ];
 
 /// Sets one key. `Ok(Some)`: taken, with a doubt; `Err`: not taken. Relative directories are below `base`, the
@@ -63,13 +68,20 @@ pub fn apply(settings: &mut Settings, key: &str, node: &Node, base: &Path) -> Re
     set(settings, key, node, base)?;
     let is_text = matches!(
         key,
-        "logdir" | "state_dir" | "default_wrapper_path" | "timezone" | "salt_python"
+        "logdir"
+            | "state_dir"
+            | "default_wrapper_path"
+            | "timezone"
+            | "salt_python"
+            | "salt_config"
+            | "tls_cert"
+            | "tls_key"
     );
     Ok(match key {
         "default_wrapper_loglevel" => {
             validate::loglevel_doubt(&settings.default_wrapper_loglevel).map(str::to_string)
         }
-        "local_machines" | "api_hosts" => value::text_doubt(node).map(str::to_string),
+        "local_machines" | "api_hosts" | "api_allowed_origins" => value::text_doubt(node).map(str::to_string),
         _ if is_text => value::text_doubt(node).map(str::to_string),
         _ => None,
     })
@@ -146,10 +158,23 @@ pub fn refused(settings: &Settings) -> Option<(&'static str, &'static str)> {
     // fine-print.md 32a
     let is_open =
         settings.api_ws && !settings.api_ws_bind_addr.is_loopback() && settings.api_tokens.is_empty();
-    is_open.then_some((
-        "api_ws_bind_addr",
-        "reaches beyond this host without any api_tokens: the API stays on loopback; add tokens or use 127.0.0.1",
-    ))
+    if is_open {
+        return Some((
+            "api_ws_bind_addr",
+            "reaches beyond this host without any api_tokens: the API stays on loopback; add tokens or use 127.0.0.1",
+        ));
+    }
+    match (&settings.tls_cert, &settings.tls_key) {
+        (Some(_), None) => Some((
+            "tls_cert",
+            "needs tls_key as well: the daemon does not start with one alone",
+        )),
+        (None, Some(_)) => Some((
+            "tls_key",
+            "needs tls_cert as well: the daemon does not start with one alone",
+        )),
+        _ => None,
+    }
 }
 
 /// Keys whose change takes a restart (fine-print.md 14), with those that differ between the two.
@@ -170,6 +195,8 @@ pub fn restart_needed(running: &Settings, wanted: &Settings) -> Vec<&'static str
             "machines_ws_bind_addr",
             running.machines_ws_bind_addr == wanted.machines_ws_bind_addr,
         ),
+        ("tls_cert", running.tls_cert == wanted.tls_cert),
+        ("tls_key", running.tls_key == wanted.tls_key),
     ]
     .into_iter()
     .filter(|(_, same)| !same)
@@ -201,6 +228,10 @@ fn set(settings: &mut Settings, key: &str, node: &Node, base: &Path) -> Result<(
         "default_wrapper_path" => settings.default_wrapper_path = optional_text(node)?,
         "default_wrapper_loglevel" => settings.default_wrapper_loglevel = loglevel(node)?,
         "salt_python" => settings.salt_python = optional_text(node)?,
+        "salt_config" => settings.salt_config = text(node)?,
+        "tls_cert" => settings.tls_cert = optional_text(node)?.map(|path| base.join(path)),
+        "tls_key" => settings.tls_key = optional_text(node)?.map(|path| base.join(path)),
+        "wrapper_tls" => settings.wrapper_tls = flag(node)?,
         "elasticsearch" => settings.elasticsearch = text(node)?,
         "elasticsearch_index" => settings.elasticsearch_index = text(node)?,
         "opensearch" => settings.opensearch = text(node)?,
@@ -208,6 +239,7 @@ fn set(settings: &mut Settings, key: &str, node: &Node, base: &Path) -> Result<(
         "executor" => settings.executor = executor(node)?,
         "local_machines" => settings.local_machines = value::texts(node)?,
         "api_hosts" => settings.api_hosts = value::texts(node)?.unwrap_or_default(),
+        "api_allowed_origins" => settings.api_allowed_origins = origins(node)?,
         "timezone" => settings.zone = schedule::zone(&text(node)?)?,
         "output_limit" => settings.output_limit_bytes = whole(node)?,
         "wrapper_delivery" => settings.delivery = delivery(node)?,
@@ -269,6 +301,24 @@ fn address(node: &Node) -> Result<IpAddr, String> {
             )
         }),
     }
+}
+
+/// `scheme://host[:port]`, as browsers send them: nothing after the port.
+fn origins(node: &Node) -> Result<Vec<String>, String> {
+    let origins = value::texts(node)?.unwrap_or_default();
+    for origin in &origins {
+        let authority = origin
+            .strip_prefix("https://")
+            .or(origin.strip_prefix("http://"))
+            .unwrap_or_default();
+        if authority.is_empty() || authority.contains(['/', '*', '?', '#', '@', ' ']) {
+            return Err(format!(
+                "'{}' is no origin; write https://ui.example.org, with the port if it is not the usual one",
+                origin.escape_debug()
+            ));
+        }
+    }
+    Ok(origins.iter().map(|origin| origin.to_ascii_lowercase()).collect())
 }
 
 fn loglevel(node: &Node) -> Result<String, String> {

@@ -149,10 +149,79 @@ fn a_job_has_every_field() {
         start_timeout_ms: 500,
         start_deadline_s: None,
         delivery: Delivery::Env,
+        parameters: BTreeMap::new(),
+        only: Vec::new(),
     };
     assert_eq!(*job.spec, wanted);
     assert!(!job.enabled);
     assert_eq!(job.description, "d");
+}
+
+#[test]
+fn parameters_reach_the_command_by_names_of_our_own_and_nothing_else_does() {
+    let job = only_job(&job(
+        "j",
+        "  env: {A: b}\n  parameters: {db: main, Level: 3, empty: }\n",
+    ));
+    let env = |spec: &JobSpec| -> Vec<String> {
+        spec.env
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect()
+    };
+    let by_default = ["A=b", "SP_PARAM_DB=main", "SP_PARAM_EMPTY=", "SP_PARAM_LEVEL=3"];
+    assert_eq!(env(&job.spec), by_default);
+    let values = |name: &str, value: &str| BTreeMap::from([(name.to_string(), value.to_string())]);
+    let ordered = job
+        .spec
+        .with_order(&["web01".into()], &values("db", "$(reboot)"))
+        .unwrap();
+    assert_eq!(ordered.only, ["web01"]);
+    assert_eq!(env(&ordered)[1], "SP_PARAM_DB=$(reboot)");
+    assert_eq!(ordered.command, job.spec.command);
+    for (name, value) in [
+        ("LD_PRELOAD", "x"),
+        ("A", "x"),
+        ("DB", "x"),
+        ("db", "a\0b"),
+        ("db", &"x".repeat(5_000)),
+    ] {
+        assert!(job.spec.with_order(&[], &values(name, value)).is_err(), "{name}");
+    }
+}
+
+#[test]
+fn parameters_that_make_no_sense_are_refused() {
+    for more in [
+        "{'a-b': 1}",
+        "{1a: 1}",
+        "{a: 1, A: 2}",
+        "{a: [1]}",
+        "[a]",
+        "{a: \"b\\0\"}",
+        "{'': 1}",
+    ] {
+        let text = job("j", &format!("  parameters: {more}\n"));
+        let config = Dir::with(&[("a.yaml", &text)]).load();
+        assert_eq!(errors(&config).len(), 1, "{more}: {:?}", config.problems);
+        assert_eq!(errors(&config)[0].field, "j.parameters", "{more}");
+    }
+}
+
+#[test]
+fn an_origin_is_a_scheme_and_a_host() {
+    for bad in [
+        "ui.example.com",
+        "https://",
+        "https://ui.example.com/",
+        "*",
+        "https://*.example.com",
+        "null",
+    ] {
+        let text = format!("saltpeter_config: {{api_allowed_origins: ['{bad}']}}\n");
+        let config = Dir::with(&[("a.yaml", &text)]).load();
+        assert_eq!(errors(&config).len(), 1, "{bad}");
+    }
 }
 
 #[test]
@@ -608,7 +677,9 @@ fn every_setting_is_known_and_applied() {
                 elasticsearch: http://e\n  elasticsearch_index: ei\n  opensearch: http://o\n  opensearch_index: oi\n  \
                 executor: local\n  local_machines: [a, b]\n  state_dir: /s\n  timezone: Europe/Berlin\n  \
                 output_limit: 0\n  wrapper_delivery: socket\n  start_timeout: 1.5\n  heartbeat_timeout: 16\n  \
-                history_days: 3\n  salt_python: /p\n  api_open: yes\n  api_hosts: cron.example.com\n";
+                history_days: 3\n  salt_python: /p\n  salt_config: /c\n  tls_cert: c.pem\n  tls_key: /k.pem\n  \
+                wrapper_tls: no\n  api_open: yes\n  api_hosts: cron.example.com\n  \
+                api_allowed_origins: ['https://UI.example.com']\n";
     let dir = Dir::with(&[("a.yaml", text)]);
     let config = dir.load();
     assert_eq!(config.problems, []);
@@ -638,9 +709,14 @@ fn every_setting_is_known_and_applied() {
         delivery: Delivery::Socket,
         history_days: 3,
         salt_python: Some("/p".into()),
+        salt_config: "/c".into(),
+        tls_cert: Some(dir.0.join("c.pem")),
+        tls_key: Some("/k.pem".into()),
+        wrapper_tls: false,
         api_tokens: Vec::new(),
         api_open: true,
         api_hosts: vec!["cron.example.com".into()],
+        api_allowed_origins: vec!["https://ui.example.com".into()],
         raw: config.settings.raw.clone(),
     };
     assert_eq!(*config.settings, wanted);

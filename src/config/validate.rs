@@ -77,7 +77,7 @@ pub const ALLOW_OVERLAP: &str = "i know what i am doing!";
 const TIMEOUT_S: u64 = 3_600;
 
 const SCHEDULE_FIELDS: [&str; 7] = ["sec", "min", "hour", "dom", "mon", "dow", "year"];
-const OTHER_FIELDS: [&str; 30] = [
+const OTHER_FIELDS: [&str; 31] = [
     "utc",
     "command",
     "targets",
@@ -104,6 +104,7 @@ const OTHER_FIELDS: [&str; 30] = [
     "catch_up",
     "start_deadline",
     "wrapper_delivery",
+    "parameters",
     "hard_timeout",
     "soft_timeout",
     "group",
@@ -378,7 +379,7 @@ impl<'a> JobFields<'_, 'a> {
                 "wrappers beat every 5 seconds: every run will be given up as lost",
             );
         }
-        JobSpec {
+        let mut spec = JobSpec {
             group: group.to_string(),
             command: self.command(),
             targets: self.targets(),
@@ -409,7 +410,67 @@ impl<'a> JobFields<'_, 'a> {
             delivery: self
                 .choice("wrapper_delivery", &DELIVERIES)
                 .unwrap_or(defaults.delivery),
+            parameters: self.parameters(),
+            only: Vec::new(),
+        };
+        spec.export_parameters();
+        spec
+    }
+
+    /// Names that a run may be given values for, with their defaults.
+    fn parameters(&mut self) -> BTreeMap<String, String> {
+        let entries = match self.values.get("parameters").copied() {
+            None | Some(Node::Null) => return BTreeMap::new(),
+            Some(Node::Map(entries)) => entries,
+            Some(other) => {
+                let reason = format!("must be a mapping of names to defaults, not {}", other.kind());
+                self.error("parameters", reason);
+                return BTreeMap::new();
+            }
+        };
+        let mut parameters = BTreeMap::new();
+        let mut variables = BTreeSet::new();
+        for (key, node) in entries {
+            let name = key.key_text().unwrap_or_default();
+            let is_name = name.len() <= limits::PARAMETER_NAME_BYTES
+                && name.starts_with(|first: char| first.is_ascii_alphabetic())
+                && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+            if !is_name {
+                self.error(
+                    "parameters",
+                    "has a name that is not made of letters, digits and '_'",
+                );
+                continue;
+            }
+            if !variables.insert(name.to_ascii_uppercase()) {
+                self.error(
+                    "parameters",
+                    format!(
+                        "'{name}' is there twice: case makes no difference to SP_PARAM_{}",
+                        name.to_ascii_uppercase()
+                    ),
+                );
+            }
+            let value = match node {
+                Node::Null => String::new(),
+                Node::List(_) | Node::Map(_) => {
+                    self.error(
+                        "parameters",
+                        format!("the default of '{name}' must be a single value"),
+                    );
+                    continue;
+                }
+                single => yaml11::python_text(single),
+            };
+            if value.contains('\0') || value.len() > limits::PARAMETER_BYTES {
+                self.error(
+                    "parameters",
+                    format!("the default of '{name}' is too long, or has a NUL character"),
+                );
+            }
+            parameters.insert(name, value);
         }
+        parameters
     }
 
     fn command(&mut self) -> String {

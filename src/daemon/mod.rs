@@ -28,11 +28,13 @@ use crate::config::{Config, ExecutorKind, Settings, watch};
 use crate::engine::board::Board;
 use crate::engine::event::Event;
 use crate::engine::{Engine, EngineSettings};
+use crate::executor::link::Entrance;
 use crate::executor::{self, CurrentSettings};
 use crate::logfile::{self, JobLog};
-use crate::machines::{self, Connections, Lanes};
+use crate::machines::{self, Connections, Lanes, is_loopback};
 use crate::net::accept::Acceptor;
 use crate::net::capacity;
+use crate::net::identity::Identity;
 use crate::storage::{self, Request};
 use crate::thread::Actor;
 use crate::{clock, limits, logging};
@@ -80,6 +82,7 @@ fn start(opened: Opened, signals: Caught, descriptors: usize) -> io::Result<(Tur
         recovered,
         api,
         machines,
+        identity,
         ports,
     } = opened;
     let settings = config.settings.clone();
@@ -94,16 +97,28 @@ fn start(opened: Opened, signals: Caught, descriptors: usize) -> io::Result<(Tur
     let feed = Arc::new(Feed::new(first_board(&mut engine, &config)));
     let asks = Arc::new(Asks::new(lanes.control.clone()));
     let storage = storage.start(storage_ports(&lanes, &connections))?;
-    let shared = Arc::new(Shared::new(feed.clone(), asks.clone(), storage.reader()));
+    let shared = Arc::new(Shared::new(feed.clone(), asks.clone(), storage.reader())?);
     let job_log = Arc::new(logfile::start(settings.logdir.clone(), storage.reader())?);
     let current: CurrentSettings = Arc::new(RwLock::new(settings.clone()));
-    let (url, _) = ports.local_url();
-    let executor = executor::start(settings.executor, url, current.clone(), lanes.control.clone())?;
+    let entrance = entrance(&settings, &ports, &identity);
+    let executor = executor::start(
+        settings.executor,
+        entrance,
+        current.clone(),
+        lanes.control.clone(),
+    )?;
     let reload = on_reload(settings.clone(), current, job_log.clone(), lanes.control.clone());
     let watcher = watch::start(loader, reload)?;
     let budget = Budget::new(limits::OUTPUT_BUDGET_BYTES);
     let cap = capacity::machine_connections(descriptors);
-    let machines = machines::start(machines, cap, lanes.clone(), budget, connections.clone())?;
+    let machines = machines::start(
+        machines,
+        cap,
+        identity.config,
+        lanes.clone(),
+        budget,
+        connections.clone(),
+    )?;
     let listeners = api::Listeners::new(api, &settings.state_dir);
     let api = api::start(listeners, capacity::api_connections(descriptors), shared)?;
     let _ = lanes.control.send(Event::Listening);
@@ -178,12 +193,22 @@ fn engine_settings(settings: &Settings, ports: &Ports) -> io::Result<EngineSetti
     let mut seed = [0; 32];
     rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())?;
     let is_local = settings.executor == ExecutorKind::Local;
-    let (_, is_private) = ports.local_url();
     Ok(EngineSettings {
         seed,
-        private_link: is_local && is_private,
+        private_link: is_local && is_loopback(ports.local_address().ip()),
         own_wrapper_by_default: is_local,
+        machines_share_a_host: is_local,
     })
+}
+
+fn entrance(settings: &Settings, ports: &Ports, identity: &Identity) -> Entrance {
+    let local = ports.local_address();
+    Entrance {
+        local_host: local.ip().to_string(),
+        port: local.port(),
+        pin: identity.pin,
+        own_wrapper_by_default: settings.executor == ExecutorKind::Local,
+    }
 }
 
 /// The API must never see a board without settings: they say who may do what.

@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use crate::config::{self, Config, Loader, Problem, Settings, Severity};
 use crate::engine::record::Recovered;
+use crate::executor::local::host_name;
 use crate::machines::is_loopback;
+use crate::net::identity::{self, Identity};
 use crate::{logging, net, storage};
 
 /// What was opened.
@@ -20,6 +22,8 @@ pub struct Opened {
     /// None: `api_ws: false`.
     pub api: Option<TcpListener>,
     pub machines: TcpListener,
+    /// Of the machines port.
+    pub identity: Identity,
     pub ports: Ports,
 }
 
@@ -41,6 +45,7 @@ pub fn open(config_dir: &Path) -> Result<Opened, String> {
     let config = loader.load()?;
     let config = with_own_problems(config, &settings);
     config::log_problems(&[], &config.problems);
+    let identity = identity_of(&settings)?;
     let machines_address = SocketAddr::new(settings.machines_ws_bind_addr, settings.machines_ws_port);
     let machines = net::listen(
         machines_address,
@@ -72,21 +77,41 @@ pub fn open(config_dir: &Path) -> Result<Opened, String> {
         recovered,
         api,
         machines,
+        identity,
         ports,
     })
 }
 
+/// Key and certificate of the machines port.
+fn identity_of(settings: &Settings) -> Result<Identity, String> {
+    let identity = match (&settings.tls_cert, &settings.tls_key) {
+        (Some(certificate), Some(key)) => identity::given(certificate, key),
+        (None, None) => identity::own(&settings.state_dir, &names(settings)),
+        _ => Err("tls_cert and tls_key must be set together".to_string()),
+    }?;
+    log::info!("TLS on the machines port: SP_TLS_PIN={}", identity.pin);
+    Ok(identity)
+}
+
+/// What wrappers may call this host; they look at the key, so a name that is missing here does no harm.
+fn names(settings: &Settings) -> Vec<String> {
+    let mut names = vec![host_name(), "localhost".to_string()];
+    names.extend(settings.default_saltpeter_server_host.clone());
+    // a certificate has no room for others
+    names.retain(|name| name.is_ascii());
+    names
+}
+
 impl Ports {
-    /// What wrappers on this host connect to, without its query; and whether that way is private.
-    pub fn local_url(&self) -> (String, bool) {
+    /// What wrappers on this host connect to.
+    pub fn local_address(&self) -> SocketAddr {
         let ip = match self.machines.ip() {
             IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
             // an unspecified IPv6 socket takes IPv4 too, unless the host says otherwise
             IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
             ip => ip,
         };
-        let address = SocketAddr::new(ip, self.machines.port());
-        (format!("ws://{address}/"), is_loopback(ip))
+        SocketAddr::new(ip, self.machines.port())
     }
 
     /// The line that says that the daemon is ready (fine-print.md 35).
@@ -154,6 +179,8 @@ fn own_problems(now: &Settings, at_start: &Settings) -> Vec<Problem> {
             "machines_ws_bind_addr",
             now.machines_ws_bind_addr != at_start.machines_ws_bind_addr,
         ),
+        ("tls_cert", now.tls_cert != at_start.tls_cert),
+        ("tls_key", now.tls_key != at_start.tls_key),
         ("state_dir", now.state_dir != at_start.state_dir),
         ("executor", now.executor != at_start.executor),
     ];
@@ -208,10 +235,10 @@ mod tests {
             api: None,
             machines: machines.parse().unwrap(),
         };
-        let url = |machines: &str| ports(machines).local_url();
-        assert_eq!(url("0.0.0.0:8889"), ("ws://127.0.0.1:8889/".into(), true));
-        assert_eq!(url("[::]:1"), ("ws://[::1]:1/".into(), true));
-        assert_eq!(url("10.0.0.5:1"), ("ws://10.0.0.5:1/".into(), false));
+        let local = |machines: &str| ports(machines).local_address().to_string();
+        assert_eq!(local("0.0.0.0:8889"), "127.0.0.1:8889");
+        assert_eq!(local("[::]:1"), "[::1]:1");
+        assert_eq!(local("10.0.0.5:1"), "10.0.0.5:1");
         assert_eq!(
             ports("127.0.0.1:1").ready_line(),
             "listening: api off, machines 127.0.0.1:1"

@@ -55,7 +55,8 @@ impl Performer {
             Effect::Close { connection } => self.connections.push(connection, Word::Close),
             Effect::Probe { connection } => self.connections.push(connection, Word::Probe),
             Effect::Resolve { run, spec, .. } => self.order(Order::Resolve { run, spec }),
-            Effect::Dispatch(dispatch) => self.order(Order::Dispatch(dispatch)),
+            Effect::Terminate { machine_run } => self.order(Order::Terminate { machine_run }),
+            Effect::Dispatch(dispatch) => self.order(Order::Dispatch(Box::new(dispatch))),
             Effect::JobLog(entry) => {
                 self.pending.entries.push_back(entry);
                 self.offer_entries();

@@ -14,8 +14,8 @@ use crate::engine::Engine;
 use crate::engine::board::Board;
 use crate::engine::effect::Effect;
 use crate::engine::event::Event;
-use crate::limits;
 use crate::storage::Request;
+use crate::{limits, metrics};
 
 /// With nothing to do, the loop looks around this often.
 const IDLE_MS: u64 = 60_000;
@@ -113,6 +113,8 @@ impl Turns {
         if is_tick {
             self.systemd.beat(begun.mono, || status(&self.board));
         }
+        // the wall clock has microseconds; a step of it costs one wrong figure
+        metrics::ENGINE_TURNS.took_us(clock::wall().0.saturating_sub(begun.wall.0).max(0) as u64);
         let took_ms = clock::mono().since_ms(begun.mono);
         if took_ms > limits::SLOW_TURN_MS {
             self.performer.speaker.say(
@@ -124,6 +126,10 @@ impl Turns {
 
     /// The board at most every so often; answers at once, with the board that shows what they say.
     fn publish(&mut self) {
+        metrics::CONTROL_QUEUE.set(self.inbox.control.len());
+        metrics::BULK_QUEUE.set(self.inbox.bulk.len());
+        metrics::STORAGE_QUEUE.set(self.performer.storage.queued());
+        metrics::MACHINE_CONNECTIONS.set(self.performer.connections.count());
         let now = clock::now();
         let has_answers = !self.performer.answers.is_empty();
         let is_due = has_answers || (self.is_board_stale && now.mono >= self.board_due);
@@ -217,6 +223,9 @@ fn name(event: &Event) -> &'static str {
         Event::Config(_) => "config",
         Event::Request { .. } => "request",
         Event::Listening => "listening",
+        Event::ExecutorTrouble { .. } => "executor trouble",
+        Event::Returned { .. } => "returned",
+        Event::Published { .. } => "published",
         Event::Shutdown => "shutdown",
     }
 }

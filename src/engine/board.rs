@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::clock::Wall;
-use crate::config::Config;
+use crate::config::{Config, Maintenance};
 use crate::engine::Engine;
 use crate::engine::machine_run::MachineRun;
-use crate::engine::record::{JobRecord, MachineRecord, RunId, RunRecord};
+use crate::engine::record::{JobRecord, MachineRecord, PauseRecord, RunId, RunRecord, SwitchRecord};
 
 /// One moment of everything. Parts that did not change are shared with the moment before.
 #[derive(Clone, Debug, Default)]
@@ -21,6 +21,12 @@ pub struct Board {
     pub running: BTreeMap<Arc<str>, Arc<RunBoard>>,
     /// Trouble of the daemon's own, for people.
     pub troubles: Vec<String>,
+    /// Which of the troubles there are.
+    pub is_storage_down: bool,
+    pub is_executor_down: bool,
+    /// What is in force: the files', with the switches on top.
+    pub maintenance: Maintenance,
+    pub switches: Vec<SwitchRecord>,
 }
 
 /// A job: configured, or known from its past.
@@ -30,6 +36,42 @@ pub struct JobBoard {
     pub next_run: Option<Wall>,
     /// The latest run, running or ended.
     pub last: Option<Arc<RunBoard>>,
+    /// Its due times start nothing.
+    pub paused: Option<Arc<PauseRecord>>,
+    pub counts: Counts,
+}
+
+/// What has happened to a job since the daemon started.
+#[derive(Clone, Debug, Default)]
+pub struct Counts {
+    pub succeeded: u64,
+    pub failed: u64,
+    /// All machines in maintenance.
+    pub skipped: u64,
+    /// Due times that started nothing, by the reason.
+    pub missed: u64,
+    pub overlap: u64,
+    pub maintenance: u64,
+    pub paused: u64,
+    /// Machine runs by outcome: the exit code's word, see [`outcome_word`].
+    pub machines: BTreeMap<&'static str, u64>,
+    /// Starts for a due time, and how late they were in all and the last time.
+    pub starts: u64,
+    pub late_ms_sum: u64,
+    pub late_ms_last: u64,
+}
+
+/// Exit codes that mean something to the product (product.md).
+pub fn outcome_word(retcode: i32) -> &'static str {
+    match retcode {
+        0 => "success",
+        124 => "timeout",
+        143 => "killed",
+        253 => "lost",
+        254 => "not_started",
+        255 => "error",
+        _ => "failed",
+    }
 }
 
 /// A run.
@@ -67,10 +109,19 @@ impl Engine {
         let mut board = (*self.shown.board).clone();
         board.version += 1;
         board.config = self.config.clone();
+        board.is_storage_down = self.storage_trouble.is_some();
+        board.is_executor_down = self.executor_trouble.is_some();
+        board.maintenance.clone_from(&self.maintenance);
+        board.switches = self.switches.values().cloned().collect();
         board.troubles = self
             .storage_trouble
             .iter()
             .map(|why| format!("storage cannot write: {why}"))
+            .chain(
+                self.executor_trouble
+                    .iter()
+                    .map(|why| format!("no machine can be reached: {why}")),
+            )
             .collect();
         for id in std::mem::take(&mut self.shown.runs) {
             self.show_run(&mut board, id);
@@ -122,6 +173,8 @@ impl Engine {
             record: state.record.clone(),
             next_run: state.next_s.map(Wall::from_secs),
             last: state.last.clone(),
+            paused: state.paused.clone(),
+            counts: state.counts.clone(),
         });
         board.jobs.insert(name.clone(), shown);
     }

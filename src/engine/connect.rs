@@ -2,6 +2,7 @@
 //! (wire-protocol.md, feature `job`; fine-print.md 12).
 //! Must not know: what wrappers report once they are in.
 
+use crate::config::JobSpec;
 use crate::engine::effect::{Effect, Fact, Write};
 use crate::engine::event::{ConnectionId, Peer};
 use crate::engine::record::{MachineRunId, MachineStage};
@@ -161,12 +162,17 @@ impl Engine {
         if !is_committed {
             return turn.effects.push(Effect::Close { connection });
         }
+        if !m.is_open() && !m.order_sent && !m.record.presumed {
+            // killed while the permission was on its way to the disk
+            return self.refuse_again(turn, connection);
+        }
         let offered = ack
             .features
             .iter()
             .flatten()
             .any(|feature| feature == FEATURE_JOB);
         let may_start = m.record.stage == MachineStage::Permitted && m.record.revised_from.is_none();
+        let share_a_host = self.settings.machines_share_a_host;
         ack.job = (may_start && offered).then(|| {
             let spec = &run.record.spec;
             JobOrder {
@@ -176,13 +182,22 @@ impl Engine {
                 user: spec.user.clone(),
                 timeout: spec.timeout_s,
                 allow_overlap: spec.allow_overlap,
-                lockfile: spec.lockfile.clone(),
+                lockfile: lockfile(spec, &m.record.machine, share_a_host),
             }
         });
+        m.order_sent |= ack.job.is_some();
         turn.effects.push(Effect::Send {
             connection,
             frame: DaemonFrame::ConnectAck(ack),
         });
         self.send_kill(turn, id);
     }
+}
+
+/// The lock's path as the machine's wrapper gets it: machines that share a host must not exclude each other.
+fn lockfile(spec: &JobSpec, machine: &str, share_a_host: bool) -> Option<String> {
+    spec.lockfile.as_ref().map(|path| match share_a_host {
+        true => format!("{path}.{machine}"),
+        false => path.clone(),
+    })
 }

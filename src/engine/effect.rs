@@ -7,7 +7,7 @@ use crate::clock::Wall;
 use crate::config::JobSpec;
 use crate::engine::event::{ConnectionId, RequestId};
 use crate::engine::record::{
-    JobRecord, MachineRecord, MachineRunId, OutputRow, RunId, RunRecord, VerdictRecord,
+    Control, JobRecord, MachineRecord, MachineRunId, OutputRow, RunId, RunRecord, VerdictRecord,
 };
 use crate::protocol::DaemonFrame;
 
@@ -44,6 +44,8 @@ pub enum Effect {
     },
     /// Start wrappers. Answered per machine run.
     Dispatch(Dispatch),
+    /// End a command that runs without a wrapper, and report its end whatever becomes of it.
+    Terminate { machine_run: MachineRunId },
     /// A line or block for a job's log file.
     JobLog(JobLogEntry),
     /// A line for the daemon's log.
@@ -91,6 +93,8 @@ pub enum Fact {
     Verdict(VerdictRecord),
     Job(JobRecord),
     LastLook(Wall),
+    /// What people have set, or did.
+    Control(Box<Control>),
 }
 
 /// Wrappers to be started for a run.
@@ -105,6 +109,13 @@ pub struct Dispatch {
     pub machines: Vec<(MachineRunId, String)>,
     /// Command and environment travel in the dispatch.
     pub env_delivery: bool,
+    /// When it was made, as stored with its machine runs; no two dispatches have the same, and it is even. Salt's job id
+    /// comes of it, so that a dispatch that is repeated bears the same.
+    pub at: Wall,
+    /// It may have been sent before a restart.
+    pub again: bool,
+    /// The command itself is to be run, without a wrapper. Answered per machine by [`super::event::Event::Returned`].
+    pub plain: bool,
 }
 
 /// Lines of a job's log file, exactly as fine-print.md has them.
@@ -163,6 +174,10 @@ pub enum Answer {
     Started { instance: String },
     /// The kill is stored and on its way.
     KillSent { machines: usize },
+    /// It is stored and in force; for people.
+    Done(String),
+    /// What was asked for makes no sense (400).
+    Invalid(String),
     /// No such job (404).
     UnknownJob,
     /// It runs already, or nothing runs, or maintenance (409).

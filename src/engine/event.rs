@@ -1,10 +1,11 @@
 //! Everything that can happen to the engine.
 //! Must not know: who reports it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::budget::Chunk;
-use crate::clock::Mono;
+use crate::clock::{Mono, Wall};
 use crate::config::Config;
 use crate::engine::effect::Ticket;
 use crate::engine::record::{MachineRunId, RunId, StoredRun};
@@ -82,6 +83,18 @@ pub enum Event {
         finished: bool,
         error: Option<String>,
     },
+    /// The executor cannot reach machines (no Salt, its master is away), or can again.
+    ExecutorTrouble { reason: Option<String> },
+    /// The executor has asked these machines for a launch: their time counts from now.
+    Published { machine_runs: Vec<MachineRunId> },
+    /// A command that ran without a wrapper has ended.
+    Returned {
+        machine_run: MachineRunId,
+        retcode: i32,
+        output: Vec<u8>,
+        /// A line of the daemon's own after the output.
+        note: Option<String>,
+    },
     /// The executor started the wrapper.
     Launched { machine_run: MachineRunId },
     /// The executor could not start it: the machine run ends with `retcode` and `text`.
@@ -121,12 +134,48 @@ pub enum Ask {
     Run {
         job: String,
     },
+    /// The same with more to it.
+    RunWith {
+        job: String,
+        order: RunOrder,
+    },
     /// `instance` None: all running ones of the job. `machine` None: all machines.
     Kill {
         job: String,
         machine: Option<String>,
         instance: Option<String>,
     },
+    /// The job's due times start nothing until then (None: until it is resumed).
+    Pause {
+        job: String,
+        until: Option<Wall>,
+        reason: String,
+    },
+    Resume {
+        job: String,
+    },
+    /// Maintenance of a machine (None: global) on or off, on top of the files.
+    Switch {
+        machine: Option<String>,
+        is_on: bool,
+        until: Wall,
+        reason: String,
+    },
+    /// The files' word counts again.
+    SwitchBack {
+        machine: Option<String>,
+    },
+}
+
+/// What somebody wants of a run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RunOrder {
+    /// Only these of the machines that the job matches; empty: all.
+    pub machines: Vec<String>,
+    /// Values for the job's `parameters`.
+    pub parameters: BTreeMap<String, String>,
+    /// The run whose failed machines these are.
+    pub retry_of: Option<String>,
 }
 
 /// What became of a write that carried a ticket.

@@ -9,10 +9,9 @@ use log::Level;
 
 use crate::clock::Wall;
 use crate::config::{Config, Job};
-use crate::engine::board::RunBoard;
-use crate::engine::effect::{Answer, Effect, Fact, JobLogLine, Write};
-use crate::engine::event::{Ask, RequestId};
-use crate::engine::record::{JobRecord, RunId, Verdict, VerdictRecord};
+use crate::engine::board::{Counts, RunBoard};
+use crate::engine::effect::{Effect, Fact, JobLogLine, Write};
+use crate::engine::record::{JobRecord, PauseRecord, RunId, Verdict, VerdictRecord};
 use crate::engine::{Engine, Turn, Waiting, log_line};
 use crate::limits;
 
@@ -28,6 +27,9 @@ pub struct JobState {
     pub open: Vec<RunId>,
     /// The latest run, as shown.
     pub last: Option<Arc<RunBoard>>,
+    /// Its due times start nothing.
+    pub paused: Option<Arc<PauseRecord>>,
+    pub counts: Counts,
 }
 
 impl Engine {
@@ -57,6 +59,7 @@ impl Engine {
             }
         }
         self.config = config;
+        self.weigh_maintenance();
         self.shown.is_changed = true;
         facts
     }
@@ -138,6 +141,12 @@ impl Engine {
             turn.store(facts);
             return;
         }
+        if last - self.last_look_stored_s >= limits::LAST_LOOK_STORE_S {
+            self.store_last_look(turn, last);
+            if self.storage_trouble.is_none() {
+                self.store_misses(turn);
+            }
+        }
         self.last_look_s = Some(now_s);
         while let Some((next, _)) = self.due.first()
             && *next <= now_s
@@ -147,20 +156,19 @@ impl Engine {
             };
             self.fall_due(turn, &name, next, now_s);
         }
-        if now_s - self.last_look_stored_s >= limits::LAST_LOOK_STORE_S {
-            self.store_last_look(turn, now_s);
-            if self.storage_trouble.is_none() {
-                self.store_misses(turn);
-            }
-        }
     }
 
     fn store_last_look(&mut self, turn: &mut Turn, now_s: i64) {
-        // while a miss is in memory alone, a restart must look at its due time again
-        if self.unstored_misses.is_empty() {
+        // while a verdict is in memory alone, a restart must look at its due time again
+        if self.all_verdicts_are_stored() {
             self.last_look_stored_s = now_s;
             turn.store(vec![Fact::LastLook(Wall::from_secs(now_s))]);
         }
+    }
+
+    pub(super) fn all_verdicts_are_stored(&self) -> bool {
+        let is_verdict = |waiting: &Waiting| matches!(waiting, Waiting::Misses(_) | Waiting::Start { .. });
+        self.unstored_misses.is_empty() && !self.tickets.values().any(is_verdict)
     }
 
     /// Due times of a job from `first` to now: the latest may start, each other is missed.
@@ -257,6 +265,7 @@ impl Engine {
         let mut facts = vec![Fact::Verdict(record.clone())];
         if let Some(state) = self.jobs.get_mut(job) {
             state.record.missed += count;
+            state.counts.missed += count;
             facts.push(Fact::Job(state.record.clone()));
             let name: Arc<str> = job.into();
             self.shown.jobs.insert(name);
@@ -306,9 +315,13 @@ impl Engine {
             Some(verdict) => verdict,
         };
         let instance = self.free_instance(name, turn.now.wall, &mut 0);
-        let (line, reason) = match verdict {
-            Verdict::Maintenance => (JobLogLine::Maintenance, "global maintenance"),
-            _ => (JobLogLine::Overlap, "it is still running (overlap)"),
+        let (line, reason) = match &verdict {
+            Verdict::Maintenance => (JobLogLine::Maintenance, "global maintenance".to_string()),
+            Verdict::Paused { reason } => {
+                let text = format!("Paused, {instance} not started: {reason}");
+                (JobLogLine::Note { text }, format!("it is paused: {reason}"))
+            }
+            _ => (JobLogLine::Overlap, "it is still running (overlap)".to_string()),
         };
         turn.say(Level::Warn, format!("{name} not started: {reason}"));
         turn.effects.push(log_line(name, &instance, turn.now.wall, line));
@@ -316,6 +329,11 @@ impl Engine {
             return;
         };
         state.record.overlap = verdict == Verdict::Overlap;
+        match &verdict {
+            Verdict::Maintenance => state.counts.maintenance += 1,
+            Verdict::Paused { .. } => state.counts.paused += 1,
+            _ => state.counts.overlap += 1,
+        }
         let record = VerdictRecord {
             job: name.to_string(),
             due: due_at,
@@ -326,53 +344,23 @@ impl Engine {
         turn.store(vec![Fact::Verdict(record), Fact::Job(state.record.clone())]);
     }
 
+    /// What keeps a due time from starting.
     fn obstacle(&self, name: &str) -> Option<Verdict> {
-        if self.config.maintenance.global {
+        if self.maintenance.global {
             return Some(Verdict::Maintenance);
+        }
+        let paused = self.jobs.get(name).and_then(|state| state.paused.as_ref());
+        if let Some(paused) = paused {
+            let reason = paused.reason.clone();
+            return Some(Verdict::Paused { reason });
         }
         self.overlaps(name).then_some(Verdict::Overlap)
     }
 
-    fn overlaps(&self, name: &str) -> bool {
+    pub(super) fn overlaps(&self, name: &str) -> bool {
         self.jobs.get(name).is_some_and(|state| {
             !state.open.is_empty() && !state.job.as_ref().is_some_and(|job| job.spec.allow_overlap)
         })
-    }
-
-    /// Somebody asks for something.
-    pub(super) fn asked(&mut self, turn: &mut Turn, request: RequestId, ask: Ask, who: String) {
-        let refusal = match &ask {
-            _ if self.is_shutting_down => Some(Answer::Unavailable("the daemon is shutting down".into())),
-            Ask::Run { job } => self.run_refusal(job),
-            Ask::Kill { .. } => None,
-        };
-        match (refusal, ask) {
-            (Some(answer), _) => turn.effects.push(Effect::Answer { request, answer }),
-            (None, Ask::Run { job }) => {
-                turn.say(Level::Info, format!("{job} started by {who}"));
-                self.start_run(turn, &job, None, Some((request, who)));
-            }
-            (
-                None,
-                Ask::Kill {
-                    job,
-                    machine,
-                    instance,
-                },
-            ) => {
-                self.kill_asked(turn, request, &job, machine.as_deref(), instance.as_deref(), &who);
-            }
-        }
-    }
-
-    fn run_refusal(&self, job: &str) -> Option<Answer> {
-        if !self.config.jobs.contains_key(job) {
-            return Some(Answer::UnknownJob);
-        }
-        match self.obstacle(job)? {
-            Verdict::Maintenance => Some(Answer::Conflict("global maintenance: no run starts".into())),
-            _ => Some(Answer::Conflict(format!("{job} is running and may not overlap"))),
-        }
     }
 
     /// Job records from storage, before the first configuration.

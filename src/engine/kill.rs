@@ -3,6 +3,7 @@
 
 use log::Level;
 
+use crate::engine::control::audit;
 use crate::engine::effect::{Answer, Effect, Fact, Write};
 use crate::engine::event::RequestId;
 use crate::engine::machine_run::Kill;
@@ -25,11 +26,15 @@ impl Engine {
         instance: Option<&str>,
         who: &str,
     ) {
+        let detail = match (instance, machine) {
+            (None, None) => String::new(),
+            (Some(instance), None) => instance.into(),
+            (None, Some(machine)) => format!("on {machine}"),
+            (Some(instance), Some(machine)) => format!("{instance} on {machine}"),
+        };
+        let mut audit = audit(turn.now.wall, who, "kill", job, &detail);
         let Some(state) = self.jobs.get(job) else {
-            return turn.effects.push(Effect::Answer {
-                request,
-                answer: Answer::UnknownJob,
-            });
+            return self.refuse(turn, request, audit, Answer::UnknownJob);
         };
         let is_known = state.job.is_some() || !state.open.is_empty();
         let runs: Vec<RunId> = state
@@ -48,13 +53,15 @@ impl Engine {
                 true => Answer::Conflict(nothing_running(job, machine, instance)),
                 false => Answer::UnknownJob,
             };
-            return turn.effects.push(Effect::Answer { request, answer });
+            return self.refuse(turn, request, audit, answer);
         }
         turn.say(
             Level::Info,
             format!("WebSocket: Kill command received for job {job}"),
         );
         turn.say(Level::Info, format!("kill of {job} asked for by {who}"));
+        audit.outcome = format!("ok: {machines} machine runs");
+        self.keep_audit(turn, audit);
         self.answer_kill(turn, request, &runs, machines);
     }
 
@@ -166,6 +173,8 @@ impl Engine {
         let is_certain = match m.record.stage {
             MachineStage::Waiting => true,
             MachineStage::Dispatched | MachineStage::Launched => !m.may_have_started(),
+            // the permission is on its way to the disk, and has not left
+            MachineStage::Permitted => !m.record.env_delivery && m.unacked_connect.is_some() && !m.order_sent,
             _ => false,
         };
         if is_certain {
@@ -183,6 +192,9 @@ impl Engine {
             return;
         };
         let m = &mut run.machines[place];
+        if m.plain {
+            return super::plain::terminate(turn, m);
+        }
         let Some(connection) = m.connection else { return };
         let can_hear = match m.record.stage {
             MachineStage::Started => true,

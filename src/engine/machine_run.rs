@@ -16,6 +16,8 @@ use crate::limits;
 #[derive(Debug)]
 pub struct MachineRun {
     pub record: MachineRecord,
+    /// No wrapper: the executor runs the command (`use_wrapper: false`).
+    pub plain: bool,
     pub output: Output,
     /// The socket that speaks for it now.
     pub connection: Option<ConnectionId>,
@@ -23,6 +25,8 @@ pub struct MachineRun {
     pub kill: Option<Kill>,
     /// Its connect waits for storage before it is acked, on that connection.
     pub unacked_connect: Option<ConnectionId>,
+    /// The job may have left for the wrapper: from then on it may have started.
+    pub order_sent: bool,
     /// The lowest seq that was refused as coming from the future, until something in order comes.
     pub nacked: Option<u64>,
     /// The board's copy; None when it has to be made anew.
@@ -37,6 +41,8 @@ pub struct Clocks {
     pub launched: AwakeMs,
     pub connected: AwakeMs,
     pub started: AwakeMs,
+    /// How long the command had run when this daemon began, by the wall clock.
+    pub ran_before_ms: u64,
     /// Latest of what refreshes the heartbeat deadline.
     pub beat: AwakeMs,
     pub output: AwakeMs,
@@ -88,22 +94,27 @@ impl MachineRun {
             launched: awake,
             connected: awake,
             started: awake,
+            ran_before_ms: 0,
             beat: awake,
             output: awake,
             probed: None,
             dry: None,
         };
+        // before a restart it may have left
+        let order_sent = record.wrapper_id.is_some();
         let kill = record.kill_asked.map(|_| Kill {
             asked: awake,
             sent: None,
         });
         MachineRun {
             output: Output::new(spec.output_limit_bytes, position),
+            plain: !spec.use_wrapper,
             record,
             connection: None,
             clocks,
             kill,
             unacked_connect: None,
+            order_sent,
             nacked: None,
             shown: None,
         }
@@ -146,13 +157,17 @@ impl MachineRun {
                 Some(sent) if passed(sent, limits::DISPATCH_TIMEOUT_MS) => Overdue::Dispatch,
                 _ => Overdue::Nothing,
             },
-            MachineStage::Launched if passed(self.clocks.launched, spec.start_timeout_ms) => Overdue::Connect,
+            MachineStage::Launched if !self.plain && passed(self.clocks.launched, spec.start_timeout_ms) => {
+                Overdue::Connect
+            }
             // a Python wrapper does not beat before its start
             MachineStage::Permitted if !self.record.ours => self.late_start(awake),
             MachineStage::Permitted => match self.silence(spec, awake) {
                 Overdue::Nothing => self.late_start(awake),
                 silence => silence,
             },
+            // nobody beats for it; the executor watches it
+            MachineStage::Started if self.plain => Overdue::Nothing,
             MachineStage::Started => match self.silence(spec, awake) {
                 Overdue::Nothing if self.timed_out(spec, awake) => Overdue::Timeout,
                 silence => silence,

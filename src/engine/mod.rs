@@ -4,7 +4,8 @@
 //! In reading order: `job.rs` says when a job is due, `run.rs` starts runs and hands out dispatches, `batch.rs` draws
 //! and orders machines, `session.rs` tells whose a frame is, `connect.rs` lets wrappers in, `report.rs` takes what they
 //! report, `outcome.rs` ends machine runs and runs, `machine_run.rs` knows what is overdue and `watch.rs` looks once a
-//! second, `kill.rs` ends what people want ended, `recover.rs` goes on after a restart, `board.rs` shows it all.
+//! second, `kill.rs` ends what people want ended, `control.rs` keeps what
+//! people set (pauses, maintenance) and did, `recover.rs` goes on after a restart, `board.rs` shows it all.
 
 pub mod batch;
 pub mod board;
@@ -13,11 +14,13 @@ pub mod event;
 pub mod record;
 
 mod connect;
+mod control;
 mod job;
 mod kill;
 mod machine_run;
 mod outcome;
 mod output;
+mod plain;
 mod random;
 mod recover;
 mod report;
@@ -35,11 +38,11 @@ use board::Board;
 use effect::{Effect, Fact, JobLogLine, Ticket, Write};
 use event::{Event, RequestId, StoreOutcome};
 use machine_run::MachineRun;
-use record::{MachineRunId, Recovered, RunId, VerdictRecord};
+use record::{MachineRunId, Recovered, RunId, SwitchRecord, VerdictRecord};
 use run::Run;
 
 use crate::clock::{Mono, Now};
-use crate::config::Config;
+use crate::config::{Config, Maintenance};
 use crate::limits;
 
 /// Milliseconds that the daemon has been awake: the monotonic clock less every stall. All deadlines are in it, so the
@@ -51,10 +54,12 @@ pub type AwakeMs = u64;
 pub struct EngineSettings {
     /// Seed of draws, shuffles and tokens: fresh from the kernel in the daemon, fixed in tests.
     pub seed: [u8; 32],
-    /// The link between wrapper and daemon is private (loopback), so that jobs may travel over it.
+    /// The link between wrapper and daemon is private even without TLS (loopback), so that jobs may travel over it.
     pub private_link: bool,
     /// Without a `wrapper_path` or `default_wrapper_path` the executor starts our own wrapper (local executor).
     pub own_wrapper_by_default: bool,
+    /// All machines are this host (local executor): an explicit `lockfile` becomes one per machine (fine-print.md 28).
+    pub machines_share_a_host: bool,
 }
 
 /// The state owner.
@@ -68,6 +73,10 @@ pub struct Engine {
     is_shutting_down: bool,
     /// Why storage cannot write, if it cannot.
     storage_trouble: Option<String>,
+    /// Why the executor cannot reach machines, if it cannot.
+    executor_trouble: Option<String>,
+    /// When the last dispatch was made.
+    last_dispatch: crate::clock::Wall,
     jobs: BTreeMap<Arc<str>, job::JobState>,
     /// Next due second of each job that has one.
     due: BTreeSet<(i64, Arc<str>)>,
@@ -76,6 +85,10 @@ pub struct Engine {
     last_look_stored_s: i64,
     /// Misses that storage has not taken yet, one stretch per job.
     unstored_misses: BTreeMap<String, VerdictRecord>,
+    /// What is in force: the files', with the switches on top.
+    maintenance: Maintenance,
+    /// By machine; None: global.
+    switches: BTreeMap<Option<String>, SwitchRecord>,
     runs: HashMap<RunId, Run>,
     by_instance: HashMap<Arc<str>, RunId>,
     places: HashMap<MachineRunId, (RunId, usize)>,
@@ -192,11 +205,15 @@ impl Engine {
             is_listening: false,
             is_shutting_down: false,
             storage_trouble: None,
+            executor_trouble: None,
+            last_dispatch: crate::clock::Wall(0),
             jobs: BTreeMap::new(),
             due: BTreeSet::new(),
             last_look_s: recovered.last_look.map(|look| look.secs()),
             last_look_stored_s: 0,
             unstored_misses: BTreeMap::new(),
+            maintenance: Maintenance::default(),
+            switches: BTreeMap::new(),
             runs: HashMap::new(),
             by_instance: HashMap::new(),
             places: HashMap::new(),
@@ -278,6 +295,14 @@ impl Engine {
             } => {
                 self.resolved(turn, run, up, down, finished, error);
             }
+            Event::ExecutorTrouble { reason } => self.executor_troubled(turn, reason),
+            Event::Published { machine_runs } => self.published(turn, &machine_runs),
+            Event::Returned {
+                machine_run,
+                retcode,
+                output,
+                note,
+            } => self.returned(turn, machine_run, retcode, output, note.as_deref()),
             Event::Launched { machine_run } => self.launched(turn, machine_run),
             Event::LaunchFailed {
                 machine_run,
@@ -371,6 +396,15 @@ impl Engine {
         }
     }
 
+    fn executor_troubled(&mut self, turn: &mut Turn, reason: Option<String>) {
+        match &reason {
+            Some(reason) => turn.say(Level::Error, format!("no machine can be reached: {reason}")),
+            None => turn.say(Level::Info, "machines can be reached again".into()),
+        }
+        self.executor_trouble = reason;
+        self.shown.is_changed = true;
+    }
+
     /// Storage refused writes for a while: everything in memory is written once more.
     fn store_all(&mut self, turn: &mut Turn) {
         let mut runs: Vec<&Run> = self.runs.values().filter(|run| run.is_stored).collect();
@@ -441,7 +475,7 @@ impl Engine {
     fn shut_down(&mut self, turn: &mut Turn) {
         self.is_shutting_down = true;
         if let Some(look) = self.last_look_s
-            && self.unstored_misses.is_empty()
+            && self.all_verdicts_are_stored()
         {
             turn.store(vec![Fact::LastLook(crate::clock::Wall::from_secs(look))]);
         }

@@ -5,6 +5,7 @@ use log::Level;
 
 use crate::budget::Chunk;
 use crate::clock::Wall;
+use crate::engine::board::outcome_word;
 use crate::engine::effect::{Effect, Fact, JobLogLine, Write};
 use crate::engine::event::ConnectionId;
 use crate::engine::machine_run::{Kill, MachineRun};
@@ -53,6 +54,9 @@ impl Engine {
         };
         write.ticket = Some(self.ticket(Waiting::Then(vec![entry])));
         turn.effects.push(Effect::Store(write));
+        if let Some(state) = self.jobs.get_mut(job.as_str()) {
+            *state.counts.machines.entry(outcome_word(retcode)).or_default() += 1;
+        }
         let ended = turn.now.wall.iso();
         turn.say(
             Level::Info,
@@ -89,6 +93,11 @@ impl Engine {
         let at = turn.now.wall;
         if let Some(state) = self.jobs.get_mut(job.as_str()) {
             state.open.retain(|open| *open != id);
+            match run.record.success {
+                Some(true) => state.counts.succeeded += 1,
+                Some(false) => state.counts.failed += 1,
+                None => state.counts.skipped += 1,
+            }
             if state.record.last_instance.as_deref() == Some(run.record.instance.as_str()) {
                 let counted = || run.machines.iter().filter(|m| !m.record.not_counted);
                 state.record.last_ended = Some(at);

@@ -154,6 +154,8 @@ pub enum Verdict {
     Overlap,
     /// Global maintenance.
     Maintenance,
+    /// The job was paused; with the reason.
+    Paused { reason: String },
     /// Passed over: a stall, a restart, a full disk; with the reason.
     Missed { reason: String },
 }
@@ -191,6 +193,63 @@ pub struct JobRecord {
     pub overlap: bool,
 }
 
+/// What people have set, or what they did: kept beside the runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Control {
+    /// That job's due times start nothing.
+    Pause(PauseRecord),
+    /// The job's due times count again.
+    Resume {
+        job: String,
+    },
+    /// Maintenance on or off, on top of what the files say.
+    Switch(SwitchRecord),
+    /// The files' word counts again.
+    SwitchBack {
+        machine: Option<String>,
+    },
+    Audit(AuditRecord),
+}
+
+/// A paused job.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PauseRecord {
+    pub job: String,
+    pub since: Wall,
+    /// None: until somebody resumes it.
+    pub until: Option<Wall>,
+    pub reason: String,
+    pub by: String,
+}
+
+/// A maintenance switch: what it says goes before what the files say, until it expires.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SwitchRecord {
+    /// None: global maintenance.
+    pub machine: Option<String>,
+    pub is_on: bool,
+    pub since: Wall,
+    pub until: Wall,
+    pub reason: String,
+    pub by: String,
+}
+
+/// What somebody asked for, and what became of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AuditRecord {
+    pub at: Wall,
+    /// Who, and from where.
+    pub by: String,
+    /// run, kill, retry, pause, resume, maintenance.
+    pub action: String,
+    /// The job, the instance or the machine.
+    pub object: String,
+    /// Machines, parameters' names, the reason given; never a parameter's value.
+    pub detail: String,
+    /// `ok`, or why not.
+    pub outcome: String,
+}
+
 /// A run with everything that the engine needs to take it up again.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct StoredRun {
@@ -210,4 +269,6 @@ pub struct Recovered {
     /// Runs that have not ended or have a machine run that has not (output that waits for room on the disk holds back
     /// the outcome that depends on it), and the last ended run of each job.
     pub runs: Vec<StoredRun>,
+    /// Pauses and switches in force when the daemon ended.
+    pub controls: Vec<Control>,
 }

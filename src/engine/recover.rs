@@ -2,14 +2,15 @@
 //! be done without starting anything twice (fine-print.md 11).
 //! Must not know: how anything is stored.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use log::Level;
 
-use crate::clock::Now;
+use crate::clock::{Now, Wall};
 use crate::config::Config;
 use crate::engine::effect::{Effect, Write};
-use crate::engine::record::{MachineStage, Recovered, RunId, RunStage};
+use crate::engine::record::{MachineRunId, MachineStage, Recovered, RunId, RunStage};
 use crate::engine::run::{Run, dispatch_effect};
 use crate::engine::{Engine, Turn};
 
@@ -31,6 +32,7 @@ impl Engine {
             self.touch_run(id);
             self.shown.jobs.insert(job);
         }
+        self.take_up_controls(recovered.controls);
         let facts = self.adopt(config, now.wall);
         if !facts.is_empty() {
             self.early.push(Effect::Store(Write {
@@ -67,10 +69,14 @@ impl Engine {
         });
         run.asked_executor = turn.awake;
         run.kill = run.kill.map(|_| turn.awake);
-        let mut again = Vec::new();
+        let mut again: BTreeMap<Wall, Vec<(MachineRunId, String)>> = BTreeMap::new();
         for (place, m) in run.machines.iter_mut().enumerate().filter(|(_, m)| m.is_open()) {
             let clocks = &mut m.clocks;
             clocks.dispatched = Some(turn.awake);
+            clocks.ran_before_ms = m
+                .record
+                .started
+                .map_or(0, |at| (turn.now.wall.0 - at.0).max(0) as u64 / 1_000);
             // the wrapper keeps the command's `timeout`; the second line behind it begins anew (promise 5)
             for clock in [
                 &mut clocks.launched,
@@ -86,18 +92,27 @@ impl Engine {
             }
             match (m.record.stage, m.record.env_delivery) {
                 (MachineStage::Waiting, _) => run.waiting.push_back(place),
-                // the permission decides which of two wrappers starts
-                (MachineStage::Dispatched | MachineStage::Launched, false) => {
+                // the permission decides which of two wrappers starts; without a wrapper the executor only looks for
+                // what became of it
+                (stage, env)
+                    if matches!(stage, MachineStage::Dispatched | MachineStage::Launched)
+                        && (m.plain || !env)
+                        || stage == MachineStage::Started && m.plain =>
+                {
                     m.record.stage = MachineStage::Dispatched;
-                    again.push((m.record.id, m.record.machine.clone()));
+                    let at = m.record.dispatched.unwrap_or(turn.now.wall);
+                    again
+                        .entry(at)
+                        .or_default()
+                        .push((m.record.id, m.record.machine.clone()));
                 }
                 // it was sent, and is never repeated: it may come yet
                 (MachineStage::Dispatched, true) => m.record.stage = MachineStage::Launched,
                 _ => {}
             }
         }
-        if !again.is_empty() {
-            let dispatch = dispatch_effect(run, again, false);
+        for (at, machines) in again {
+            let dispatch = dispatch_effect(run, machines, false, at, true);
             turn.effects.push(Effect::Dispatch(dispatch));
         }
         if run.record.stage == RunStage::Pinging {

@@ -251,10 +251,8 @@ impl Engine {
             notice(turn, m, run.record.started, &text);
         }
         let timeout_s = run.record.spec.timeout_s;
-        let ran_s = (turn.now.wall.0 - m.record.started.unwrap_or(turn.now.wall).0) / 1_000_000;
-        let time_is_up = timeout_s > 0
-            && (u64::try_from(ran_s).unwrap_or(0) >= timeout_s
-                || (turn.awake - m.clocks.started.min(turn.awake)) / 1_000 >= timeout_s);
+        let ran_ms = turn.awake.saturating_sub(m.clocks.started) + m.clocks.ran_before_ms;
+        let time_is_up = timeout_s > 0 && ran_ms / 1_000 >= timeout_s;
         let retcode = true_code(retcode, m.record.kill_asked.is_some(), time_is_up);
         m.record.wrapper_ended = timestamp;
         let text = format!(

@@ -2,18 +2,21 @@
 //! Must not know: frames, schedules, how anything ends.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
 
 use log::Level;
 
 use crate::clock::Wall;
-use crate::config::{Delivery, JobSpec};
+use crate::config::{Delivery, ExecutorKind, JobSpec, is_loopback_host};
+use crate::engine::board::outcome_word;
+use crate::engine::control::{Wanted, control_fact, say_audit};
 use crate::engine::effect::{Answer, Dispatch, Effect, Fact, JobLogEntry, JobLogLine, Write};
 use crate::engine::event::RequestId;
 use crate::engine::machine_run::MachineRun;
 use crate::engine::outcome::{end_record, notice, result_entry};
 use crate::engine::record::{
-    MachineRecord, MachineRunId, MachineStage, OutputPosition, RunId, RunRecord, RunStage, Verdict,
-    VerdictRecord,
+    AuditRecord, Control, MachineRecord, MachineRunId, MachineStage, OutputPosition, RunId, RunRecord,
+    RunStage, Verdict, VerdictRecord,
 };
 use crate::engine::{AwakeMs, Engine, Turn, Waiting, batch};
 
@@ -43,6 +46,8 @@ pub struct Run {
     pub rests_since: AwakeMs,
     /// How many name collisions its instance name has evaded.
     pub name_tries: u32,
+    /// Who asked for it, to be stored with its start.
+    pub audit: Option<AuditRecord>,
 }
 
 /// Machines that the executor has named so far.
@@ -89,6 +94,7 @@ impl Run {
             stranger: None,
             rests_since: awake,
             name_tries: 0,
+            audit: None,
         }
     }
 
@@ -121,24 +127,29 @@ impl Engine {
         turn: &mut Turn,
         job: &str,
         due: Option<Wall>,
-        asked_by: Option<(RequestId, String)>,
+        wanted: Option<Wanted>,
     ) {
-        let Some(spec) = self
-            .jobs
-            .get(job)
-            .and_then(|state| state.job.as_ref())
-            .map(|job| job.spec.clone())
-        else {
+        let configured = self.jobs.get(job).and_then(|state| state.job.as_ref());
+        let Some(spec) = configured.map(|job| job.spec.clone()) else {
             return;
         };
-        let (request, who) = asked_by.unzip();
+        let (request, asked_by, spec, audit) = match wanted {
+            Some(wanted) => (
+                Some(wanted.request),
+                Some(wanted.who),
+                wanted.spec,
+                Some(wanted.audit),
+            ),
+            None => (None, None, spec, None),
+        };
+        let spec = self.with_wrapper(spec);
         let id = RunId(self.next_run);
         self.next_run += 1;
         let mut record = RunRecord {
             id,
             job: job.to_string(),
             due,
-            asked_by: who,
+            asked_by,
             started: turn.now.wall,
             token: self.random.token(),
             spec,
@@ -149,11 +160,23 @@ impl Engine {
         let mut run = Run::new(record, Vec::new(), turn.awake);
         run.is_stored = false;
         run.name_tries = tries;
+        run.audit = audit;
         self.insert_run(run);
         if let Some(state) = self.jobs.get_mut(job) {
             state.open.push(id);
         }
         self.store_start(turn, id, request);
+    }
+
+    /// The local executor always has a wrapper (fine-print.md 28).
+    fn with_wrapper(&self, spec: Arc<JobSpec>) -> Arc<JobSpec> {
+        match spec.use_wrapper || self.config.settings.executor == ExecutorKind::Salt {
+            true => spec,
+            false => Arc::new(JobSpec {
+                use_wrapper: true,
+                ..JobSpec::clone(&spec)
+            }),
+        }
     }
 
     /// The instance name of a job that fires now, with `_2`... until nobody bears it.
@@ -184,6 +207,11 @@ impl Engine {
                 },
             }));
         }
+        if let Some(audit) = &run.audit {
+            let mut audit = audit.clone();
+            audit.outcome = format!("ok: {}", run.record.instance);
+            facts.push(control_fact(Control::Audit(audit)));
+        }
         let ticket = self.ticket(Waiting::Start { run: id, request });
         turn.effects.push(Effect::Store(Write {
             facts,
@@ -210,6 +238,11 @@ impl Engine {
         turn.effects
             .push(run.log_entry(run.record.started, JobLogLine::Starting));
         let held_kills = std::mem::take(&mut run.held_kills);
+        let due = run.record.due;
+        if let Some(mut audit) = run.audit.take() {
+            audit.outcome = format!("ok: {instance}");
+            say_audit(turn, &audit);
+        }
         if let Some(request) = request {
             turn.effects.push(Effect::Answer {
                 request,
@@ -224,6 +257,12 @@ impl Engine {
             state.record.result_ok = Some(true);
             state.record.missed = 0;
             state.record.overlap = false;
+            if let Some(due) = due {
+                let late_ms = u64::try_from((started.0 - due.0) / 1_000).unwrap_or(0);
+                state.counts.starts += 1;
+                state.counts.late_ms_sum += late_ms;
+                state.counts.late_ms_last = late_ms;
+            }
             turn.store(vec![Fact::Job(state.record.clone())]);
         }
         for (request, machines) in held_kills {
@@ -276,9 +315,15 @@ impl Engine {
                 .filter(|machine| !known.contains_key(machine) && seen.insert(machine.clone()))
                 .collect()
         };
-        run.found.up.extend(fresh(&run.by_machine, up));
-        run.found.down.extend(fresh(&run.by_machine, down));
         let spec = run.record.spec.clone();
+        let only: BTreeSet<&str> = spec.only.iter().map(String::as_str).collect();
+        let is_wanted = |machine: &String| only.is_empty() || only.contains(machine.as_str());
+        run.found
+            .up
+            .extend(fresh(&run.by_machine, up).into_iter().filter(is_wanted));
+        run.found
+            .down
+            .extend(fresh(&run.by_machine, down).into_iter().filter(is_wanted));
         let needs_all = spec.number_of_targets > 0 || spec.batch_size > 0;
         if !run.found.is_finished && (needs_all || (run.found.up.is_empty() && run.found.down.is_empty())) {
             return;
@@ -302,15 +347,21 @@ impl Engine {
         down: Vec<String>,
         spec: &JobSpec,
     ) {
+        let strangers = self.strangers(id, &up, &down, spec);
         let parts = batch::divide(
             up,
             down,
-            &self.config.maintenance.machines,
-            spec.number_of_targets,
+            &self.maintenance.machines,
+            // who names machines wants them all
+            if spec.only.is_empty() {
+                spec.number_of_targets
+            } else {
+                0
+            },
             spec.batch_size,
             &mut self.random,
         );
-        let env_delivery = !self.delivers_over_socket(spec);
+        let env_delivery = !spec.use_wrapper || !self.delivers_over_socket(spec);
         let mut write = Write::default();
         let mut waiting = Vec::new();
         let mut log = Vec::new();
@@ -321,6 +372,10 @@ impl Engine {
             (parts.down, Some((255, false, "Target did not respond"))),
             (parts.down_not_needed, Some((255, true, "Target did not respond"))),
             (parts.in_maintenance, Some((0, true, "Target under maintenance"))),
+            (
+                strangers,
+                Some((255, false, "Not among the machines that the job's targets match")),
+            ),
         ];
         for (machines, fate) in groups {
             for machine in machines {
@@ -363,6 +418,11 @@ impl Engine {
             }
         }
         run.waiting.extend(waiting);
+        if let Some(state) = self.jobs.get_mut(run.record.job.as_str()) {
+            for (_, retcode) in &log {
+                *state.counts.machines.entry(outcome_word(*retcode)).or_default() += 1;
+            }
+        }
         write.facts.push(Fact::Run(Box::new(run.record.clone())));
         let follow = log
             .into_iter()
@@ -374,6 +434,21 @@ impl Engine {
         turn.effects.push(Effect::Store(write));
         self.dispatch_waiting(turn, id);
         self.end_run_if_done(turn, id);
+    }
+
+    /// Machines that somebody named for this run and that the job's targets do not match: known once all are found.
+    fn strangers(&self, id: RunId, up: &[String], down: &[String], spec: &JobSpec) -> Vec<String> {
+        let Some(run) = self
+            .runs
+            .get(&id)
+            .filter(|run| run.found.is_finished && run.record.note.is_none())
+        else {
+            return Vec::new();
+        };
+        let found: BTreeSet<&String> = up.iter().chain(down).collect();
+        let is_stranger =
+            |machine: &&String| !found.contains(machine) && !run.by_machine.contains_key(*machine);
+        spec.only.iter().filter(is_stranger).cloned().collect()
     }
 
     /// Hands over as many waiting machines as the batch has room for.
@@ -388,20 +463,21 @@ impl Engine {
             return;
         }
         let places: Vec<usize> = run.waiting.drain(..room).collect();
+        let at = next_dispatch(&mut self.last_dispatch, turn.now.wall);
         let mut machines = Vec::with_capacity(room);
         let mut facts = Vec::with_capacity(room);
         let mut env_delivery = false;
         for place in places {
             let m = &mut run.machines[place];
             m.record.stage = MachineStage::Dispatched;
-            m.record.dispatched = Some(turn.now.wall);
+            m.record.dispatched = Some(at);
             m.clocks.dispatched = (!m.record.env_delivery).then_some(turn.awake);
             m.shown = None;
             env_delivery = m.record.env_delivery;
             facts.push(Fact::Machine(Box::new(m.record.clone())));
             machines.push((m.record.id, m.record.machine.clone()));
         }
-        let dispatch = dispatch_effect(run, machines, env_delivery);
+        let dispatch = dispatch_effect(run, machines, env_delivery, at, false);
         self.touch_run(id);
         if env_delivery {
             // it is sent once and never repeated: only after it is stored that it was
@@ -470,21 +546,15 @@ impl Engine {
     /// Whether the job travels over the socket (fine-print.md 23).
     fn delivers_over_socket(&self, spec: &JobSpec) -> bool {
         let settings = &self.config.settings;
-        let path = spec
-            .wrapper_path
-            .as_ref()
-            .or(settings.default_wrapper_path.as_ref());
-        let is_ours = match path {
-            Some(path) => path
-                .split_whitespace()
-                .next()
-                .is_some_and(|word| word.rsplit('/').next() == Some("sp-wrapper")),
-            None => self.settings.own_wrapper_by_default,
-        };
+        let by_default = self.settings.own_wrapper_by_default;
+        let is_private = self.settings.private_link
+            || settings.is_wrapper_tls(spec, by_default)
+            || settings.executor == ExecutorKind::Salt
+                && settings.server_host(spec).is_some_and(is_loopback_host);
         match spec.delivery {
             Delivery::Env => false,
-            Delivery::Auto => is_ours && self.settings.private_link,
-            Delivery::Socket => self.settings.private_link,
+            Delivery::Auto => is_private && settings.is_wrapper_ours(spec, by_default),
+            Delivery::Socket => is_private,
         }
     }
 
@@ -513,6 +583,8 @@ pub(super) fn dispatch_effect(
     run: &Run,
     machines: Vec<(MachineRunId, String)>,
     env_delivery: bool,
+    at: Wall,
+    again: bool,
 ) -> Dispatch {
     Dispatch {
         run: run.record.id,
@@ -522,5 +594,19 @@ pub(super) fn dispatch_effect(
         spec: run.record.spec.clone(),
         machines,
         env_delivery,
+        at,
+        again,
+        plain: !run.record.spec.use_wrapper,
     }
+}
+
+/// The moment of a dispatch that is made now: even, and no other has it.
+fn next_dispatch(last: &mut Wall, now: Wall) -> Wall {
+    let mut at = Wall(now.0 & !1);
+    // several of one turn, or of a clock that was set back a little
+    if at <= *last && last.0 - at.0 < 1_000_000 {
+        at = Wall(last.0 + 2);
+    }
+    *last = at;
+    at
 }

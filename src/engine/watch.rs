@@ -22,6 +22,7 @@ impl Engine {
             self.check(turn, id);
         }
         self.check_runs(turn);
+        self.expire_controls(turn);
         if !self.is_shutting_down {
             self.look(turn);
         }

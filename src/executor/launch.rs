@@ -8,6 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use super::link::Link;
 use crate::config::{JobSpec, Settings};
 use crate::engine::effect::Dispatch;
 
@@ -117,23 +118,37 @@ pub fn check(path: &Path) -> Result<(), String> {
     }
 }
 
-/// The environment of one machine's wrapper.
+/// The environment of one machine's wrapper on this host.
 pub fn environment(
     dispatch: &Dispatch,
     machine: &str,
-    url: &str,
+    link: &Link,
     settings: &Settings,
     own: impl Iterator<Item = (OsString, OsString)>,
 ) -> BTreeMap<OsString, OsString> {
-    let spec = &dispatch.spec;
     let mut environment: BTreeMap<OsString, OsString> = own
         .filter(|(name, _)| {
             name.to_str()
                 .is_some_and(|name| KEPT.contains(&name) || name.starts_with("LC_"))
         })
         .collect();
-    let mut set = |name: &str, value: &str| {
+    for (name, value) in settings_of(dispatch, link, settings) {
         environment.insert(name.into(), value.into());
+    }
+    environment.insert("SP_MACHINE_ID".into(), machine.into());
+    if let Some(lockfile) = dispatch.spec.lockfile.as_ref().filter(|_| dispatch.env_delivery) {
+        // several machines share this host's file system (fine-print.md 28)
+        environment.insert("SP_LOCKFILE".into(), format!("{lockfile}.{machine}").into());
+    }
+    environment
+}
+
+/// What every wrapper of a dispatch is told, whichever machine it is on.
+pub fn settings_of(dispatch: &Dispatch, link: &Link, settings: &Settings) -> BTreeMap<String, String> {
+    let spec = &dispatch.spec;
+    let mut environment = BTreeMap::new();
+    let mut set = |name: &str, value: &str| {
+        environment.insert(name.to_string(), value.to_string());
     };
     if dispatch.env_delivery {
         for (name, value) in &spec.env {
@@ -155,15 +170,19 @@ pub fn environment(
             if spec.allow_overlap { "true" } else { "false" },
         );
         if let Some(lockfile) = &spec.lockfile {
-            // several machines share this host's file system (fine-print.md 28)
-            set("SP_LOCKFILE", &format!("{lockfile}.{machine}"));
+            set("SP_LOCKFILE", lockfile);
         }
     }
-    set("SP_WEBSOCKET_URL", &format!("{url}?token={}", dispatch.token));
+    set(
+        "SP_WEBSOCKET_URL",
+        &format!("{}?token={}", link.url, dispatch.token),
+    );
+    if let Some(pin) = &link.pin {
+        set("SP_TLS_PIN", &pin.to_string());
+    }
     set("SP_JOB_NAME", &dispatch.job);
     set("SP_JOB_INSTANCE", &dispatch.instance);
     set("SP_JOB_INSTANCE_NAME", &dispatch.instance);
-    set("SP_MACHINE_ID", machine);
     let loglevel = spec.wrapper_loglevel.as_ref();
     set(
         "SP_WRAPPER_LOGLEVEL",
@@ -199,6 +218,9 @@ mod tests {
             }),
             machines: Vec::new(),
             env_delivery,
+            at: Default::default(),
+            again: false,
+            plain: false,
         }
     }
 
@@ -210,7 +232,10 @@ mod tests {
         environment(
             &dispatch(env_delivery),
             "web01",
-            "ws://127.0.0.1:1/",
+            &Link {
+                url: "ws://127.0.0.1:1/".into(),
+                pin: None,
+            },
             &Settings::default(),
             own,
         )

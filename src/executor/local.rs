@@ -14,6 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::launch::{self, Programs};
+use super::link::Entrance;
 use super::{CurrentSettings, Order, glob};
 use crate::clock::{self, Mono};
 use crate::config::{JobSpec, Settings};
@@ -28,7 +29,7 @@ const NOT_STARTED: i32 = 254;
 
 /// The executor's thread.
 pub struct Local {
-    url: String,
+    entrance: Entrance,
     settings: CurrentSettings,
     events: Sender<Event>,
     orders: Receiver<Order>,
@@ -52,16 +53,16 @@ struct Launched {
 }
 
 impl Local {
-    /// `url`: what wrappers connect to, without its query. `bell` rings when there are orders, or they end.
+    /// `entrance`: where wrappers connect to. `bell` rings when there are orders, or they end.
     pub fn new(
-        url: String,
+        entrance: Entrance,
         settings: CurrentSettings,
         events: Sender<Event>,
         orders: Receiver<Order>,
         bell: Arc<Waker>,
     ) -> Local {
         Local {
-            url,
+            entrance,
             settings,
             events,
             orders,
@@ -81,8 +82,10 @@ impl Local {
                     Ok(Order::Dispatch(mut dispatch)) => {
                         // taken from the end
                         dispatch.machines.reverse();
-                        self.waiting.push_back(dispatch);
+                        self.waiting.push_back(*dispatch);
                     }
+                    // it runs nothing without a wrapper
+                    Ok(Order::Terminate { .. }) => {}
                     Err(TryRecvError::Empty) => break,
                     // the daemon ends; what it has launched lives on
                     Err(TryRecvError::Disconnected) => return,
@@ -131,7 +134,7 @@ impl Local {
                 self.waiting.pop_front();
                 continue;
             };
-            match start(&self.programs, &settings, dispatch, &machine, &self.url) {
+            match start(&self.programs, &settings, dispatch, &machine, &self.entrance) {
                 Ok((program, child, end)) => {
                     under_way += 1;
                     self.launched
@@ -270,12 +273,13 @@ fn start(
     settings: &Settings,
     dispatch: &Dispatch,
     machine: &str,
-    url: &str,
+    entrance: &Entrance,
 ) -> Result<(String, Child, Option<OwnedFd>), String> {
     let program = programs.wrapper(&dispatch.spec, settings);
     let name = program.path.display().to_string();
     launch::check(&program.path)?;
-    let environment = launch::environment(dispatch, machine, url, settings, std::env::vars_os());
+    let link = entrance.local_link(&dispatch.spec, settings);
+    let environment = launch::environment(dispatch, machine, &link, settings, std::env::vars_os());
     let child = launch::spawn(&program, &environment)
         .map_err(|error| format!("cannot start the wrapper '{name}': {error}"))?;
     // a child's id fits and is not 0
@@ -305,13 +309,18 @@ mod tests {
         };
         let settings = Arc::new(parking_lot::RwLock::new(Arc::new(settings)));
         let (sender, events) = crossbeam_channel::bounded(limits::CONTROL_QUEUE);
-        let executor =
-            executor::start(ExecutorKind::Local, "ws://127.0.0.1:1/".into(), settings, sender).unwrap();
+        let entrance = Entrance {
+            local_host: "127.0.0.1".into(),
+            port: 1,
+            pin: format!("sha256:{}", "00".repeat(32)).parse().unwrap(),
+            own_wrapper_by_default: true,
+        };
+        let executor = executor::start(ExecutorKind::Local, entrance, settings, sender).unwrap();
         (executor, events)
     }
 
     fn dispatch(machines: u64) -> Order {
-        Order::Dispatch(Dispatch {
+        Order::Dispatch(Box::new(Dispatch {
             run: RunId(1),
             job: "j".into(),
             instance: "j_1".into(),
@@ -321,7 +330,10 @@ mod tests {
                 .map(|n| (MachineRunId(n), format!("m{n}")))
                 .collect(),
             env_delivery: false,
-        })
+            at: Default::default(),
+            again: false,
+            plain: false,
+        }))
     }
 
     fn next(events: &Receiver<Event>) -> Event {

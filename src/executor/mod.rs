@@ -3,7 +3,9 @@
 
 mod glob;
 mod launch;
+pub mod link;
 pub mod local;
+mod salt;
 
 use std::io;
 use std::sync::Arc;
@@ -14,10 +16,11 @@ use parking_lot::RwLock;
 use crate::config::{ExecutorKind, JobSpec, Settings};
 use crate::engine::effect::Dispatch;
 use crate::engine::event::Event;
-use crate::engine::record::RunId;
+use crate::engine::record::{MachineRunId, RunId};
 use crate::limits;
 use crate::thread::{self, Actor};
 use crate::wake::Waker;
+use link::Entrance;
 
 /// The settings in force, shared with whoever reloads them.
 pub type CurrentSettings = Arc<RwLock<Arc<Settings>>>;
@@ -28,7 +31,9 @@ pub enum Order {
     /// Answered by [`Event::Resolved`].
     Resolve { run: RunId, spec: Arc<JobSpec> },
     /// Answered per machine by [`Event::Launched`] or [`Event::LaunchFailed`].
-    Dispatch(Dispatch),
+    Dispatch(Box<Dispatch>),
+    /// End a command that runs without a wrapper; answered by [`Event::Returned`].
+    Terminate { machine_run: MachineRunId },
 }
 
 /// The running executor thread; dropping it ends the thread, launched wrappers live on.
@@ -39,10 +44,10 @@ pub struct Executor {
     _thread: Actor,
 }
 
-/// Starts the executor of that kind. `url` is what wrappers on this host connect to, without its query.
+/// Starts the executor of that kind. `entrance` is where wrappers connect to.
 pub fn start(
     kind: ExecutorKind,
-    url: String,
+    entrance: Entrance,
     settings: CurrentSettings,
     events: Sender<Event>,
 ) -> io::Result<Executor> {
@@ -50,18 +55,17 @@ pub fn start(
     let bell = Arc::new(Waker::new()?);
     let thread = match kind {
         ExecutorKind::Local => {
-            let local = local::Local::new(url, settings, events, queue, bell.clone());
+            let local = local::Local::new(entrance, settings, events, queue, bell.clone());
             thread::spawn("executor", limits::STACK_BYTES, move || local.run())?
         }
         ExecutorKind::None => {
             log::warn!("executor: none: nothing is started on any machine");
             thread::spawn("executor", limits::STACK_BYTES, move || shadow(queue, &events))?
         }
-        ExecutorKind::Salt => thread::spawn("executor", limits::STACK_BYTES, move || {
-            for order in queue {
-                refuse(order, &events);
-            }
-        })?,
+        ExecutorKind::Salt => {
+            let salt = salt::Salt::new(entrance, settings, events, queue, bell.clone());
+            thread::spawn("executor", limits::STACK_BYTES, move || salt.run())?
+        }
     };
     let ring = bell.clone();
     Ok(Executor {
@@ -87,43 +91,15 @@ impl Executor {
 /// Shadow mode: every run ends at once, without machines, and says why.
 fn shadow(orders: Receiver<Order>, events: &Sender<Event>) {
     for order in orders {
-        let event = match order {
-            Order::Resolve { run, .. } => Event::Resolved {
-                run,
-                up: Vec::new(),
-                down: Vec::new(),
-                finished: true,
-                error: Some("shadow mode: nothing is started (executor: none)".to_string()),
-            },
-            // taken up from before the restart: its wrapper is left as it is
-            Order::Dispatch(_) => continue,
-        };
-        let _ = events.send(event);
-    }
-}
-
-/// This build reaches no minions: every run says so (fine-print.md 31).
-fn refuse(order: Order, events: &Sender<Event>) {
-    let reason =
-        "this build has no Salt executor: set 'executor: local' in saltpeter_config, or install one that has";
-    match order {
-        Order::Resolve { run, .. } => {
+        if let Order::Resolve { run, .. } = order {
             let _ = events.send(Event::Resolved {
                 run,
                 up: Vec::new(),
                 down: Vec::new(),
                 finished: true,
-                error: Some(reason.to_string()),
+                error: Some("shadow mode: nothing is started (executor: none)".to_string()),
             });
         }
-        Order::Dispatch(dispatch) => {
-            for (machine_run, _) in dispatch.machines {
-                let _ = events.send(Event::LaunchFailed {
-                    machine_run,
-                    retcode: 255,
-                    text: reason.to_string(),
-                });
-            }
-        }
+        // what else there is was taken up from before the restart: it is left as it is
     }
 }

@@ -1,5 +1,5 @@
-//! Accepting on one port: a thread of its own that only accepts, and a small pool that does the handshakes, each
-//! thread many at once, so that slow clients delay nobody.
+//! Accepting on one port: a thread of its own that only accepts, and a small pool that does the handshakes (TLS where
+//! the client begins with it, then WebSocket), each thread many at once, so that slow clients delay nobody.
 //! Must not know: what comes after the handshake.
 
 use std::io::{self, Read, Write};
@@ -10,17 +10,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::SocketFlags;
+use rustls::{ServerConfig, ServerConnection};
 
 use super::capacity::{Capacity, Slot};
+use super::stream::Stream;
 use super::upgrade::{self, Refusal};
 use crate::clock::{self, Mono};
 use crate::limits;
 use crate::thread::{self, Actor};
+use crate::tls::Tunnel;
 use crate::wake::{self, Waker};
 
 /// A socket that has become a WebSocket; nothing of it has been read beyond `already_read`.
 pub struct Upgraded {
-    pub socket: TcpStream,
+    pub stream: Stream,
     pub address: SocketAddr,
     /// Path and query of the request.
     pub target: String,
@@ -28,6 +31,9 @@ pub struct Upgraded {
     pub already_read: Vec<u8>,
     pub slot: Slot,
 }
+
+/// The first byte of every TLS connection (a record of the handshake); no HTTP method begins with it.
+const TLS_HANDSHAKE: u8 = 0x16;
 
 /// What is done with each; called on a handshake thread, must not wait.
 pub type OnUpgraded = Arc<dyn Fn(Upgraded) + Send + Sync>;
@@ -38,11 +44,13 @@ pub struct Acceptor {
     _handshakes: Vec<Actor>,
 }
 
-/// Starts accepting on `listener` (non-blocking). `name` is at most 8 bytes: it begins the threads' names.
+/// Starts accepting on `listener` (non-blocking). `name` is at most 8 bytes: it begins the threads' names. With `tls`
+/// clients may speak it, on the same port.
 pub fn start(
     listener: TcpListener,
     name: &str,
     capacity: Capacity,
+    tls: Option<Arc<ServerConfig>>,
     on_upgraded: OnUpgraded,
 ) -> io::Result<Acceptor> {
     let mut desks = Vec::new();
@@ -54,6 +62,7 @@ pub fn start(
             arrivals,
             bell: bell.clone(),
             guests: Vec::new(),
+            tls: tls.clone(),
             on_upgraded: on_upgraded.clone(),
         };
         let handle = thread::spawn(&format!("{name}-hs{number}"), limits::STACK_BYTES, move || {
@@ -172,7 +181,8 @@ impl Door {
         let (sender, bell) = &self.desks[self.next_desk];
         self.next_desk = (self.next_desk + 1) % self.desks.len();
         let guest = Guest {
-            socket,
+            stream: Stream::new(socket),
+            is_begun: false,
             address,
             head: Vec::new(),
             deadline: clock::mono().plus_ms(limits::HANDSHAKE_MS),
@@ -187,7 +197,9 @@ impl Door {
 
 /// A socket whose handshake is not finished.
 struct Guest {
-    socket: TcpStream,
+    stream: Stream,
+    /// Whether it speaks TLS is known.
+    is_begun: bool,
     address: SocketAddr,
     head: Vec<u8>,
     deadline: Mono,
@@ -201,6 +213,7 @@ struct Desk {
     arrivals: Receiver<Guest>,
     bell: Arc<Bell>,
     guests: Vec<Guest>,
+    tls: Option<Arc<ServerConfig>>,
     on_upgraded: OnUpgraded,
 }
 
@@ -236,7 +249,7 @@ impl Desk {
         slots.extend(
             self.guests
                 .iter()
-                .map(|guest| PollFd::new(&guest.socket, PollFlags::IN)),
+                .map(|guest| PollFd::new(&guest.stream, PollFlags::IN)),
         );
         let now = clock::mono();
         let timeout = self.guests.iter().map(|guest| guest.deadline.since_ms(now)).min();
@@ -254,16 +267,19 @@ impl Desk {
         Ok(slots[1..].iter().map(|slot| !slot.revents().is_empty()).collect())
     }
 
-    /// Reads what there is; keeps the guest if its request is not complete yet.
+    /// Reads what there is; keeps the guest if its request is not complete yet, and its time not over.
     fn serve(&mut self, mut guest: Guest) {
         let mut piece = [0; 2_048];
+        guest.stream.may_have_more();
         loop {
-            match guest.socket.read(&mut piece) {
+            match self.read(&mut guest, &mut piece) {
                 Ok(0) => return,
                 Ok(count) => guest.head.extend_from_slice(&piece[..count]),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return self.guests.push(guest),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return self.keep(guest),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(_) => return,
+                Err(error) => {
+                    return log::debug!("the handshake of {} failed: {error}", guest.address);
+                }
             }
             let wish = match (upgrade::read_wish(&guest.head), guest.refusal) {
                 (Ok(None), _) => continue,
@@ -271,23 +287,46 @@ impl Desk {
                 (Ok(Some(wish)), None) => wish,
             };
             // an answer of a hundred bytes always fits an empty send buffer
-            if !matches!(guest.socket.write(wish.answer.as_bytes()), Ok(count) if count == wish.answer.len())
+            if !matches!(guest.stream.write(wish.answer.as_bytes()), Ok(count) if count == wish.answer.len())
             {
                 return;
             }
             return (self.on_upgraded)(Upgraded {
                 already_read: guest.head.split_off(wish.head_bytes),
-                socket: guest.socket,
+                stream: guest.stream,
                 address: guest.address,
                 target: wish.target,
                 slot: guest.slot,
             });
         }
     }
+
+    /// The first byte, left where it is, tells whether TLS is spoken.
+    fn read(&self, guest: &mut Guest, piece: &mut [u8]) -> io::Result<usize> {
+        if !guest.is_begun {
+            let mut first = [0];
+            let count = guest.stream.socket().peek(&mut first)?;
+            if let Some(config) = &self.tls
+                && first[..count] == [TLS_HANDSHAKE]
+            {
+                let side = ServerConnection::new(config.clone()).map_err(io::Error::other)?;
+                guest.stream.begin_tls(Tunnel::new(side));
+            }
+            guest.is_begun = true;
+        }
+        guest.stream.read(piece)
+    }
+
+    /// One that sends a byte now and then is no better than one that sends none.
+    fn keep(&mut self, guest: Guest) {
+        if guest.deadline > clock::mono() {
+            self.guests.push(guest);
+        }
+    }
 }
 
 fn refuse(mut guest: Guest, refusal: Refusal) {
     log::debug!("refused {}: {}", guest.address, refusal.reason);
-    let _ = guest.socket.write(refusal.response().as_bytes());
-    let _ = guest.socket.shutdown(std::net::Shutdown::Write);
+    let _ = guest.stream.write(refusal.response().as_bytes());
+    guest.stream.end_writing();
 }

@@ -46,6 +46,11 @@ impl Capacity {
         taken.ok().map(|_| Slot(self.live.clone()))
     }
 
+    /// Places that are taken.
+    pub fn live(&self) -> usize {
+        self.live.load(Ordering::Acquire)
+    }
+
     /// Places there are.
     pub fn cap(&self) -> usize {
         self.cap
@@ -90,11 +95,12 @@ pub fn machine_connections(descriptors: usize) -> usize {
 
 /// How many API connections fit into what is left beside the wrappers' share.
 pub fn api_connections(descriptors: usize) -> usize {
-    (reserved(descriptors) / 3).clamp(8, limits::API_CONNECTIONS)
+    // a UI connection is one descriptor; the rest is for files and for local wrappers' launches
+    (reserved(descriptors) * 3 / 5).clamp(8, limits::API_CONNECTIONS)
 }
 
 fn reserved(descriptors: usize) -> usize {
-    (descriptors / 100).clamp(64, limits::RESERVED_DESCRIPTORS)
+    (descriptors / 40).clamp(64, limits::RESERVED_DESCRIPTORS)
 }
 
 fn cap_for(descriptors: usize, mappings: usize) -> usize {
@@ -111,8 +117,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn twenty_thousand_descriptors_hold_nine_thousand_nine_hundred_connections() {
-        assert_eq!(cap_for(20_000, 65_530), 9_900);
+    fn twenty_thousand_descriptors_hold_nine_thousand_wrappers_and_two_hundred_uis() {
+        assert_eq!(cap_for(20_000, 65_530), 9_750);
+        assert_eq!(api_connections(20_000), 300);
         assert_eq!(cap_for(524_288, 65_530), 15_882);
         assert_eq!(cap_for(usize::MAX, usize::MAX), limits::MACHINE_CONNECTIONS);
         assert_eq!(cap_for(100, 65_530), 18);

@@ -4,7 +4,6 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Read};
-use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
@@ -75,17 +74,17 @@ enum End {
 }
 
 impl<H: Handler> Connection<H> {
-    /// Wraps a non-blocking socket; `already_read` are its first bytes. Frames above `frame_bytes` are refused from
+    /// Wraps a non-blocking stream; `already_read` are its first bytes. Frames above `frame_bytes` are refused from
     /// their header.
     pub fn new(
-        socket: TcpStream,
+        stream: impl Into<Stream>,
         already_read: Vec<u8>,
         frame_bytes: usize,
         outbox: Arc<Outbox<H::Word>>,
         handler: H,
     ) -> Connection<H> {
         let config = Some(upgrade::socket_config(frame_bytes));
-        let stream = Stream::new(socket);
+        let stream = stream.into();
         let socket = match already_read.is_empty() {
             true => WebSocket::from_raw_socket(stream, Role::Server, config),
             false => WebSocket::from_partially_read(stream, already_read, Role::Server, config),
@@ -215,6 +214,8 @@ impl<H: Handler> Connection<H> {
 
     /// Says the last words, and reads on for a while without looking: a socket closed with unread bytes would be
     /// reset, and the peer might never see them.
+    // inlined, its buffer would lie in the frame of `run`, and every connection would touch a page of stack more
+    #[inline(never)]
     fn close(&mut self, last_words: Option<String>) {
         let deadline = clock::mono().plus_ms(limits::CLOSE_LINGER_MS);
         if let Some(text) = last_words {
@@ -227,7 +228,7 @@ impl<H: Handler> Connection<H> {
             }
             sent = self.socket.flush();
         }
-        let _ = self.socket.get_ref().socket().shutdown(Shutdown::Write);
+        self.socket.get_mut().end_writing();
         while !self.skim() && self.wait_until(deadline, false) {}
     }
 

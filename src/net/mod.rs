@@ -1,9 +1,10 @@
-//! Sockets: listening, accepting, upgrading to WebSocket, one thread for each connection.
+//! Sockets: listening, accepting, TLS, upgrading to WebSocket, one thread for each connection.
 //! Must not know: frames' meaning, the engine, HTTP routes.
 
 pub mod accept;
 pub mod capacity;
 pub mod connection;
+pub mod identity;
 pub mod outbox;
 pub mod stream;
 pub mod upgrade;

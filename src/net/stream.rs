@@ -1,14 +1,24 @@
-//! The byte stream of one connection: non-blocking, and without the read that only learns that nothing is left.
-//! TLS comes in here, as a second kind of stream chosen by the first byte.
+//! The byte stream of one connection, plain or TLS: non-blocking, and without the read that only learns that nothing is
+//! left.
 //! Must not know: WebSocket.
 
-use std::io::{self, Read, Write};
-use std::net::TcpStream;
+use std::io::{self, IoSlice, Read, Write};
+use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 
-/// A non-blocking socket.
+use crate::tls::Tunnel;
+
+/// A non-blocking socket, and the TLS on it if there is any.
 #[derive(Debug)]
 pub struct Stream {
+    wire: Wire,
+    /// Behind a pointer: a plain connection pays eight bytes for it.
+    tunnel: Option<Tunnel>,
+}
+
+/// The socket as it is.
+#[derive(Debug)]
+struct Wire {
     socket: TcpStream,
     /// The last read got less than it asked for: until poll says otherwise the next one would only say "would block".
     /// At ten thousand beating wrappers that is a fifth of all system calls.
@@ -21,29 +31,88 @@ impl Stream {
     /// Takes over a socket that is non-blocking already.
     pub fn new(socket: TcpStream) -> Stream {
         Stream {
-            socket,
-            drained: false,
-            must_be_certain: false,
+            wire: Wire {
+                socket,
+                drained: false,
+                must_be_certain: false,
+            },
+            tunnel: None,
         }
+    }
+
+    /// From now on everything goes through `tunnel`. Nothing may have been read or written yet.
+    pub fn begin_tls(&mut self, tunnel: Tunnel) {
+        self.tunnel = Some(tunnel);
+    }
+
+    /// Nobody on the way can read or change what is sent.
+    pub fn is_tls(&self) -> bool {
+        self.tunnel.is_some()
     }
 
     /// Poll says that there is something: ask the kernel again.
     pub fn may_have_more(&mut self) {
-        self.drained = false;
+        self.wire.drained = false;
     }
 
     /// The next "would block" must be the kernel's own word.
     pub fn be_certain(&mut self) {
-        self.must_be_certain = true;
+        self.wire.must_be_certain = true;
     }
 
-    /// The socket itself.
+    /// The socket itself: what is read from it is not decrypted.
     pub fn socket(&self) -> &TcpStream {
-        &self.socket
+        &self.wire.socket
+    }
+
+    /// Tells the peer that nothing more comes.
+    pub fn end_writing(&mut self) {
+        if let Some(tunnel) = &mut self.tunnel {
+            tunnel.close(&mut self.wire);
+        }
+        // a peer that is gone needs no telling
+        let _ = self.wire.socket.shutdown(Shutdown::Write);
+    }
+}
+
+impl From<TcpStream> for Stream {
+    fn from(socket: TcpStream) -> Stream {
+        Stream::new(socket)
     }
 }
 
 impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match &mut self.tunnel {
+            None => self.wire.read(buffer),
+            Some(tunnel) => tunnel.read(&mut self.wire, buffer),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match &mut self.tunnel {
+            None => self.wire.write(bytes),
+            Some(tunnel) => tunnel.write(&mut self.wire, bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match &mut self.tunnel {
+            None => Ok(()),
+            Some(tunnel) => tunnel.flush(&mut self.wire),
+        }
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.wire.socket.as_fd()
+    }
+}
+
+impl Read for Wire {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.drained && !self.must_be_certain {
             return Err(io::ErrorKind::WouldBlock.into());
@@ -64,18 +133,17 @@ impl Read for Stream {
     }
 }
 
-impl Write for Stream {
+impl Write for Wire {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.socket.write(bytes)
     }
 
+    /// Several records leave in one call.
+    fn write_vectored(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.socket.write_vectored(parts)
+    }
+
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-impl AsFd for Stream {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
     }
 }

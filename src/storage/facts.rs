@@ -8,6 +8,7 @@ use rusqlite::types::{FromSqlError, Type};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use sha2::{Digest, Sha256};
 
+use super::controls;
 use crate::clock::Wall;
 use crate::config::JobSpec;
 use crate::engine::effect::{Fact, Write};
@@ -49,6 +50,7 @@ pub(super) fn apply(connection: &Connection, write: &Write) -> rusqlite::Result<
             Fact::Verdict(verdict) => put_verdict(connection, verdict)?,
             Fact::Job(job) => put_job(connection, job)?,
             Fact::LastLook(at) => put_meta(connection, LAST_LOOK, at.0)?,
+            Fact::Control(control) => controls::put(connection, control)?,
         }
     }
     Ok(StoreOutcome::Committed)
@@ -313,6 +315,7 @@ fn put_verdict(connection: &Connection, record: &VerdictRecord) -> rusqlite::Res
         Verdict::Started { instance } => ("started", Some(instance), None),
         Verdict::Overlap => ("overlap", None, None),
         Verdict::Maintenance => ("maintenance", None, None),
+        Verdict::Paused { reason } => ("paused", None, Some(reason)),
         Verdict::Missed { reason } => ("missed", None, Some(reason)),
     };
     connection

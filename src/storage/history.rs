@@ -9,7 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rusqlite::types::Value;
-use rusqlite::{Connection, params_from_iter};
+use rusqlite::{Connection, params, params_from_iter};
 
 use crate::clock::Wall;
 use crate::engine::record::{MachineRunId, OutputPosition, RunId, RunRecord, StoredRun};
@@ -39,6 +39,17 @@ pub enum RunOutcome {
     Unfinished,
     Succeeded,
     Failed,
+}
+
+/// The little that a list of recent runs shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Brief {
+    pub instance: String,
+    pub started: Wall,
+    /// None: it has not ended.
+    pub ended: Option<Wall>,
+    /// None: it has not ended, or all its machines were in maintenance.
+    pub success: Option<bool>,
 }
 
 /// Which part of a long answer.
@@ -92,6 +103,25 @@ impl Reader {
                      ORDER BY runs.id DESC LIMIT {limit}"
                 ))?
                 .query_map(params_from_iter(values), facts::run_of_row)?
+                .collect()
+        })
+    }
+
+    /// A job's latest runs in brief, newest first.
+    pub fn recent(&self, job: &str, limit: usize) -> Result<Vec<Brief>, String> {
+        self.with_state(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT instance, started, ended, success FROM runs WHERE job = ?1 ORDER BY id DESC LIMIT ?2",
+                )?
+                .query_map(params![job, limit.min(limits::HISTORY_PAGE) as i64], |row| {
+                    Ok(Brief {
+                        instance: row.get(0)?,
+                        started: Wall(row.get(1)?),
+                        ended: row.get::<_, Option<i64>>(2)?.map(Wall),
+                        success: row.get(3)?,
+                    })
+                })?
                 .collect()
         })
     }
@@ -187,6 +217,19 @@ impl Reader {
         Ok((tail, from > 0))
     }
 
+    /// Stored bytes of an output from offset `at` of the whole stream on, as many as are read in one go, `wanted` at
+    /// least where so many follow without a gap; empty: that byte is not stored (yet, or any more).
+    pub fn stored_output(
+        &self,
+        machine_run: MachineRunId,
+        day: i64,
+        at: u64,
+        wanted: usize,
+    ) -> Result<Vec<u8>, String> {
+        let read = self.with_day(day, |file| stream::read_from(file, machine_run, at, wanted))?;
+        Ok(read.unwrap_or_default())
+    }
+
     /// Asks that day's file; None: there is no such file (any more).
     pub(super) fn with_day<T>(
         &self,
@@ -225,7 +268,10 @@ impl Reader {
         }
     }
 
-    fn with_state<T>(&self, ask: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, String> {
+    pub(super) fn with_state<T>(
+        &self,
+        ask: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, String> {
         let path = self.state_dir.join("state.db");
         let mut state = self.state.borrow_mut();
         let connection = match state.take() {

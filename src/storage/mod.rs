@@ -1,11 +1,13 @@
 //! What is kept: facts in `state.db`, output in day files, both behind one thread that commits in groups and lets
 //! acks leave only after the commit. Must not know: what facts mean, sockets, who waits for an ack.
 //!
-//! Reading order: `directory.rs` state_dir, its lock and reserve; `schema.rs` tables; `facts.rs` and `output.rs` the
-//! two kinds of rows; `recover.rs` what a daemon starts from; `worker.rs` the thread; `retention.rs` what goes;
+//! Reading order: `directory.rs` state_dir, its lock and reserve; `schema.rs` tables; `facts.rs`,
+//! `controls.rs` and `output.rs` the kinds of rows; `events.rs` what happened, in order of time; `recover.rs` what a daemon starts from; `worker.rs` the thread; `retention.rs` what goes;
 //! `history.rs` and `stream.rs` what others read.
 
+mod controls;
 mod directory;
+mod events;
 mod facts;
 mod history;
 mod output;
@@ -32,7 +34,9 @@ use crate::limits;
 use crate::protocol::DaemonFrame;
 use crate::thread::{self, Actor};
 
-pub use history::{Page, Reader, RunFilter, RunOutcome};
+pub use controls::{AuditEntry, AuditFilter};
+pub use events::{Happening, HappeningKind};
+pub use history::{Brief, Page, Reader, RunFilter, RunOutcome};
 pub use stream::{OutputShape, OutputStream};
 
 /// What the storage thread is asked to do. One queue, served in order.
@@ -112,6 +116,11 @@ impl Storage {
         self.sender.try_send(request).map_err(|refused| match refused {
             TrySendError::Full(request) | TrySendError::Disconnected(request) => request,
         })
+    }
+
+    /// Requests that wait.
+    pub fn queued(&self) -> usize {
+        self.sender.len()
     }
 
     /// Reads what is stored, on connections of its own.

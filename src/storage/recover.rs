@@ -8,6 +8,7 @@ use rusqlite::{Connection, OptionalExtension};
 use crate::clock::Wall;
 use crate::engine::record::{MachineRecord, OutputPosition, Recovered, RunRecord, StoredRun};
 
+use super::controls;
 use super::facts::{self, MACHINE_COLUMNS, RUN_COLUMNS};
 use super::output::{self, DayFiles, OutputError};
 use super::schema;
@@ -31,6 +32,7 @@ pub(super) fn recover(
         next_machine_run: next(facts::NEXT_MACHINE_RUN, "machine_runs")?.max(highest_output + 1),
         jobs: facts::jobs(connection).map_err(from_state)?,
         runs: Vec::new(),
+        controls: controls::in_force(connection).map_err(from_state)?,
     };
     let mut stored = Vec::new();
     for run in runs_to_take_up(connection).map_err(from_state)? {

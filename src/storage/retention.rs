@@ -12,7 +12,7 @@ use crate::clock::Wall;
 use crate::limits;
 
 use super::output::{self, DayFiles};
-use super::{directory, facts, recover};
+use super::{controls, directory, facts, recover};
 
 /// A day file on its way out.
 const REMOVED: &str = "removed";
@@ -29,6 +29,7 @@ enum Stage {
     DayFiles,
     Runs,
     Verdicts,
+    Audit,
     Specs,
 }
 
@@ -52,13 +53,15 @@ impl Retention {
             Stage::DayFiles => remove_day_file(state_dir, connection, days, self.before)?,
             Stage::Runs => in_transaction(connection, || self.remove_runs(connection))?,
             Stage::Verdicts => in_transaction(connection, || remove_verdicts(connection, self.before))?,
+            Stage::Audit => in_transaction(connection, || controls::remove_old_audit(connection))?,
             Stage::Specs => in_transaction(connection, || remove_specs(connection))?,
         };
         if is_stage_done {
             self.stage = match self.stage {
                 Stage::DayFiles => Stage::Runs,
                 Stage::Runs => Stage::Verdicts,
-                Stage::Verdicts => Stage::Specs,
+                Stage::Verdicts => Stage::Audit,
+                Stage::Audit => Stage::Specs,
                 Stage::Specs => return Ok(true),
             };
         }

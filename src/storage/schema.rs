@@ -15,7 +15,8 @@ const STATEMENT_CACHE: usize = 64;
 
 /// `state.db`. Times are microseconds since the epoch, UTC. Stages and outcomes are words, so that people can ask
 /// the file with `sqlite3`.
-pub(super) const STATE: &[&str] = &["
+pub(super) const STATE: &[&str] = &[
+    "
 CREATE TABLE meta(
     key   TEXT PRIMARY KEY,
     value INTEGER NOT NULL
@@ -101,7 +102,41 @@ CREATE TABLE jobs(
     missed            INTEGER NOT NULL,
     overlap           INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
-"];
+",
+    "
+CREATE TABLE pauses(
+    job    TEXT PRIMARY KEY,
+    since  INTEGER NOT NULL,
+    until  INTEGER,
+    reason TEXT NOT NULL,
+    by     TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- machine '': global maintenance
+CREATE TABLE switches(
+    machine TEXT PRIMARY KEY,
+    is_on   INTEGER NOT NULL,
+    since   INTEGER NOT NULL,
+    until   INTEGER NOT NULL,
+    reason  TEXT NOT NULL,
+    by      TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE audit(
+    id      INTEGER PRIMARY KEY AUTOINCREMENT,
+    at      INTEGER NOT NULL,
+    by      TEXT NOT NULL,
+    action  TEXT NOT NULL,
+    object  TEXT NOT NULL,
+    detail  TEXT NOT NULL,
+    outcome TEXT NOT NULL
+) STRICT;
+CREATE INDEX audit_by_time ON audit(at);
+CREATE INDEX machine_runs_by_start ON machine_runs(started) WHERE started IS NOT NULL;
+CREATE INDEX machine_runs_by_end ON machine_runs(ended) WHERE ended IS NOT NULL;
+CREATE INDEX verdicts_by_due ON verdicts(due);
+",
+];
 
 /// A day file. Rows are appended in the order of their commit, whatever they belong to: keyed by machine run, a
 /// thousand runs that print a line each would touch a thousand pages of 64 KiB a commit (measured: 10 MB/s and

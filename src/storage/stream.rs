@@ -192,7 +192,7 @@ fn tail_start(
 
 /// Bytes of the stream from `at` on: at least one if that byte is kept, at least `wanted` if so many follow it
 /// without a gap; whole rows, so that none is read twice.
-fn read_from(
+pub(super) fn read_from(
     file: &Connection,
     machine_run: MachineRunId,
     at: u64,

@@ -13,7 +13,7 @@ use crate::clock::{self, Mono};
 use crate::engine::effect::{Fact, Write};
 use crate::engine::event::{ConnectionId, Event, StoreOutcome};
 use crate::engine::record::{MachineRunId, Recovered, RunId};
-use crate::limits;
+use crate::{limits, metrics};
 
 use super::directory::{self, Reserve, StateDir};
 use super::output::{self, DayFiles, OutputError};
@@ -190,7 +190,10 @@ impl Worker {
     fn commit(&mut self, writes: Vec<Queued>, ports: &Ports) {
         let mut ready = self.hold_back(writes, ports);
         while !ready.is_empty() {
-            match self.try_commit(&mut ready) {
+            let begun = clock::wall();
+            let tried = self.try_commit(&mut ready);
+            metrics::COMMITS.took_us(clock::wall().0.saturating_sub(begun.0).max(0) as u64);
+            match tried {
                 Ok(outcomes) => return self.release(ready, outcomes, ports),
                 Err(error) if error.is_refusal() => return self.commit_one_by_one(ready, ports),
                 Err(CommitError::Output(error)) if self.set_aside_damaged(&error) => {}
@@ -425,7 +428,7 @@ impl HeldBack {
             match fact {
                 Fact::Start(run) | Fact::Run(run) => drop(self.runs.insert(run.id)),
                 Fact::Machine(machine) => drop(self.machines.insert(machine.id)),
-                Fact::Verdict(_) | Fact::Job(_) | Fact::LastLook(_) => {}
+                Fact::Verdict(_) | Fact::Job(_) | Fact::LastLook(_) | Fact::Control(_) => {}
             }
         }
     }
@@ -446,7 +449,7 @@ impl HeldBack {
                 Fact::Machine(machine) => {
                     self.machines.contains(&machine.id) || self.runs.contains(&machine.run)
                 }
-                Fact::Verdict(_) | Fact::Job(_) | Fact::LastLook(_) => false,
+                Fact::Verdict(_) | Fact::Job(_) | Fact::LastLook(_) | Fact::Control(_) => false,
             })
     }
 }

@@ -18,13 +18,15 @@ use crate::clock::{self, Mono};
 use crate::limits;
 use crate::protocol::{self, DaemonFrame, OutputBody, SessionKey, WrapperBody};
 use crate::wake::{self, Waker};
+use crate::wrapper::channel::{Channel, Security};
 use crate::wrapper::session::Outgoing;
 use crate::wrapper::supervise::{Event, spawn};
 
 /// What the thread tells the owner.
 #[derive(Debug)]
 pub enum LinkEvent {
-    /// A connection stands; frames are pushed under its generation. `trusted`: the peer is this very host.
+    /// A connection stands; frames are pushed under its generation. `trusted`: the peer is this very host,
+    /// or has proved to be the daemon.
     Up {
         generation: u64,
         trusted: bool,
@@ -66,6 +68,7 @@ struct Outbox {
 
 struct Caller {
     url: String,
+    security: Security,
     key: SessionKey,
     shared: Arc<Shared>,
     events: Sender<Event>,
@@ -74,7 +77,7 @@ struct Caller {
 }
 
 struct Connection<'a> {
-    socket: WebSocket<TcpStream>,
+    socket: WebSocket<Channel>,
     generation: u64,
     caller: &'a Caller,
     /// The kernel takes no more at the moment.
@@ -83,13 +86,19 @@ struct Connection<'a> {
 
 impl Link {
     /// Starts the thread; it tries to connect at once.
-    pub fn start(url: String, key: SessionKey, events: Sender<Event>) -> io::Result<Link> {
+    pub fn start(
+        url: String,
+        security: Security,
+        key: SessionKey,
+        events: Sender<Event>,
+    ) -> io::Result<Link> {
         let shared = Arc::new(Shared {
             outbox: Mutex::new(Outbox::default()),
             waker: Waker::new()?,
         });
         let caller = Caller {
             url,
+            security,
             key,
             shared: shared.clone(),
             events: events.clone(),
@@ -200,11 +209,16 @@ impl Caller {
         let _ = self.events.send(Event::Link(event));
     }
 
-    fn connect(&self) -> Result<(WebSocket<TcpStream>, bool), String> {
+    /// A connection, and whether a job may be taken from it.
+    fn connect(&self) -> Result<(WebSocket<Channel>, bool), String> {
         let uri: tungstenite::http::Uri = self.url.parse().map_err(|_| "SP_WEBSOCKET_URL is no address")?;
         let host = uri.host().ok_or("SP_WEBSOCKET_URL names no host")?;
         let host = host.trim_start_matches('[').trim_end_matches(']');
-        let addresses = (host, uri.port_u16().unwrap_or(80))
+        let usual_port = match self.security {
+            Security::Plain => 80,
+            Security::Tls(_) => 443,
+        };
+        let addresses = (host, uri.port_u16().unwrap_or(usual_port))
             .to_socket_addrs()
             .map_err(|error| format!("looking up '{host}': {error}"))?;
         let mut reason = format!("'{host}' has no address");
@@ -212,38 +226,58 @@ impl Caller {
             let until = clock::mono().plus_ms(limits::LINK_CONNECT_MS);
             let limit = std::time::Duration::from_millis(limits::LINK_CONNECT_MS);
             let connected = TcpStream::connect_timeout(&address, limit).map_err(|error| error.to_string());
-            match connected.and_then(|stream| self.shake_hands(stream, until)) {
-                Ok(socket) => return Ok((socket, address.ip().to_canonical().is_loopback())),
+            let shaken = connected
+                .and_then(|stream| self.secure(stream, host, until))
+                .and_then(|channel| self.shake_hands(channel, until));
+            match shaken {
+                Ok(socket) => {
+                    let is_loopback = address.ip().to_canonical().is_loopback();
+                    let trusted = is_loopback || socket.get_ref().is_verified();
+                    return Ok((socket, trusted));
+                }
                 Err(error) => reason = format!("{address}: {error}"),
             }
         }
         Err(reason)
     }
 
-    fn shake_hands(&self, stream: TcpStream, until: Mono) -> Result<WebSocket<TcpStream>, String> {
+    /// With TLS nothing of ours, the token above all, is sent before the peer has proved who it is.
+    fn secure(&self, stream: TcpStream, host: &str, until: Mono) -> Result<Channel, String> {
         tune(&stream).map_err(|error| error.to_string())?;
+        let mut channel = Channel::new(stream, &self.security, host)?;
+        while !channel.shake_hands().map_err(|error| error.to_string())? {
+            self.wait_for(&channel, channel.wants_write(), until)?;
+        }
+        Ok(channel)
+    }
+
+    fn shake_hands(&self, channel: Channel, until: Mono) -> Result<WebSocket<Channel>, String> {
         let config = WebSocketConfig::default()
             .read_buffer_size(limits::SOCKET_READ_BUFFER_BYTES)
             .write_buffer_size(limits::OUTPUT_CHUNK_BYTES)
             .max_write_buffer_size(limits::SOCKET_WRITE_BUFFER_BYTES)
             .max_message_size(Some(limits::DAEMON_FRAME_BYTES))
             .max_frame_size(Some(limits::DAEMON_FRAME_BYTES));
-        let mut shaking = tungstenite::client::client_with_config(self.url.as_str(), stream, Some(config));
+        let mut shaking = tungstenite::client::client_with_config(self.url.as_str(), channel, Some(config));
         loop {
             let middle = match shaking {
                 Ok((socket, _)) => return Ok(socket),
                 Err(HandshakeError::Failure(error)) => return Err(error.to_string()),
                 Err(HandshakeError::Interrupted(middle)) => middle,
             };
-            let left = until.since_ms(clock::mono());
-            if left == 0 || self.shared.is_stopped() {
-                return Err("no answer to the handshake".to_string());
-            }
-            let stream = middle.get_ref().get_ref().as_fd();
-            wake::wait(Some(stream), false, &self.shared.waker, Some(left))
-                .map_err(|error| error.to_string())?;
+            self.wait_for(middle.get_ref().get_ref(), false, until)?;
             shaking = middle.handshake();
         }
+    }
+
+    fn wait_for(&self, channel: &Channel, for_writing: bool, until: Mono) -> Result<(), String> {
+        let left = until.since_ms(clock::mono());
+        if left == 0 || self.shared.is_stopped() {
+            return Err("no answer to the handshake".to_string());
+        }
+        let fd = Some(channel.as_fd());
+        let waited = wake::wait(fd, for_writing, &self.shared.waker, Some(left));
+        waited.map(|_| ()).map_err(|error| error.to_string())
     }
 }
 

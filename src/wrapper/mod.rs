@@ -3,6 +3,7 @@
 
 mod supervise;
 
+mod channel;
 mod child;
 mod chunk;
 mod diary;
@@ -11,6 +12,8 @@ mod link;
 mod session;
 mod settings;
 mod spool;
+#[cfg_attr(not(feature = "tls"), path = "no_tls.rs")]
+mod trust;
 
 use std::io::Write;
 use std::process::ExitCode;

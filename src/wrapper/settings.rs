@@ -7,12 +7,15 @@ use std::os::unix::ffi::OsStrExt;
 use crate::limits;
 use crate::process::order::{Launch, LockWish};
 use crate::protocol::JobOrder;
+use crate::wrapper::channel::Security;
 
 /// What the launcher asked for, validated.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// With the run's token: never logged.
     pub url: String,
+    /// How the peer at that address is known.
+    pub security: Security,
     pub job: String,
     pub instance: String,
     /// None: the minion's id, else the host's full name.
@@ -80,7 +83,11 @@ impl Settings {
             text(name).ok_or_else(|| format!("{name} is not set: the daemon's dispatch sets it"))
         };
         let url = required("SP_WEBSOCKET_URL")?;
-        check_scheme(&url)?;
+        let security = Security::of(
+            &url,
+            text("SP_TLS_PIN").as_deref(),
+            raw("SP_TLS_CA").map(OsString::as_os_str),
+        )?;
         let job = required("SP_JOB_NAME")?;
         let instance = text("SP_JOB_INSTANCE")
             .or_else(|| text("SP_JOB_INSTANCE_NAME"))
@@ -103,6 +110,7 @@ impl Settings {
             .unwrap_or_else(|| "/var/log/sp_wrapper".into());
         Ok(Settings {
             url,
+            security,
             job,
             instance,
             machine,
@@ -229,16 +237,6 @@ impl Tuning {
     }
 }
 
-fn check_scheme(url: &str) -> Result<(), String> {
-    if url.starts_with("ws://") {
-        return Ok(());
-    }
-    if url.starts_with("wss://") {
-        return Err("SP_WEBSOCKET_URL asks for TLS, which this wrapper was built without".to_string());
-    }
-    Err("SP_WEBSOCKET_URL is no ws:// address".to_string())
-}
-
 fn is_inherited(name: &OsStr) -> bool {
     matches!(name.as_bytes(), b"PATH" | b"LANG" | b"LANGUAGE") || name.as_bytes().starts_with(b"LC_")
 }
@@ -344,6 +342,25 @@ mod tests {
         assert_eq!(names(&start), expected);
         assert_eq!(start.launch.cwd, None);
         assert!(start.launch.lock.is_some());
+    }
+
+    #[test]
+    fn tls_needs_somebody_to_trust() {
+        let refusal = |pairs: &[(&str, &str)]| {
+            let mut all = environment(pairs);
+            all.retain(|(name, _)| name != "SP_WEBSOCKET_URL");
+            all.push(("SP_WEBSOCKET_URL".into(), "wss://h:1/?token=t".into()));
+            Settings::from_environment(all).err().unwrap_or_default()
+        };
+        if cfg!(not(feature = "tls")) {
+            assert!(refusal(&[]).contains("built without"));
+            return;
+        }
+        assert!(refusal(&[]).contains("SP_TLS_PIN or SP_TLS_CA"));
+        assert!(refusal(&[("SP_TLS_PIN", "sha256:oops")]).starts_with("SP_TLS_PIN must be"));
+        assert!(refusal(&[("SP_TLS_CA", "/nowhere")]).starts_with("SP_TLS_CA '/nowhere': No such"));
+        let pin = format!("sha256:{}", "0f".repeat(32));
+        assert_eq!(refusal(&[("SP_TLS_PIN", &pin)]), "");
     }
 
     #[test]

@@ -93,7 +93,12 @@ impl Supervisor {
             machine,
         };
         let wrapper_id = random_id()?;
-        let link = Link::start(settings.url.clone(), key.clone(), sender.clone())?;
+        let link = Link::start(
+            settings.url.clone(),
+            settings.security.clone(),
+            key.clone(),
+            sender.clone(),
+        )?;
         let files = format!("{}.{}", key.instance, &wrapper_id[..8]);
         let spool = Arc::new(Spool::new(
             spool::root(),
@@ -382,7 +387,12 @@ impl Supervisor {
         log::error!("the thread that speaks to the daemon failed: starting it anew");
         self.generation = None;
         self.session.disconnected();
-        match Link::start(self.settings.url.clone(), self.key.clone(), self.sender.clone()) {
+        match Link::start(
+            self.settings.url.clone(),
+            self.settings.security.clone(),
+            self.key.clone(),
+            self.sender.clone(),
+        ) {
             Ok(link) => self.link = link,
             Err(error) => log::error!("starting it: {error}"),
         }

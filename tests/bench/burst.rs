@@ -53,11 +53,17 @@ pub fn run(bench: &mut Bench) -> io::Result<()> {
                 raw,
             });
         };
-        figure("ends with a wrong code", "runs", untrue, Reach::AtMost(0.0), None);
-        let raw = Some(("spawning as many /bin/sh and waiting", raw_ms / 1e3));
+        figure(
+            "ends with a wrong code",
+            "runs",
+            untrue,
+            Reach::AtMost(0.0),
+            vec![],
+        );
+        let raw = vec![("spawning as many /bin/sh and waiting", raw_ms / 1e3)];
         figure("due to all ended", "s", seconds, Reach::Nothing, raw);
-        figure("CPU of the daemon", "ms each", cpu, Reach::Nothing, None);
-        figure("peak memory of the daemon", "MiB", peak, Reach::Nothing, None);
+        figure("CPU of the daemon", "ms each", cpu, Reach::Nothing, vec![]);
+        figure("peak memory of the daemon", "MiB", peak, Reach::Nothing, vec![]);
     }
     Ok(())
 }

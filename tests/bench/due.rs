@@ -52,7 +52,7 @@ pub fn run(bench: &mut Bench) -> io::Result<()> {
                 samples,
                 reach,
                 by,
-                raw: Some(("sleep until the second, spawn, note the time (p50)", raw)),
+                raw: vec![("sleep until the second, spawn, note the time (p50)", raw)],
             });
         };
         let what = "due to wrapper process started";

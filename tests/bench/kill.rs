@@ -42,7 +42,7 @@ pub fn run(bench: &mut Bench) -> io::Result<()> {
                 samples,
                 reach,
                 by,
-                raw: Some(("SIGTERM to a bare sleep's end (p50)", raw_ms)),
+                raw: vec![("SIGTERM to a bare sleep's end (p50)", raw_ms)],
             });
         };
         figure("asked to last process gone", gone, By::Median, Reach::Nothing);

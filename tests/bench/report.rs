@@ -24,8 +24,8 @@ pub struct Figure<'a> {
     pub reach: Reach,
     /// What of the samples must reach it.
     pub by: By,
-    /// The raw limit: what it is, and its value in the same unit.
-    pub raw: Option<(&'a str, f64)>,
+    /// Raw limits: what each is, and its value in the same unit.
+    pub raw: Vec<(&'a str, f64)>,
 }
 
 /// What of the samples counts.
@@ -76,9 +76,10 @@ impl Reporter {
             },
             "machine": self.machine,
         });
-        if let Some((what, raw)) = figure.raw {
-            line["raw"] = json!({"what": what, "value": tidy(raw), "ratio": tidy(value / raw)});
-        }
+        let raw = figure.raw.iter();
+        line["raw"] = raw
+            .map(|(what, raw)| json!({"what": what, "value": tidy(*raw), "ratio": tidy(value / raw)}))
+            .collect();
         println!("{line}");
     }
 

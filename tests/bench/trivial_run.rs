@@ -58,7 +58,7 @@ fn measure(bench: &mut Bench, runs: usize, raw_ms: f64) -> io::Result<()> {
             samples,
             reach,
             by: By::Median,
-            raw: Some(("/bin/sh -c true, CPU", raw_ms)),
+            raw: vec![("/bin/sh -c true, CPU", raw_ms)],
         });
     };
     figure("CPU of everything", all, Reach::AtMost(10.0));

@@ -41,7 +41,7 @@ pub fn run(bench: &mut Bench) -> io::Result<()> {
         on_disk,
         By::Worst,
         Reach::AtMost(1.0),
-        None,
+        vec![],
     );
     let mut connected = Vec::new();
     for _ in 0..bench.repetitions(STARTS) {
@@ -49,7 +49,7 @@ pub fn run(bench: &mut Bench) -> io::Result<()> {
         connected.push(ms);
         wrapper.refuse()?;
     }
-    let raw = Some(("spawning /bin/sh and waiting, each", raw_ms));
+    let raw = vec![("spawning /bin/sh and waiting, each", raw_ms)];
     let starts = format!("{} starts", connected.len());
     let what = "spawn to connect frame read";
     figure(what, &starts, "ms", connected, By::P99, Reach::AtMost(10.0), raw);
@@ -70,7 +70,7 @@ pub fn run(bench: &mut Bench) -> io::Result<()> {
             memory,
             By::Worst,
             Reach::AtMost(3.0),
-            None,
+            vec![],
         );
         figure(
             "idle CPU",
@@ -79,7 +79,7 @@ pub fn run(bench: &mut Bench) -> io::Result<()> {
             percent,
             By::Worst,
             Reach::AtMost(0.1),
-            None,
+            vec![],
         );
         wrappers.iter_mut().try_for_each(Wrapper::end)?;
     }

@@ -11,11 +11,13 @@ use saltpeter::clock::{self, Wall};
 use saltpeter::engine::event::{ConnectionId, Event};
 use saltpeter::limits;
 use saltpeter::machines::{self, Connections, Lanes, Word};
-use saltpeter::net::{self, accept::Acceptor};
+use saltpeter::net::{self, accept::Acceptor, identity};
 use saltpeter::protocol::{
     self, DaemonFrame, ErrorCode, OutputBody, SessionKey, WrapperBody, decode_daemon_frame,
 };
 use tungstenite::{Message, WebSocket};
+
+use crate::support::Scratch;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -36,7 +38,15 @@ fn endpoint(cap: usize, budget_bytes: usize) -> Endpoint {
     let budget = Budget::new(budget_bytes);
     let connections = Arc::new(Connections::default());
     let lanes = Lanes { control, bulk };
-    let acceptor = machines::start(listener, cap, lanes, budget.clone(), connections.clone()).unwrap();
+    let acceptor = machines::start(
+        listener,
+        cap,
+        tls_config(),
+        lanes,
+        budget.clone(),
+        connections.clone(),
+    )
+    .unwrap();
     Endpoint {
         port,
         control: control_events,
@@ -45,6 +55,12 @@ fn endpoint(cap: usize, budget_bytes: usize) -> Endpoint {
         connections,
         _acceptor: acceptor,
     }
+}
+
+/// A key of this test run's own.
+fn tls_config() -> Arc<rustls::ServerConfig> {
+    let scratch = Scratch::new();
+    identity::own(scratch.path(), &[]).unwrap().config
 }
 
 impl Endpoint {

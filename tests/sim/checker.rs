@@ -422,7 +422,7 @@ impl World {
             }
             254 => Err("30 s since the launch are not over".into()),
             255 if self.checker.errors_read.contains(&machine.id) => Ok(()),
-            255 if view.launched.is_none() && for_s(view.dispatched, 60) => Ok(()),
+            255 if view.launched < view.dispatched && for_s(view.dispatched, 60) => Ok(()),
             255 if self.checker.disk_trouble_until == u64::MAX => Ok(()),
             255 if machine.dispatched.is_none() => self.may_be_down(machine),
             _ => Err("nobody reported that".into()),
@@ -485,7 +485,7 @@ impl World {
                 "P1: its timeout is over for more than 30 s"
             } else if machine.stage == MachineStage::Dispatched
                 && over(view.dispatched, 62_000)
-                && self.executor.dispatched.contains_key(&machine.id)
+                && self.executor.dispatched.contains_key(&(machine.run, machine.id))
             {
                 "P1: no word of its launch for more than 60 s"
             } else if machine.stage == MachineStage::Launched && over(view.launched, 32_000) {
@@ -542,6 +542,14 @@ impl World {
                         )
                 });
                 let ended = stored.is_some_and(|m| m.stage == MachineStage::Ended);
+                // one whose permission was under way is told of the kill right behind it
+                if stored.is_none_or(|m| m.kill_asked.is_none())
+                    && let Some(kill) = self.kill_of(&w.key.instance, &w.key.machine, true)
+                {
+                    let text = format!("w{wrapper} is given the permission after {kill:?}");
+                    self.fail("kill", text);
+                    return;
+                }
                 if !permitted || ended {
                     let text = format!("w{wrapper} is given the permission, stored is {stored:?}");
                     self.fail("P3", text);
@@ -626,7 +634,12 @@ impl World {
                     format!("{machine} is dispatched, stored stage is {stage:?}"),
                 );
             }
-            let times = self.executor.dispatched.get(id).copied().unwrap_or(0);
+            let times = self
+                .executor
+                .dispatched
+                .get(&(dispatch.run, *id))
+                .copied()
+                .unwrap_or(0);
             if dispatch.env_delivery && times > 0 {
                 self.fail("P3", format!("a second dispatch with command to {machine}"));
             }
@@ -658,17 +671,6 @@ impl World {
         *times += 1;
         if *times > 1 {
             self.fail("P3", format!("the command of {key:?} starts a second time"));
-        }
-        if let Some(kill) = self.kill_of(&key.instance, &key.machine, true) {
-            // the permission may have been on its way when the kill was confirmed
-            let permitted_before = self
-                .storage
-                .machines
-                .get(&id)
-                .is_some_and(|m| m.kill_asked.is_some() && m.stage != MachineStage::Ended);
-            if !permitted_before && self.wrappers[wrapper].kind == Kind::OursJob {
-                self.fail("kill", format!("the command of {key:?} starts after {kill:?}"));
-            }
         }
         if !self.storage.machines.contains_key(&id) {
             self.fail(

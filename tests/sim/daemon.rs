@@ -66,6 +66,7 @@ impl World {
             seed: self.rng.bytes32(),
             private_link: true,
             own_wrapper_by_default: false,
+            machines_share_a_host: false,
         };
         let engine = Engine::new(settings, self.config.clone(), recovered, self.now());
         self.daemon = Some(Daemon {
@@ -356,7 +357,7 @@ impl World {
                 let wait = self.delay(1, 50);
                 self.control_after(wait, Event::RunLoaded { instance, run });
             }
-            Effect::Retain { .. } => {}
+            Effect::Retain { .. } | Effect::Terminate { .. } => {}
         }
     }
 

@@ -33,11 +33,22 @@ pub struct Dues {
     spans: BTreeMap<String, Span>,
     /// Due times that must have a verdict at the end.
     pub wanted: BTreeSet<(String, i64)>,
-    /// Every verdict that was committed, stretches taken apart.
+    /// Every verdict on a single due time that was committed.
     pub given: BTreeMap<(String, i64), Vec<Verdict>>,
+    /// What a stretch of misses speaks for, unless it has a verdict of its own.
+    covered: Vec<(String, i64, i64)>,
     said: BTreeSet<(String, i64)>,
     pub stepped_back: bool,
+    /// In this life of the daemon.
+    has_looked: bool,
     missed_singly: BTreeMap<(String, u64), u32>,
+}
+
+/// A stretch of misses speaks for it, by whatever schedule was in force then.
+fn is_covered(stretches: &[(String, i64, i64)], (job, due): &(String, i64)) -> bool {
+    stretches
+        .iter()
+        .any(|(of, from, to)| of == job && (from..=to).contains(&due))
 }
 
 fn next_after(schedule: &Schedule, after: Wall) -> Option<Wall> {
@@ -46,21 +57,26 @@ fn next_after(schedule: &Schedule, after: Wall) -> Option<Wall> {
 
 impl World {
     pub fn dues_daemon_started(&mut self) {
+        self.checker.dues.has_looked = false;
         self.dues_config();
         // jobs that went away while nobody looked: what had no verdict by then gets none
         let dues = &mut self.checker.dues;
-        let (spans, given) = (&dues.spans, &dues.given);
-        dues.wanted
-            .retain(|key| given.contains_key(key) || spans.get(&key.0).is_some_and(|s| s.is_old));
+        let (spans, given, covered) = (&dues.spans, &dues.given, &dues.covered);
+        dues.wanted.retain(|key| {
+            given.contains_key(key) || is_covered(covered, key) || spans.get(&key.0).is_some_and(|s| s.is_old)
+        });
     }
 
     pub fn dues_daemon_gone(&mut self) {
         let dues = &mut self.checker.dues;
         dues.said = dues.given.keys().cloned().collect();
         // what was said before a change of the schedule is lost, and is not asked for again
-        let (spans, given) = (&dues.spans, &dues.given);
-        dues.wanted
-            .retain(|key| given.contains_key(key) || spans.get(&key.0).is_some_and(|s| s.since.0 < key.1));
+        let (spans, given, covered) = (&dues.spans, &dues.given, &dues.covered);
+        dues.wanted.retain(|key| {
+            given.contains_key(key)
+                || is_covered(covered, key)
+                || spans.get(&key.0).is_some_and(|s| s.since.0 < key.1)
+        });
     }
 
     pub fn dues_wall_stepped(&mut self, us: i64) {
@@ -96,9 +112,11 @@ impl World {
             spans.insert(name.clone(), span);
         }
         // what was due just before a job went away may go either way
+        let (given, has_looked) = (&dues.given, dues.has_looked);
         for (name, _) in std::mem::take(&mut dues.spans) {
-            dues.wanted
-                .retain(|(job, due)| *job != name || *due < wall.0 - EDGE_US);
+            dues.wanted.retain(|key| {
+                key.0 != name || given.contains_key(key) || (has_looked && key.1 < wall.0 - EDGE_US)
+            });
         }
         dues.spans = spans;
     }
@@ -114,6 +132,7 @@ impl World {
             return;
         }
         let dues = &mut self.checker.dues;
+        dues.has_looked = true;
         for (name, span) in &mut dues.spans {
             while let Some(next) = span.next.filter(|n| *n <= wall) {
                 dues.wanted.insert((name.clone(), next.0));
@@ -127,7 +146,7 @@ impl World {
     pub fn dues_verdict_said(&mut self, verdict: &VerdictRecord) {
         let key = (verdict.job.clone(), verdict.due.0);
         let first = self.checker.dues.said.insert(key.clone());
-        let stored = self.storage.verdicts.contains_key(&key);
+        let stored = self.storage.verdicts.contains_key(&(key.0.clone(), key.1, key.1));
         if !first || stored || verdict.count > 1 {
             return;
         }
@@ -170,7 +189,8 @@ impl World {
         for fact in &write.facts {
             let Fact::Verdict(verdict) = fact else { continue };
             let key = (verdict.job.clone(), verdict.due.0);
-            if let Some(before) = self.storage.verdicts.get(&key)
+            let stored = (verdict.job.clone(), verdict.due.0, verdict.until.0);
+            if let Some(before) = self.storage.verdicts.get(&stored)
                 && !(matches!(before.verdict, Verdict::Missed { .. })
                     && matches!(verdict.verdict, Verdict::Started { .. }))
             {
@@ -195,6 +215,8 @@ impl World {
     }
 
     fn stretch(&mut self, verdict: &VerdictRecord) {
+        let stretch = (verdict.job.clone(), verdict.due.0, verdict.until.0);
+        self.checker.dues.covered.push(stretch);
         let Some(schedule) = self.jobs.get(&verdict.job).map(|j| j.job().schedule) else {
             return;
         };
@@ -208,16 +230,9 @@ impl World {
         let mut due = Some(verdict.due);
         while let Some(at) = due.filter(|d| *d <= verdict.until) {
             count += 1;
-            let key = (verdict.job.clone(), at.0);
-            self.checker
-                .dues
-                .given
-                .entry(key)
-                .or_default()
-                .push(verdict.verdict.clone());
             due = next_after(&schedule, at);
         }
-        if count != verdict.count && !now_differs {
+        if count < verdict.count && !now_differs {
             let text = format!(
                 "a record of {} misses stands for {count}: {verdict:?}",
                 verdict.count
@@ -232,7 +247,8 @@ impl World {
         let dues = &self.checker.dues;
         let mut failure = None;
         for (job, due) in dues.wanted.iter().filter(|(_, due)| *due < wall.0) {
-            if !dues.given.contains_key(&(job.clone(), *due)) {
+            let key = (job.clone(), *due);
+            if !dues.given.contains_key(&key) && !is_covered(&dues.covered, &key) {
                 failure = Some(format!(
                     "{job} due {} was passed over without a trace",
                     Wall(*due).iso()

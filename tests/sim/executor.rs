@@ -30,7 +30,8 @@ pub struct Launch {
 #[derive(Default)]
 pub struct Executor {
     /// Dispatches per machine run.
-    pub dispatched: BTreeMap<MachineRunId, u32>,
+    /// A number that a crash forgot may be given again, to another run.
+    pub dispatched: BTreeMap<(RunId, MachineRunId), u32>,
     /// In a thousand: launches that fail, never return, or happen on a frozen machine.
     pub chaos: u64,
     /// Scenario: the error text that launches on this machine end with.
@@ -100,7 +101,11 @@ impl World {
             self.fail("P1", "a Python wrapper was dispatched without its command".into());
         }
         for (machine_run, name) in &dispatch.machines {
-            *self.executor.dispatched.entry(*machine_run).or_default() += 1;
+            *self
+                .executor
+                .dispatched
+                .entry((dispatch.run, *machine_run))
+                .or_default() += 1;
             let launch = Launch {
                 machine_run: *machine_run,
                 machine: self.machine_index(name),

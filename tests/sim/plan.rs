@@ -321,7 +321,7 @@ impl World {
 
     fn wrapper_fault(&mut self, fault: Fault) {
         if let Fault::GoOn(wrapper) = fault {
-            self.wrappers[wrapper].stopped = false;
+            self.wrapper_goes_on(wrapper);
             return;
         }
         let alive: Vec<usize> = (0..self.wrappers.len())
@@ -495,8 +495,8 @@ impl World {
             machine.cut_off = false;
             machine.up = true;
         }
-        for wrapper in &mut self.wrappers {
-            wrapper.stopped = false;
+        for wrapper in 0..self.wrappers.len() {
+            self.wrapper_goes_on(wrapper);
         }
         self.storage.slow = false;
         self.executor.chaos = 0;

@@ -46,7 +46,6 @@ impl World {
             && !board
             && !coming
             && !busy
-            && self.storage.idle()
     }
 
     /// It still has something to tell, and somebody to tell it to.

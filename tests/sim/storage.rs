@@ -8,8 +8,8 @@ use saltpeter::clock::Wall;
 use saltpeter::engine::effect::{Fact, Write};
 use saltpeter::engine::event::{Event, StoreOutcome};
 use saltpeter::engine::record::{
-    JobRecord, MachineRecord, MachineRunId, MachineStage, OutputPosition, Recovered, RunId, RunRecord,
-    RunStage, StoredRun, Verdict, VerdictRecord,
+    Control, JobRecord, MachineRecord, MachineRunId, MachineStage, OutputPosition, Recovered, RunId,
+    RunRecord, RunStage, StoredRun, Verdict, VerdictRecord,
 };
 
 use crate::trace;
@@ -42,7 +42,9 @@ pub struct Storage {
     pub runs: BTreeMap<RunId, RunRecord>,
     pub machines: BTreeMap<MachineRunId, MachineRecord>,
     pub rows: BTreeMap<MachineRunId, Vec<Row>>,
-    pub verdicts: BTreeMap<(String, i64), VerdictRecord>,
+    /// By job, due time and end of the stretch: a stretch speaks for what has no verdict of its own.
+    pub verdicts: BTreeMap<(String, i64, i64), VerdictRecord>,
+    pub controls: Vec<Control>,
     pub names: BTreeMap<String, RunId>,
     pub by_run: BTreeMap<RunId, Vec<MachineRunId>>,
     jobs: BTreeMap<String, JobRecord>,
@@ -107,6 +109,7 @@ impl Storage {
             next_run: self.runs.keys().next_back().map_or(1, |id| id.0 + 1),
             next_machine_run: self.machines.keys().next_back().map_or(1, |id| id.0 + 1),
             jobs: self.jobs.values().cloned().collect(),
+            controls: self.controls.clone(),
             runs: wanted.iter().filter_map(|id| self.load(*id)).collect(),
         }
     }
@@ -169,17 +172,13 @@ impl Storage {
         last.and_then(|r| r.seq).map_or(-1, |s| s as i64)
     }
 
-    pub fn idle(&self) -> bool {
-        self.pending.is_empty()
-    }
-
     fn refusal(&self, write: &Write) -> Option<StoreOutcome> {
         for fact in &write.facts {
             if let Fact::Start(run) = fact {
                 if let Some(due) = run.due
                     && self
                         .verdicts
-                        .get(&(run.job.clone(), due.0))
+                        .get(&(run.job.clone(), due.0, due.0))
                         .is_some_and(|v| !matches!(v.verdict, Verdict::Missed { .. }))
                 {
                     return Some(StoreOutcome::AlreadyStarted);
@@ -315,7 +314,7 @@ impl World {
                     storage.machines.insert(machine.id, *machine);
                 }
                 Fact::Verdict(verdict) => {
-                    let key = (verdict.job.clone(), verdict.due.0);
+                    let key = (verdict.job.clone(), verdict.due.0, verdict.until.0);
                     let replaces = storage.verdicts.get(&key).is_none_or(|old| {
                         matches!(old.verdict, Verdict::Missed { .. })
                             && matches!(verdict.verdict, Verdict::Started { .. })
@@ -328,6 +327,7 @@ impl World {
                     storage.jobs.insert(job.job.clone(), job);
                 }
                 Fact::LastLook(at) => storage.last_look = Some(at),
+                Fact::Control(control) => storage.controls.push(*control),
             }
         }
     }

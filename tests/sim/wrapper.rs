@@ -62,6 +62,8 @@ pub struct Wrapper {
     pub alive: bool,
     /// Stopped (SIGSTOP) until then: says and hears nothing.
     pub stopped: bool,
+    /// Arrived while it was stopped.
+    unheard: Vec<(u64, DaemonFrame)>,
     /// The daemon said that it knows no such run, after the command was started.
     pub disowned: bool,
     pub conn: Option<u64>,
@@ -127,6 +129,7 @@ impl World {
             timeout_s: launch.timeout_s,
             alive: true,
             stopped: false,
+            unheard: Vec::new(),
             disowned: false,
             conn: None,
             ready: false,
@@ -306,8 +309,7 @@ impl World {
             return;
         }
         if w.stopped {
-            let frame = Box::new(frame);
-            self.after(1_000, Action::DownFrame { conn, frame });
+            w.unheard.push((conn, frame));
             return;
         }
         w.last_ack_ms = self.now_ms;
@@ -349,6 +351,15 @@ impl World {
                 }
             }
             DaemonFrame::Error { code, .. } => self.refused(wrapper, code),
+        }
+    }
+
+    /// A stopped process goes on, with everything that has arrived meanwhile.
+    pub fn wrapper_goes_on(&mut self, wrapper: usize) {
+        self.wrappers[wrapper].stopped = false;
+        for (conn, frame) in std::mem::take(&mut self.wrappers[wrapper].unheard) {
+            let frame = Box::new(frame);
+            self.after(0, Action::DownFrame { conn, frame });
         }
     }
 

@@ -1,7 +1,13 @@
 //! What several tests need: waiting for a condition, scratch directories, a look at processes.
 
+pub mod daemon;
 pub mod fake_daemon;
+pub mod http;
+pub mod peer;
+pub mod proxy;
 pub mod run;
+pub mod tap;
+pub mod together;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,10 +18,15 @@ use saltpeter::clock;
 pub const PATIENCE_MS: u64 = 30_000;
 
 /// Looks until `look` gives something, or panics with `what` when patience ends.
-pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+pub fn until<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
+    until_within(PATIENCE_MS, what, look)
+}
+
+/// The same with more patience, for what waits for a deadline of the product.
+pub fn until_within<T>(patience_ms: u64, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     // nobody ever sends: receiving is the way to let time pass
     let (_keep, never) = crossbeam_channel::bounded::<()>(0);
-    let ends_at = clock::mono().plus_ms(PATIENCE_MS);
+    let ends_at = clock::mono().plus_ms(patience_ms);
     loop {
         if let Some(found) = look() {
             return found;
@@ -23,6 +34,12 @@ pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         assert!(clock::mono() < ends_at, "waited in vain for {what}");
         let _ = never.recv_timeout(Duration::from_millis(5));
     }
+}
+
+/// Lets time pass, for what a test itself does again and again.
+pub fn pause(ms: u64) {
+    let (_keep, never) = crossbeam_channel::bounded::<()>(0);
+    let _ = never.recv_timeout(Duration::from_millis(ms));
 }
 
 /// Looks for `ms` that nothing appears.

@@ -1,0 +1,183 @@
+//! The login page and its sessions: a browser shows a token once and gets a cookie that no script can read.
+//! Must not know: what else there is to see.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use data_encoding::HEXLOWER;
+use parking_lot::Mutex;
+
+use super::auth::{self, Denied, Via};
+use super::http::{Body, Request, Response};
+use super::routes::{Answered, Call};
+use crate::clock::{self, Mono};
+use crate::limits;
+
+/// The cookie's name.
+const COOKIE: &str = "saltpeter_session";
+
+/// Browsers that are logged in. Only in memory: a restart logs everybody out.
+#[derive(Debug, Default)]
+pub struct Sessions {
+    open: Mutex<HashMap<String, Session>>,
+}
+
+#[derive(Debug)]
+struct Session {
+    /// The token's name: its role, and whether it still counts, is looked up with each request.
+    token: String,
+    until: Mono,
+}
+
+impl Sessions {
+    /// The name of the token that the request's cookie stands for.
+    pub fn token_of(&self, request: &Request) -> Option<String> {
+        let id = cookie(request)?;
+        let mut open = self.open.lock();
+        let session = open.get(id)?;
+        if session.until <= clock::mono() {
+            open.remove(id);
+            return None;
+        }
+        Some(session.token.clone())
+    }
+
+    fn open(&self, token: String) -> std::io::Result<String> {
+        let mut bytes = [0; 32];
+        rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+        let id = HEXLOWER.encode(&bytes);
+        let now = clock::mono();
+        let mut open = self.open.lock();
+        if open.len() >= limits::SESSIONS {
+            open.retain(|_, session| session.until > now);
+        }
+        if open.len() >= limits::SESSIONS {
+            let oldest = open.iter().min_by_key(|(_, session)| session.until);
+            let oldest = oldest.map(|(id, _)| id.clone());
+            oldest.and_then(|id| open.remove(&id));
+        }
+        let until = now.plus_ms(limits::SESSION_MS);
+        open.insert(id.clone(), Session { token, until });
+        Ok(id)
+    }
+
+    fn close(&self, request: &Request) {
+        if let Some(id) = cookie(request) {
+            self.open.lock().remove(id);
+        }
+    }
+}
+
+/// `GET /login`.
+pub fn page(_call: &Call) -> Answered {
+    Ok(html(200, ""))
+}
+
+/// `POST /login`: a form with the token, from the page above.
+pub fn log_in(call: &Call) -> Answered {
+    let Via::Tcp { peer } = call.via else {
+        return Err(denied(400, "this is for browsers: the socket needs no login"));
+    };
+    // without the header the request may come from anywhere: every browser sends it with a form
+    if call.request.header("origin").is_none() {
+        return Err(denied(403, "the request has no Origin"));
+    }
+    let form = super::query::Query::parse(&String::from_utf8_lossy(&call.request.body));
+    let token = form.get("token").unwrap_or_default();
+    let found = auth::by_token(token, peer, &call.board.config.settings);
+    let Some(name) = found.and_then(|caller| caller.token) else {
+        return Ok(failed(call, peer.ip()));
+    };
+    if !call.shared.guard.is_welcome(peer.ip(), &name) {
+        return Ok(html(
+            429,
+            "Too many wrong tokens from your address: try again in a minute.",
+        ));
+    }
+    let id = call
+        .shared
+        .sessions
+        .open(name.clone())
+        .map_err(|error| denied(503, &format!("no session can be made: {error}")))?;
+    log::info!("token '{name}' logged in from {}", peer.ip());
+    let cookie = format!(
+        "{COOKIE}={id}; Path=/; HttpOnly; SameSite=Strict; Max-Age={}{}",
+        limits::SESSION_MS / 1_000,
+        secure(call.request)
+    );
+    Ok(see_other("/").with("Set-Cookie", cookie))
+}
+
+/// `POST /logout`.
+pub fn log_out(call: &Call) -> Answered {
+    call.shared.sessions.close(call.request);
+    let cookie = format!("{COOKIE}=; Path=/; HttpOnly; SameSite=Strict; Max-Age=0");
+    Ok(see_other("/login").with("Set-Cookie", cookie))
+}
+
+fn failed(call: &Call, address: IpAddr) -> Response {
+    match call.shared.guard.may_fail(address) {
+        true => html(401, "That is not one of the tokens."),
+        false => html(
+            429,
+            "Too many wrong tokens from your address: try again in a minute.",
+        ),
+    }
+}
+
+/// Behind a proxy that speaks TLS the cookie must not travel without it. Anybody can send the header, and harms only
+/// himself.
+fn secure(request: &Request) -> &'static str {
+    match request.header("x-forwarded-proto") {
+        Some("https") => "; Secure",
+        _ => "",
+    }
+}
+
+fn cookie(request: &Request) -> Option<&str> {
+    let all = request.headers.iter().filter(|(name, _)| name == "cookie");
+    let mut pairs = all.flat_map(|(_, value)| value.split(';'));
+    pairs.find_map(|pair| pair.trim().strip_prefix(COOKIE)?.strip_prefix('='))
+}
+
+fn see_other(path: &str) -> Response {
+    Response {
+        status: 303,
+        content_type: "",
+        headers: vec![("Location", path.to_string())],
+        body: Body::Bytes(Vec::new()),
+    }
+}
+
+fn html(status: u16, message: &str) -> Response {
+    let body = format!(
+        "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\n\
+         <title>Saltpeter: log in</title>\n\
+         <style>body{{font:16px system-ui;margin:15vh auto;max-width:22rem;padding:0 1rem}}\
+         input,button{{font:inherit;padding:.5rem;width:100%;box-sizing:border-box;margin:.5rem 0}}</style>\n\
+         <h1>Saltpeter</h1>\n<p role=\"alert\">{message}</p>\n\
+         <form method=\"post\" action=\"/login\"><label>Token\n\
+         <input type=\"password\" name=\"token\" autocomplete=\"current-password\" required autofocus></label>\n\
+         <button>Log in</button></form></html>\n"
+    );
+    Response {
+        status,
+        content_type: "text/html; charset=utf-8",
+        headers: vec![
+            (
+                "Content-Security-Policy",
+                "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+                    .into(),
+            ),
+            ("Referrer-Policy", "same-origin".into()),
+        ],
+        body: Body::Bytes(body.into_bytes()),
+    }
+}
+
+fn denied(status: u16, message: &str) -> Denied {
+    Denied {
+        status,
+        message: message.into(),
+    }
+}

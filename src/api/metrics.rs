@@ -1,0 +1,341 @@
+//! `/metrics` in Prometheus text, `/healthz` and `/readyz`. Figures of jobs are counted since the daemon's start.
+//! Must not know: where the figures come from.
+
+use std::fmt::Write;
+
+use super::http::{Body, Response};
+use super::routes::{Answered, Call};
+use crate::clock::Wall;
+use crate::config::Severity;
+use crate::engine::board::{Board, JobBoard};
+use crate::metrics::{self, BOUNDS_US, Times};
+
+/// `GET /metrics`.
+pub fn metrics(call: &Call) -> Answered {
+    let text = text(&call.board, call.shared.asks.is_busy());
+    Ok(Response {
+        status: 200,
+        content_type: "text/plain; version=0.0.4; charset=utf-8",
+        headers: Vec::new(),
+        body: Body::Bytes(text.into_bytes()),
+    })
+}
+
+/// `GET /healthz`: the process answers.
+pub fn healthz(_call: &Call) -> Answered {
+    Ok(Response::json(200, &serde_json::json!({"status": "ok"})))
+}
+
+/// `GET /readyz`: it can start jobs. Says what is wrong, not why: anybody may ask.
+pub fn readyz(call: &Call) -> Answered {
+    let board = &call.board;
+    let storage = !board.is_storage_down;
+    let executor = !board.is_executor_down;
+    let errors = errors(board);
+    // bad files leave what was last good in force; with nothing in force there is nothing to be ready for
+    let config = errors == 0 || !board.config.jobs.is_empty();
+    let is_ready = storage && executor && config;
+    let word = |is_well: bool| if is_well { "ok" } else { "trouble" };
+    let view = serde_json::json!({
+        "status": if is_ready { "ready" } else { "not ready" },
+        "storage": word(storage), "executor": word(executor), "config": word(config),
+    });
+    Ok(Response::json(if is_ready { 200 } else { 503 }, &view))
+}
+
+/// The whole text.
+fn text(board: &Board, is_busy: bool) -> String {
+    let mut page = Page::default();
+    by_job(&mut page, board);
+    by_daemon(&mut page, board, is_busy);
+    page.0
+}
+
+#[derive(Default)]
+struct Page(String);
+
+impl Page {
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        // writing to a string cannot fail
+        let _ = writeln!(
+            self.0,
+            "# HELP saltpeter_{name} {help}\n# TYPE saltpeter_{name} {kind}"
+        );
+    }
+
+    fn value(&mut self, name: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) {
+        let labels: Vec<String> = labels
+            .iter()
+            .map(|(label, value)| format!("{label}=\"{}\"", escaped(value)))
+            .collect();
+        let labels = match labels.is_empty() {
+            true => String::new(),
+            false => format!("{{{}}}", labels.join(",")),
+        };
+        let _ = writeln!(self.0, "saltpeter_{name}{labels} {value}");
+    }
+
+    fn single(&mut self, name: &str, kind: &str, help: &str, value: impl std::fmt::Display) {
+        self.family(name, kind, help);
+        self.value(name, &[], value);
+    }
+
+    fn times(&mut self, name: &str, help: &str, times: &Times) {
+        self.family(name, "histogram", help);
+        let (up_to, count, sum_us) = times.read();
+        for (bound, count) in BOUNDS_US.iter().zip(up_to) {
+            let bound = (*bound as f64 / 1e6).to_string();
+            self.value(&format!("{name}_bucket"), &[("le", &bound)], count);
+        }
+        self.value(&format!("{name}_bucket"), &[("le", "+Inf")], count);
+        self.value(&format!("{name}_sum"), &[], sum_us as f64 / 1e6);
+        self.value(&format!("{name}_count"), &[], count);
+    }
+
+    fn per_job<V: std::fmt::Display>(
+        &mut self,
+        board: &Board,
+        name: &str,
+        kind: &str,
+        help: &str,
+        value: impl Fn(&JobBoard) -> Option<V>,
+    ) {
+        self.family(name, kind, help);
+        for (job, state) in &board.jobs {
+            if let Some(value) = value(state) {
+                self.value(name, &[("job", job)], value);
+            }
+        }
+    }
+}
+
+fn by_job(page: &mut Page, board: &Board) {
+    page.family("runs_total", "counter", "Runs that ended, by job and outcome.");
+    for (job, state) in &board.jobs {
+        let counts = &state.counts;
+        let outcomes = [
+            ("success", counts.succeeded),
+            ("failed", counts.failed),
+            ("skipped", counts.skipped),
+        ];
+        for (outcome, count) in outcomes {
+            page.value("runs_total", &[("job", job), ("outcome", outcome)], count);
+        }
+    }
+    page.family(
+        "machine_runs_total",
+        "counter",
+        "Machine runs that ended, by job and outcome.",
+    );
+    for (job, state) in &board.jobs {
+        for (outcome, count) in &state.counts.machines {
+            page.value("machine_runs_total", &[("job", job), ("outcome", outcome)], count);
+        }
+    }
+    page.family(
+        "not_started_total",
+        "counter",
+        "Due times that started nothing, by job and reason.",
+    );
+    for (job, state) in &board.jobs {
+        let counts = &state.counts;
+        let reasons = [
+            ("missed", counts.missed),
+            ("overlap", counts.overlap),
+            ("maintenance", counts.maintenance),
+            ("paused", counts.paused),
+        ];
+        for (reason, count) in reasons {
+            page.value("not_started_total", &[("job", job), ("reason", reason)], count);
+        }
+    }
+    let seconds = |ms: u64| ms as f64 / 1e3;
+    page.per_job(
+        board,
+        "start_delay_seconds_sum",
+        "counter",
+        "Seconds that starts were late, in all.",
+        |state| Some(seconds(state.counts.late_ms_sum)),
+    );
+    page.per_job(
+        board,
+        "start_delay_seconds_count",
+        "counter",
+        "Starts for a due time.",
+        |state| Some(state.counts.starts),
+    );
+    page.per_job(
+        board,
+        "start_delay_last_seconds",
+        "gauge",
+        "Seconds that the last start was late.",
+        |state| (state.counts.starts > 0).then(|| seconds(state.counts.late_ms_last)),
+    );
+    page.per_job(
+        board,
+        "last_success_timestamp_seconds",
+        "gauge",
+        "When the last success ended.",
+        |state| state.record.last_success.map(unix),
+    );
+    page.per_job(
+        board,
+        "last_duration_seconds",
+        "gauge",
+        "How long the last run took.",
+        |state| {
+            let run = &state.last.as_ref()?.run;
+            Some((run.ended?.0 - run.started.0) as f64 / 1e6)
+        },
+    );
+    page.per_job(
+        board,
+        "last_result_ok",
+        "gauge",
+        "1: the last run succeeded, or is running.",
+        |state| state.record.result_ok.map(u8::from),
+    );
+    page.per_job(
+        board,
+        "paused",
+        "gauge",
+        "1: its due times start nothing.",
+        |state| Some(u8::from(state.paused.is_some())),
+    );
+}
+
+fn by_daemon(page: &mut Page, board: &Board, is_busy: bool) {
+    let open = board.running.values().flat_map(|run| &run.machines);
+    let open = open.filter(|machine| machine.record.ended.is_none()).count();
+    let lost = |state: &JobBoard| state.counts.machines.get("lost").copied().unwrap_or(0);
+    let lost: u64 = board.jobs.values().map(|state| lost(state)).sum();
+    page.single(
+        "runs_running",
+        "gauge",
+        "Runs that have not ended.",
+        board.running.len(),
+    );
+    page.single(
+        "machine_runs_running",
+        "gauge",
+        "Machine runs that have not ended.",
+        open,
+    );
+    page.single(
+        "heartbeat_losses_total",
+        "counter",
+        "Machine runs given up for want of a heartbeat.",
+        lost,
+    );
+    page.single("jobs", "gauge", "Jobs in force.", board.config.jobs.len());
+    page.single(
+        "config_errors",
+        "gauge",
+        "What keeps something from being in force.",
+        errors(board),
+    );
+    page.single(
+        "maintenance",
+        "gauge",
+        "1: no run starts.",
+        u8::from(board.maintenance.global),
+    );
+    page.single(
+        "maintenance_machines",
+        "gauge",
+        "Machines left out of every run.",
+        board.maintenance.machines.len(),
+    );
+    page.single(
+        "executor_up",
+        "gauge",
+        "1: machines can be reached.",
+        u8::from(!board.is_executor_down),
+    );
+    page.single(
+        "storage_up",
+        "gauge",
+        "1: storage can write.",
+        u8::from(!board.is_storage_down),
+    );
+    page.single(
+        "engine_busy",
+        "gauge",
+        "1: the engine takes no more questions.",
+        u8::from(is_busy),
+    );
+    page.family("connections", "gauge", "Connections, by kind.");
+    page.value(
+        "connections",
+        &[("kind", "machines")],
+        metrics::MACHINE_CONNECTIONS.get(),
+    );
+    page.value("connections", &[("kind", "api")], metrics::API_CONNECTIONS.get());
+    page.family("queue_depth", "gauge", "What waits, by queue.");
+    page.value(
+        "queue_depth",
+        &[("queue", "control")],
+        metrics::CONTROL_QUEUE.get(),
+    );
+    page.value("queue_depth", &[("queue", "output")], metrics::BULK_QUEUE.get());
+    page.value(
+        "queue_depth",
+        &[("queue", "storage")],
+        metrics::STORAGE_QUEUE.get(),
+    );
+    page.times(
+        "engine_turn_seconds",
+        "Turns of the engine.",
+        &metrics::ENGINE_TURNS,
+    );
+    page.times(
+        "storage_commit_seconds",
+        "Commits of the storage.",
+        &metrics::COMMITS,
+    );
+    page.family("build_info", "gauge", "What runs here.");
+    page.value("build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
+}
+
+fn errors(board: &Board) -> usize {
+    let problems = board.config.problems.iter();
+    problems
+        .filter(|problem| problem.severity == Severity::Error)
+        .count()
+}
+
+fn unix(at: Wall) -> f64 {
+    at.0 as f64 / 1e6
+}
+
+fn escaped(value: &str) -> String {
+    value
+        .replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn a_jobs_name_cannot_forge_a_line() {
+        let mut board = Board::default();
+        let name: Arc<str> = "evil\"} 1\nsaltpeter_jobs 99".into();
+        board.jobs.insert(name, Arc::default());
+        let text = text(&board, false);
+        assert!(text.contains("saltpeter_jobs 0\n"));
+        assert!(
+            !text
+                .lines()
+                .any(|line| line == "saltpeter_jobs 99\",outcome=\"success\"} 0")
+        );
+        assert!(text.contains(r#"job="evil\"} 1\nsaltpeter_jobs 99""#));
+        for line in text.lines() {
+            assert!(line.starts_with('#') || line.starts_with("saltpeter_"), "{line}");
+        }
+    }
+}

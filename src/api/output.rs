@@ -1,0 +1,263 @@
+//! One machine's output as plain bytes: whole, in part (`Range`), or followed while it comes (`?follow=1`).
+//! Must not know: JSON, how output is stored.
+
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::Shared;
+use super::auth::Denied;
+use super::http::{Body, Outlet, Response};
+use super::routes::{Answered, Call};
+use super::v1::internal;
+use super::views;
+use crate::engine::board::{Board, MachineBoard};
+use crate::engine::record::{MachineRunId, RunRecord};
+use crate::limits;
+
+/// Output is read in pieces of this size.
+const PIECE_BYTES: u64 = 256 << 10;
+
+/// Where an output is.
+#[derive(Clone)]
+struct Place {
+    id: MachineRunId,
+    day: i64,
+    limit_bytes: u64,
+}
+
+/// `GET /api/v1/runs/{instance}/machines/{machine}/output`.
+pub fn output(call: &Call) -> Answered {
+    let (instance, machine) = (&call.parts[0], &call.parts[1]);
+    let follow = call.query.flag("follow")?;
+    let place = find(call, instance, machine)?;
+    let length = call
+        .shared
+        .library
+        .lock()
+        .output_len(place.id, place.day, place.limit_bytes)
+        .map_err(internal)?;
+    let range = call
+        .request
+        .header("range")
+        .and_then(|header| parse_range(header, length));
+    if follow {
+        let from = match range {
+            Some(Ok(range)) => range.start,
+            // what is to come may be waited for
+            Some(Err(beyond)) => beyond,
+            None => 0,
+        };
+        let (shared, instance, machine) = (call.shared.clone(), instance.clone(), machine.clone());
+        return Ok(plain(
+            200,
+            Body::Follow(Box::new(move |into| {
+                Follow {
+                    shared: &shared,
+                    place,
+                    sent: from,
+                }
+                .run(&instance, &machine, into)
+            })),
+        ));
+    }
+    match range {
+        None => Ok(plain(200, piecewise(call.shared, place, 0..length))),
+        Some(Ok(range)) => {
+            let header = format!("bytes {}-{}/{length}", range.start, range.end - 1);
+            let response = plain(206, piecewise(call.shared, place, range));
+            Ok(response.with("Content-Range", header))
+        }
+        Some(Err(_)) => {
+            let message = format!("the output has {length} bytes");
+            let response = super::routes::error(416, &message);
+            Ok(response.with("Content-Range", format!("bytes */{length}")))
+        }
+    }
+}
+
+fn plain(status: u16, body: Body) -> Response {
+    Response {
+        status,
+        content_type: "text/plain; charset=utf-8",
+        headers: vec![
+            ("Accept-Ranges", "bytes".into()),
+            // a command's output must never become a page of ours
+            ("Content-Security-Policy", "default-src 'none'; sandbox".into()),
+        ],
+        body,
+    }
+}
+
+fn piecewise(shared: &Arc<Shared>, place: Place, range: Range<u64>) -> Body {
+    let shared = shared.clone();
+    let length = range.end - range.start;
+    Body::Sized(
+        length,
+        Box::new(move |into| {
+            let mut piece = Vec::new();
+            let mut at = range.start;
+            while at < range.end {
+                piece.clear();
+                let to = range.end.min(at + PIECE_BYTES);
+                let library = shared.library.lock();
+                let read = library.read_output(place.id, place.day, place.limit_bytes, at..to, &mut piece);
+                // a slow peer must not hold the others up
+                drop(library);
+                read?;
+                into.write_all(&piece)?;
+                at = to;
+            }
+            Ok(())
+        }),
+    )
+}
+
+/// `bytes=A-B`, `bytes=A-`, `bytes=-N`. None: no range of bytes, or several, which is answered with everything.
+/// `Err`: it begins behind the end, there.
+fn parse_range(header: &str, length: u64) -> Option<Result<Range<u64>, u64>> {
+    let (unit, ranges) = header.split_once('=')?;
+    if !unit.trim().eq_ignore_ascii_case("bytes") || ranges.contains(',') {
+        return None;
+    }
+    let number = |text: &str| {
+        let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        is_number.then(|| text.parse::<u64>().unwrap_or(u64::MAX))
+    };
+    let (first, last) = ranges.trim().split_once('-')?;
+    let range = match (number(first), number(last)) {
+        (Some(first), Some(last)) if last >= first => first..last.saturating_add(1).min(length),
+        (Some(first), None) if last.is_empty() => first..length,
+        (None, Some(count)) if first.is_empty() => length - count.min(length)..length,
+        _ => return None,
+    };
+    Some(match range.start < length && range.start < range.end {
+        true => Ok(range),
+        false => Err(range.start),
+    })
+}
+
+/// Sends an output as it comes about: what the command put out, in order; where a part is no longer kept when its
+/// turn comes, one line says so.
+struct Follow<'a> {
+    shared: &'a Shared,
+    place: Place,
+    /// Bytes of the whole stream that are sent, or left out.
+    sent: u64,
+}
+
+impl Follow<'_> {
+    fn run(mut self, instance: &str, machine: &str, into: &mut dyn Outlet) -> io::Result<()> {
+        let mut seen = 0;
+        loop {
+            let (bytes, is_ended) = match on_board(&self.shared.feed.board(), instance, machine) {
+                Some(found) => (found.output_bytes, found.record.ended.is_some()),
+                None => (u64::MAX, true),
+            };
+            let stored = match self.sent < bytes {
+                true => self.send_stored(into)?,
+                false => self.sent,
+            };
+            into.flush()?;
+            // what is shown may still be on its way to the disk
+            let is_behind = bytes != u64::MAX && stored < bytes;
+            if (is_ended && !is_behind) || into.is_gone() {
+                return Ok(());
+            }
+            let patience_ms = match is_behind {
+                true => limits::FOLLOW_COMMIT_MS,
+                false => limits::FOLLOW_LOOK_MS,
+            };
+            seen = self.shared.feed.wait_beyond(seen, patience_ms);
+        }
+    }
+
+    /// Sends what is stored and not sent yet; how much is stored.
+    fn send_stored(&mut self, into: &mut dyn Outlet) -> io::Result<u64> {
+        let Place { id, day, limit_bytes } = self.place;
+        let whole = self
+            .shared
+            .library
+            .lock()
+            .output_len(id, day, 0)
+            .map_err(io::Error::other)?;
+        let mut piece = Vec::new();
+        while self.sent < whole {
+            piece.clear();
+            let to = whole.min(self.sent + PIECE_BYTES);
+            let library = self.shared.library.lock();
+            let read = library.read_output(id, day, 0, self.sent..to, &mut piece);
+            let shape = match &read {
+                Err(_) if piece.is_empty() => Some(library.output_shape(id, day, limit_bytes)),
+                _ => None,
+            };
+            drop(library);
+            into.write_all(&piece)?;
+            self.sent += piece.len() as u64;
+            let Some(shape) = shape else { continue };
+            // trimmed before it was sent: on with what is kept
+            let shape = shape.map_err(io::Error::other)?;
+            let kept_from = shape.total_bytes - shape.tail_bytes;
+            if kept_from <= self.sent {
+                return read.map(|_| whole);
+            }
+            let left_out = kept_from - self.sent;
+            write!(into, "\n[{left_out} bytes left out]\n")?;
+            self.sent = kept_from;
+        }
+        Ok(whole)
+    }
+}
+
+/// A machine run as the board shows it: its run is not ended, or the latest of its job.
+fn on_board(board: &Board, instance: &str, machine: &str) -> Option<Arc<MachineBoard>> {
+    let run = views::run_on_board(board, instance)?;
+    run.machines
+        .iter()
+        .find(|entry| entry.record.machine == machine)
+        .cloned()
+}
+
+/// A machine run's number, day and limit: from the board, or from history.
+fn find(call: &Call, instance: &str, machine: &str) -> Result<Place, Denied> {
+    let place = |run: &RunRecord, id| Place {
+        id,
+        day: views::day_of(run.started),
+        limit_bytes: run.spec.output_limit_bytes,
+    };
+    let run = super::v1::find_run(call, instance)?;
+    let found = run.machines.iter().find(|entry| entry.record.machine == machine);
+    found
+        .map(|entry| place(&run.run, entry.record.id))
+        .ok_or_else(|| Denied {
+            status: 404,
+            message: "that machine is not in this run".into(),
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_read_as_http_has_them() {
+        for (header, wanted) in [
+            ("bytes=0-3", Some(Ok(0..4))),
+            ("bytes=2-", Some(Ok(2..10))),
+            ("bytes=-3", Some(Ok(7..10))),
+            ("bytes=-99", Some(Ok(0..10))),
+            ("bytes=8-99", Some(Ok(8..10))),
+            ("bytes=10-", Some(Err(10))),
+            ("bytes=-0", Some(Err(10))),
+            ("bytes=99999999999999999999-", Some(Err(u64::MAX))),
+            ("bytes=3-2", None),
+            ("bytes=0-1,4-5", None),
+            ("lines=1-2", None),
+            ("bytes=+1-2", None),
+            ("bytes", None),
+        ] {
+            assert_eq!(parse_range(header, 10), wanted, "{header}");
+        }
+        assert_eq!(parse_range("bytes=0-", 0), Some(Err(0)));
+    }
+}

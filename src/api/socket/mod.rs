@@ -1,0 +1,439 @@
+//! The UI's WebSocket (wire-protocol.md section 2): one thread for each connection. It writes a frame only when the
+//! one before has left, so a client that is slow, or gone, costs one frame of memory and nobody's time.
+//! Must not know: how the engine decides, SQL.
+//!
+//! Reading order: `message.rs` what the UI says; `frames.rs` what it is told; `text.rs` outputs in pieces;
+//! `follow.rs` one followed job, `view.rs` all that one connection sees (both pure); `hub.rs` what connections share;
+//! here: the socket.
+
+mod follow;
+mod frames;
+mod hub;
+mod message;
+mod text;
+mod view;
+
+#[cfg(test)]
+mod view_tests;
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use serde_json::Value;
+use tungstenite::protocol::{Role as Side, WebSocket};
+use tungstenite::{Error, Message, Utf8Bytes};
+
+use super::auth::{self, Caller, Denied, Via};
+use super::http::{Request, Transport};
+use super::query::{bad, moment};
+use super::{Shared, routes};
+use crate::clock::{self, Mono, Wall};
+use crate::config::{Role, Settings};
+use crate::engine::effect::Answer;
+use crate::engine::event::Ask;
+use crate::limits;
+use crate::machines::percent_decode;
+use crate::net::upgrade;
+
+pub use hub::Hub;
+
+use message::Wish;
+use view::{Frame, View};
+
+/// Where it is.
+pub const PATH: &str = "/ws";
+/// UI threads stand back behind the daemon's others.
+const NICE: i32 = 10;
+/// Messages read from a client in a row.
+const PORTION: usize = 32;
+
+/// The request asks for the UI's WebSocket.
+pub fn is_wanted(request: &Request) -> bool {
+    request.path == PATH && request.header("upgrade").is_some()
+}
+
+/// `/ws?token=` counts as a bearer's token: a browser cannot send a header of its own.
+pub fn with_token(mut request: Request) -> Request {
+    let token = request
+        .query
+        .split('&')
+        .find_map(|field| field.strip_prefix("token="));
+    if let (Some(token), None) = (token, request.header("authorization")) {
+        let bearer = format!("Bearer {}", percent_decode(token));
+        request.headers.push(("authorization".into(), bearer));
+    }
+    request
+}
+
+/// Lets the request in, with the text that accepts it.
+pub fn accept(
+    shared: &Shared,
+    request: &Request,
+    via: Via,
+    own_uid: u32,
+) -> Result<(Caller, String), Denied> {
+    let settings = shared.feed.board().config.settings.clone();
+    let caller = routes::admit(shared, request, via, own_uid, &settings)?;
+    auth::require(&caller, Role::Read)?;
+    if request.method != "GET" || !request.knows_chunks {
+        return Err(bad("a WebSocket begins with a GET of HTTP/1.1".into()));
+    }
+    let answer = upgrade::accept(|name| request.header(name)).map_err(|refusal| Denied {
+        status: refusal.status,
+        message: refusal.reason.into(),
+    })?;
+    Ok((caller, answer))
+}
+
+/// One connection after its upgrade. `already_read` came behind the request.
+pub struct Connection<T: Transport> {
+    socket: WebSocket<T>,
+    shared: Arc<Shared>,
+    /// With the token: who asks is looked at again when settings change.
+    request: Request,
+    via: Via,
+    own_uid: u32,
+    settings: Arc<Settings>,
+    caller: Caller,
+    identify_at: Mono,
+    view: View,
+    /// Answers, made when the socket can take them.
+    replies: VecDeque<Reply>,
+    rings: u64,
+    /// The last frame has not left entirely since then.
+    blocked_since: Option<Mono>,
+}
+
+/// An answer to one message.
+enum Reply {
+    Refusal(String, Value),
+    Timeline {
+        from: Value,
+        until: Value,
+        id: Value,
+        request: Value,
+    },
+}
+
+/// Why it is over.
+struct Over(String);
+
+impl<T: Transport + AsFd> Connection<T> {
+    /// Takes over the socket.
+    pub fn new(
+        transport: T,
+        already_read: Vec<u8>,
+        shared: &Arc<Shared>,
+        request: Request,
+        via: Via,
+        own_uid: u32,
+        caller: Caller,
+    ) -> io::Result<Connection<T>> {
+        transport.set_nonblocking()?;
+        // one frame at a time is in the write buffer, however large a configuration is
+        let config = upgrade::socket_config(limits::UI_MESSAGE_BYTES).max_write_buffer_size(usize::MAX);
+        let socket = match already_read.is_empty() {
+            true => WebSocket::from_raw_socket(transport, Side::Server, Some(config)),
+            false => WebSocket::from_partially_read(transport, already_read, Side::Server, Some(config)),
+        };
+        let rings = shared.hub.rings();
+        let board = shared.hub.board();
+        Ok(Connection {
+            socket,
+            shared: shared.clone(),
+            request,
+            via,
+            own_uid,
+            settings: board.config.settings.clone(),
+            caller,
+            identify_at: clock::mono().plus_ms(limits::UI_IDENTIFY_MS),
+            view: View::new(board, clock::mono()),
+            replies: VecDeque::new(),
+            rings,
+            blocked_since: None,
+        })
+    }
+
+    /// Serves until the end.
+    pub fn run(mut self) {
+        // on Linux this is about the calling thread alone
+        let _ = rustix::process::setpriority_process(None, NICE);
+        let Over(why) = loop {
+            if let Err(over) = self.turn() {
+                break over;
+            }
+        };
+        log::debug!("UI of {} is gone: {why}", self.caller.who);
+        let _ = self.socket.close(None);
+        let _ = self.socket.flush();
+        self.socket.get_ref().finish();
+    }
+
+    fn turn(&mut self) -> Result<(), Over> {
+        if self.shared.hub.is_stopped() {
+            return Err(Over("the daemon ends".into()));
+        }
+        let has_more = self.read()?;
+        self.write()?;
+        if !has_more {
+            self.wait()?;
+        }
+        Ok(())
+    }
+
+    /// Reads a portion of what there is. True: there may be more.
+    fn read(&mut self) -> Result<bool, Over> {
+        for _ in 0..PORTION {
+            if self.replies.len() >= limits::UI_REPLIES {
+                return Ok(false);
+            }
+            match self.socket.read() {
+                Ok(Message::Text(text)) => self.hear(&text),
+                Ok(_) => {}
+                Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(Error::Io(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(Error::Utf8(_)) => {}
+                Err(error) => return Err(Over(error.to_string())),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Writes frames until the socket is full or there is nothing to say.
+    fn write(&mut self) -> Result<(), Over> {
+        // also what tungstenite has to say by itself: pongs
+        self.flush()?;
+        for _ in 0..PORTION {
+            if self.blocked_since.is_some() {
+                return Ok(());
+            }
+            let Some(frame) = self.next_frame()? else {
+                return Ok(());
+            };
+            match self.socket.write(Message::Text(frame)) {
+                Ok(()) => {}
+                Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(Over(error.to_string())),
+            }
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), Over> {
+        match self.socket.flush() {
+            Ok(()) => self.blocked_since = None,
+            Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                let since = *self.blocked_since.get_or_insert(clock::mono());
+                if clock::mono().since_ms(since) > limits::UI_STUCK_MS {
+                    return Err(Over("it does not read what it is sent".into()));
+                }
+            }
+            Err(error) => return Err(Over(error.to_string())),
+        }
+        Ok(())
+    }
+
+    fn next_frame(&mut self) -> Result<Option<Utf8Bytes>, Over> {
+        let now = clock::mono();
+        if self.view.is_at_rest() {
+            if let Some(reply) = self.replies.pop_front() {
+                return Ok(Some(self.reply(reply)));
+            }
+            self.look(now)?;
+        }
+        let hub = &self.shared.hub;
+        let Some(frame) = self.view.next(now, &**hub) else {
+            return Ok(None);
+        };
+        let board = self.view.board();
+        Ok(Some(match frame {
+            Frame::Config => hub.config(board, self.caller.role),
+            Frame::Status(overlays) => hub.status(board, &overlays),
+            Frame::EmptyTimeline => frames::empty_timeline().into(),
+            Frame::Details { job } => hub.details(board, &job),
+            Frame::Chunk { job, portion } => {
+                let text = frames::chunk(
+                    &job,
+                    &portion.machine,
+                    portion.at,
+                    portion.piece.as_deref(),
+                    portion.total_utf16,
+                    portion.is_complete,
+                );
+                hub.spend(text.len() as u64);
+                text.into()
+            }
+        }))
+    }
+
+    /// Begins a round if one is due.
+    fn look(&mut self, now: Mono) -> Result<(), Over> {
+        let hub = self.shared.hub.clone();
+        let rings = hub.rings();
+        if rings == self.rings && self.view.next_round(now) > now {
+            return Ok(());
+        }
+        // going on with a round takes no new board: those come ten times a second at most
+        let board = (rings != self.rings).then(|| hub.board());
+        self.rings = rings;
+        let settings = board
+            .as_ref()
+            .unwrap_or(self.view.board())
+            .config
+            .settings
+            .clone();
+        self.identify(&settings)?;
+        self.view.look(board, now, &*hub);
+        Ok(())
+    }
+
+    /// Tokens may have changed since, a login may have ended.
+    fn identify(&mut self, settings: &Arc<Settings>) -> Result<(), Over> {
+        let now = clock::mono();
+        if Arc::ptr_eq(settings, &self.settings) && now < self.identify_at {
+            return Ok(());
+        }
+        self.settings = settings.clone();
+        self.identify_at = now.plus_ms(limits::UI_IDENTIFY_MS);
+        let known = routes::admit(&self.shared, &self.request, self.via, self.own_uid, settings)
+            .and_then(|caller| auth::require(&caller, Role::Read).map(|()| caller));
+        match known {
+            Ok(caller) if caller.role == self.caller.role => Ok(()),
+            // what it was shown is not what it may see now
+            Ok(_) | Err(_) => Err(Over("it may not see this any more".into())),
+        }
+    }
+
+    fn hear(&mut self, text: &str) {
+        let now = clock::mono();
+        for (wish, request) in message::read(text) {
+            match wish {
+                Wish::Ack {
+                    job,
+                    machine,
+                    position,
+                } => self.view.ack(&job, &machine, position, now),
+                Wish::Unsubscribe(jobs) => self.view.unsubscribe(&jobs),
+                Wish::Subscribe(jobs) => {
+                    for job in self.view.subscribe(&jobs) {
+                        let reason = format!("'{job}' is not followed: too many jobs are");
+                        self.replies.push_back(Reply::Refusal(reason, request.clone()));
+                    }
+                    for job in &jobs {
+                        if !self.view.board().jobs.contains_key(job.as_str()) {
+                            let reason = format!("there is no job '{job}' yet");
+                            self.replies.push_back(Reply::Refusal(reason, request.clone()));
+                        }
+                    }
+                    self.replies.truncate(limits::UI_REPLIES);
+                }
+                Wish::Timeline { from, until, id } => self.replies.push_back(Reply::Timeline {
+                    from,
+                    until,
+                    id,
+                    request,
+                }),
+                Wish::Run { job } => self.act(Ask::Run { job }, request),
+                Wish::Kill {
+                    job,
+                    machine,
+                    instance,
+                } => {
+                    let ask = Ask::Kill {
+                        job,
+                        machine,
+                        instance,
+                    };
+                    self.act(ask, request);
+                }
+            }
+        }
+    }
+
+    /// Asks the engine, and tells only refusals: what is done shows in `status`.
+    fn act(&mut self, ask: Ask, request: Value) {
+        let refusal = match auth::require(&self.caller, Role::Operate) {
+            Err(denied) => denied.message,
+            Ok(()) => match self.shared.asks.ask(ask, self.caller.who.clone()) {
+                Answer::Started { .. } | Answer::KillSent { .. } | Answer::Done(_) => return,
+                Answer::UnknownJob => "there is no such job".into(),
+                Answer::Conflict(reason) | Answer::Invalid(reason) | Answer::Unavailable(reason) => reason,
+            },
+        };
+        self.replies.push_back(Reply::Refusal(refusal, request));
+    }
+
+    fn reply(&self, reply: Reply) -> Utf8Bytes {
+        let (from, until, id, request) = match reply {
+            Reply::Refusal(reason, request) => return frames::error(&reason, &request).into(),
+            Reply::Timeline {
+                from,
+                until,
+                id,
+                request,
+            } => (from, until, id, request),
+        };
+        let now = clock::wall();
+        let answer = moment_of(&from, now)
+            .and_then(|from| Ok((from, moment_of(&until, now)?)))
+            .and_then(|(from, until)| self.shared.hub.timeline(from, until));
+        match answer {
+            Ok((entries, serial)) => frames::timeline(&entries, &id, serial).into(),
+            Err(reason) => frames::error(&reason, &request).into(),
+        }
+    }
+
+    /// Waits for the client, for news, or for the time of the next round.
+    fn wait(&self) -> Result<(), Over> {
+        let now = clock::mono();
+        let hub = &self.shared.hub;
+        if hub.rings() != self.rings && self.blocked_since.is_none() {
+            return Ok(());
+        }
+        let (interest, timeout_ms) = match self.blocked_since {
+            Some(since) => {
+                let stuck = since.plus_ms(limits::UI_STUCK_MS + 1);
+                (PollFlags::IN | PollFlags::OUT, stuck.since_ms(now))
+            }
+            None => (PollFlags::IN, self.view.next_round(now).since_ms(now)),
+        };
+        let is_full = self.replies.len() >= limits::UI_REPLIES;
+        let interest = if is_full {
+            interest - PollFlags::IN
+        } else {
+            interest
+        };
+        let socket = PollFd::from_borrowed_fd(self.socket.get_ref().as_fd(), interest);
+        let bell = PollFd::new(hub.bell(self.rings), PollFlags::IN);
+        let timeout = Timespec {
+            tv_sec: (timeout_ms / 1_000) as i64,
+            tv_nsec: (timeout_ms % 1_000 * 1_000_000) as i64,
+        };
+        // a blocked one has no use for news
+        let mut slots = [socket, bell];
+        let count = if self.blocked_since.is_some() { 1 } else { 2 };
+        match poll(&mut slots[..count], Some(&timeout)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(error) => Err(Over(error.to_string())),
+        }
+    }
+}
+
+/// A date as the UI gives it: ISO, date math (`now-5m`), or null for none.
+fn moment_of(value: &Value, now: Wall) -> Result<Option<Wall>, String> {
+    match value {
+        Value::Null => Ok(None),
+        Value::String(text) if text.trim().is_empty() => Ok(None),
+        Value::String(text) => match moment(text, now) {
+            Some(at) => Ok(Some(at)),
+            None => Err(format!(
+                "'{text}' is no time: write 2026-11-21T10:00:00Z, now or now-5m"
+            )),
+        },
+        other => Err(format!("'{other}' is no time")),
+    }
+}

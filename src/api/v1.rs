@@ -1,0 +1,332 @@
+//! What `/api/v1` shows: from the board, and from history what the board no longer has.
+//! Must not know: how JSON is written, what changes something.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::auth::Denied;
+use super::http::{Body, Response};
+use super::query::bad;
+use super::routes::{Answered, Call};
+use super::views::{self, concerns};
+use crate::clock;
+use crate::config::{Problem, Role};
+use crate::engine::board::{JobBoard, MachineBoard, RunBoard};
+use crate::engine::record::RunId;
+use crate::limits;
+use crate::storage::{AuditFilter, Brief, Page, RunFilter, RunOutcome};
+
+/// The description of this API.
+pub const OPENAPI: &str = include_str!("openapi.json");
+
+/// Entries of a list unless asked for otherwise.
+const PAGE: u64 = 100;
+/// Next runs shown of one job.
+const NEXT_RUNS: usize = 5;
+/// Events without a start begin so long before their end.
+const EVENTS_MS: i64 = 3_600_000;
+
+/// `GET /api/v1/jobs`.
+pub fn jobs(call: &Call) -> Answered {
+    let group = call.query.get("group");
+    let recent = call
+        .query
+        .number("recent", 0..=20)?
+        .unwrap_or(limits::RECENT_RUNS);
+    let mut shown = Vec::new();
+    for (name, job) in &call.board.jobs {
+        let configured = call.board.config.jobs.get(&**name);
+        if group.is_none_or(|group| configured.is_some_and(|job| job.group == group)) {
+            shown.push(job_view(call, name, job, recent as usize, 1)?);
+        }
+    }
+    // bad from the first, never in force: it is only known as a problem
+    Ok(Response::json(
+        200,
+        &json!({"jobs": shown, "serial": call.board.config.serial}),
+    ))
+}
+
+/// `GET /api/v1/jobs/{job}`.
+pub fn job(call: &Call) -> Answered {
+    let name = call.parts[0].as_str();
+    let Some(job) = call.board.jobs.get(name) else {
+        return Err(missing("there is no such job"));
+    };
+    let recent = call.query.number("recent", 0..=100)?.unwrap_or(20);
+    Ok(Response::json(
+        200,
+        &job_view(call, name, job, recent as usize, NEXT_RUNS)?,
+    ))
+}
+
+/// `GET /api/v1/runs`.
+pub fn runs(call: &Call) -> Answered {
+    let now = clock::wall();
+    let outcome = match call.query.get("outcome") {
+        None => None,
+        Some("running") => Some(RunOutcome::Unfinished),
+        Some("succeeded") => Some(RunOutcome::Succeeded),
+        Some("failed") => Some(RunOutcome::Failed),
+        Some(_) => return Err(bad("'outcome' must be running, succeeded or failed".into())),
+    };
+    let filter = RunFilter {
+        job: call.query.text("job"),
+        group: call.query.text("group"),
+        machine: call.query.text("machine"),
+        outcome,
+        from: call.query.moment("from", now)?,
+        until: call.query.moment("until", now)?,
+    };
+    let limit = call
+        .query
+        .number("limit", 1..=limits::HISTORY_PAGE as u64)?
+        .unwrap_or(PAGE) as usize;
+    let before = call.query.number("before", 0..=i64::MAX as u64)?.map(RunId);
+    let library = call.shared.library.lock();
+    let found = library.runs(&filter, Page { before, limit });
+    drop(library);
+    let found = found.map_err(internal)?;
+    let next = found.last().filter(|_| found.len() == limit).map(|run| run.id.0);
+    let shown: Vec<Value> = found
+        .iter()
+        .map(|run| views::run_summary(run, call.caller.role))
+        .collect();
+    Ok(Response::json(200, &json!({"runs": shown, "next": next})))
+}
+
+/// `GET /api/v1/runs/{instance}`.
+pub fn run(call: &Call) -> Answered {
+    let run = find_run(call, &call.parts[0])?;
+    Ok(Response::json(200, &views::run(&run, call.caller.role)))
+}
+
+/// `GET /api/v1/machines`.
+pub fn machines(call: &Call) -> Answered {
+    let board = &call.board;
+    let mut found: BTreeMap<&str, Machine> = BTreeMap::new();
+    let of_past = board.jobs.values().filter_map(|job| job.last.as_deref());
+    let all = of_past.chain(board.running.values().map(|run| &**run));
+    for run in all {
+        for machine in &run.machines {
+            let entry = found.entry(&machine.record.machine).or_default();
+            if machine.record.ended.is_none() {
+                entry.running.insert(&run.run.instance);
+            } else if entry
+                .last
+                .is_none_or(|(_, last)| last.record.ended < machine.record.ended)
+            {
+                entry.last = Some((run, machine));
+            }
+        }
+    }
+    // on this host every machine is known from the start
+    for name in board.config.settings.local_machines.iter().flatten() {
+        found.entry(name).or_default();
+    }
+    for name in &board.maintenance.machines {
+        found.entry(name).or_default();
+    }
+    let shown: Vec<Value> = found
+        .iter()
+        .map(|(name, machine)| {
+            let last = machine.last.map(|(run, machine)| {
+                json!({
+                    "job": run.run.job, "instance": run.run.instance, "retcode": machine.record.retcode,
+                    "ended": views::iso(machine.record.ended),
+                })
+            });
+            json!({
+                "machine": name, "running": machine.running, "last": last,
+                "maintenance": board.maintenance.machines.contains(*name),
+            })
+        })
+        .collect();
+    Ok(Response::json(200, &json!({"machines": shown})))
+}
+
+/// What is known of a machine.
+#[derive(Default)]
+struct Machine<'a> {
+    running: BTreeSet<&'a str>,
+    last: Option<(&'a RunBoard, &'a Arc<MachineBoard>)>,
+}
+
+/// `GET /api/v1/maintenance`.
+pub fn maintenance(call: &Call) -> Answered {
+    let board = &call.board;
+    let files = &board.config.maintenance;
+    let switches: Vec<Value> = board.switches.iter().map(views::switch).collect();
+    Ok(Response::json(
+        200,
+        &json!({
+            "global": board.maintenance.global, "machines": board.maintenance.machines,
+            "files": {"global": files.global, "machines": files.machines},
+            "switches": switches,
+        }),
+    ))
+}
+
+/// `GET /api/v1/problems`.
+pub fn problems(call: &Call) -> Answered {
+    let board = &call.board;
+    Ok(Response::json(
+        200,
+        &json!({"problems": board.config.problems, "troubles": board.troubles}),
+    ))
+}
+
+/// `GET /api/v1/events`: what happened in a stretch of time, ascending.
+pub fn events(call: &Call) -> Answered {
+    let now = clock::wall();
+    let until = call.query.moment("until", now)?.unwrap_or(now);
+    let from = call
+        .query
+        .moment("from", now)?
+        .unwrap_or(until.plus_ms(-EVENTS_MS));
+    if from > until {
+        return Err(bad("'from' must not be after 'until'".into()));
+    }
+    let limit = call
+        .query
+        .number("limit", 1..=limits::HISTORY_PAGE as u64)?
+        .unwrap_or(PAGE) as usize;
+    let library = call.shared.library.lock();
+    let found = library.happenings(from, until, call.query.get("job"), limit);
+    drop(library);
+    let shown: Vec<Value> = found.map_err(internal)?.iter().map(views::event).collect();
+    let (from, until) = (from.iso(), until.iso());
+    Ok(Response::json(
+        200,
+        &json!({"events": shown, "from": from, "until": until}),
+    ))
+}
+
+/// `GET /api/v1/audit`: what people did, newest first.
+pub fn audit(call: &Call) -> Answered {
+    let now = clock::wall();
+    let limit = call
+        .query
+        .number("limit", 1..=limits::HISTORY_PAGE as u64)?
+        .unwrap_or(PAGE) as usize;
+    let filter = AuditFilter {
+        action: call.query.text("action"),
+        object: call.query.text("object"),
+        from: call.query.moment("from", now)?,
+        until: call.query.moment("until", now)?,
+        before: call.query.number("before", 0..=i64::MAX as u64)?,
+        limit,
+    };
+    let found = call.shared.library.lock().audit(&filter).map_err(internal)?;
+    let next = found
+        .last()
+        .filter(|_| found.len() == limit)
+        .map(|entry| entry.id);
+    let shown: Vec<Value> = found.iter().map(views::audit).collect();
+    Ok(Response::json(200, &json!({"audit": shown, "next": next})))
+}
+
+/// `GET /api/v1/whoami`.
+pub fn whoami(call: &Call) -> Answered {
+    let role = views::role(call.caller.role);
+    Ok(Response::json(
+        200,
+        &json!({"who": call.caller.who, "role": role}),
+    ))
+}
+
+/// `GET /api/v1/openapi.json`.
+pub fn openapi(_call: &Call) -> Answered {
+    Ok(Response {
+        status: 200,
+        content_type: "application/json",
+        headers: Vec::new(),
+        body: Body::Bytes(OPENAPI.as_bytes().to_vec()),
+    })
+}
+
+/// A run with its machines: from the board, or from history.
+pub fn find_run(call: &Call, instance: &str) -> Result<Arc<RunBoard>, Denied> {
+    if let Some(run) = views::run_on_board(&call.board, instance) {
+        return Ok(run.clone());
+    }
+    let stored = call.shared.library.lock().run(instance).map_err(internal)?;
+    let Some(stored) = stored else {
+        return Err(missing("there is no such run"));
+    };
+    let machines = stored.machines.into_iter().map(|(record, position)| {
+        Arc::new(MachineBoard {
+            record,
+            last_seq: position.next_seq.checked_sub(1),
+            output_bytes: position.bytes,
+            output_utf16: position.utf16,
+        })
+    });
+    Ok(Arc::new(RunBoard {
+        run: stored.run,
+        machines: machines.collect(),
+    }))
+}
+
+/// Storage cannot answer.
+pub fn internal(problem: String) -> Denied {
+    log::error!("an API call cannot be answered: {problem}");
+    Denied {
+        status: 503,
+        message: "history cannot be read: see the daemon's log".into(),
+    }
+}
+
+fn missing(message: &str) -> Denied {
+    Denied {
+        status: 404,
+        message: message.into(),
+    }
+}
+
+fn job_view(call: &Call, name: &str, job: &JobBoard, recent: usize, next: usize) -> Result<Value, Denied> {
+    let board = &call.board;
+    let configured = board.config.jobs.get(name);
+    let recent: Vec<Brief> = match recent {
+        0 => Vec::new(),
+        limit => call.shared.library.lock().recent(name, limit).map_err(internal)?,
+    };
+    let problems: Vec<&Problem> = board
+        .config
+        .problems
+        .iter()
+        .filter(|problem| concerns(problem, name))
+        .collect();
+    let running: Vec<&str> = board
+        .running
+        .values()
+        .filter(|run| run.run.job == name)
+        .map(|run| run.run.instance.as_str())
+        .collect();
+    let record = &job.record;
+    let role: Role = call.caller.role;
+    Ok(json!({
+        "name": name,
+        "group": configured.map(|job| job.group.as_str()),
+        "description": configured.map(|job| job.description.as_str()),
+        "enabled": configured.is_some_and(|job| job.enabled),
+        "state": views::job_state(job, configured.map(|job| &**job), !running.is_empty()),
+        "config": configured.map(|job| views::job_config(job, role)),
+        "parameters": configured.map(|job| job.spec.parameters.keys().collect::<Vec<_>>()),
+        "next_runs": views::next_runs(job, configured.map(|job| &**job), next),
+        "running": running,
+        "paused": job.paused.as_deref().map(views::pause),
+        "last_run": views::iso(record.last_run),
+        "last_instance": record.last_instance,
+        "last_success": views::iso(record.last_success),
+        "last_failed_count": record.last_failed_count,
+        "last_total_count": record.last_total_count,
+        "result_ok": record.result_ok,
+        "missed": record.missed,
+        "overlap": record.overlap,
+        "recent": recent.iter().map(views::brief).collect::<Vec<_>>(),
+        "problems": problems,
+    }))
+}

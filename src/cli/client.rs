@@ -1,0 +1,384 @@
+//! The daemon's API as the command line reaches it: through `control.sock` where it may, else over TCP.
+//! Must not know: what is asked.
+
+use std::io::{self, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::Arguments;
+use crate::config::Loader;
+use crate::limits;
+
+/// Exit codes of verbs that ask the daemon (sysexits.h has the larger ones).
+pub const UNREACHABLE: u8 = 69;
+pub const NOT_ALLOWED: u8 = 77;
+
+/// Where the daemon is.
+pub struct Client {
+    ways: Vec<Way>,
+    token: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Way {
+    Unix(PathBuf),
+    Tcp { host: String, port: u16 },
+}
+
+/// Why there is no answer that helps.
+#[derive(Debug)]
+pub struct Failure {
+    pub code: u8,
+    pub message: String,
+}
+
+/// An answer, its body still to be read.
+pub struct Answer {
+    pub status: u16,
+    pub body: Box<dyn Read + Send>,
+}
+
+/// What is asked.
+pub struct Question<'a> {
+    pub method: &'a str,
+    /// With its query, encoded.
+    pub path: &'a str,
+    pub body: Option<Value>,
+    /// The answer may take as long as it likes.
+    pub is_patient: bool,
+}
+
+impl Client {
+    /// `--url` or SALTPETER_URL; else the control socket of the configuration's `state_dir`, and where that cannot be
+    /// used its API port on this host.
+    pub fn new(arguments: &Arguments) -> Result<Client, Failure> {
+        let token = std::env::var("SALTPETER_TOKEN")
+            .ok()
+            .filter(|token| !token.is_empty());
+        let url = arguments.url.clone();
+        let url = url.or_else(|| std::env::var("SALTPETER_URL").ok().filter(|url| !url.is_empty()));
+        if let Some(url) = url {
+            let ways = vec![way_of_url(&url)?];
+            return Ok(Client { ways, token });
+        }
+        let loaded = Loader::new(arguments.config_dir()).load();
+        let settings = loaded.map(|config| config.settings.clone()).unwrap_or_default();
+        Ok(Client {
+            ways: vec![
+                Way::Unix(settings.state_dir.join("control.sock")),
+                Way::Tcp {
+                    host: "127.0.0.1".into(),
+                    port: settings.api_ws_port,
+                },
+            ],
+            token,
+        })
+    }
+
+    /// Asks, and reads the answer as JSON. A refusal is a failure with the daemon's words.
+    pub fn json(&self, method: &str, path: &str, body: Option<Value>) -> Result<Value, Failure> {
+        let mut answer = self.ask(&Question {
+            method,
+            path,
+            body,
+            is_patient: false,
+        })?;
+        let mut text = String::new();
+        answer
+            .body
+            .read_to_string(&mut text)
+            .map_err(|error| unreachable(format!("the daemon's answer broke off: {error}")))?;
+        let value: Value = serde_json::from_str(&text).unwrap_or_default();
+        match answer.status {
+            200..300 => Ok(value),
+            status => Err(refusal(status, &value)),
+        }
+    }
+
+    /// The same for what is only looked at.
+    pub fn get(&self, path: &str) -> Result<Value, Failure> {
+        self.json("GET", path, None)
+    }
+
+    /// A stream of bytes.
+    pub fn stream(&self, path: &str) -> Result<Box<dyn Read + Send>, Failure> {
+        let mut answer = self.ask(&Question {
+            method: "GET",
+            path,
+            body: None,
+            is_patient: true,
+        })?;
+        if answer.status < 300 {
+            return Ok(answer.body);
+        }
+        let mut text = String::new();
+        let _ = answer.body.read_to_string(&mut text);
+        Err(refusal(
+            answer.status,
+            &serde_json::from_str(&text).unwrap_or_default(),
+        ))
+    }
+
+    /// Asks on a connection of its own.
+    pub fn ask(&self, question: &Question) -> Result<Answer, Failure> {
+        let mut failures = Vec::new();
+        for way in &self.ways {
+            match way.connect(question.is_patient) {
+                Ok(stream) => {
+                    return self
+                        .exchange(way, stream, question)
+                        .map_err(|error| unreachable(format!("asking {way}: {error}")));
+                }
+                Err(error) => failures.push(format!("{way}: {error}")),
+            }
+        }
+        Err(unreachable(format!(
+            "the daemon cannot be reached ({}); does it run? with another -c, or --url?",
+            failures.join("; ")
+        )))
+    }
+
+    fn exchange(&self, way: &Way, mut stream: Box<dyn Stream>, question: &Question) -> io::Result<Answer> {
+        let body = question.body.as_ref().map(Value::to_string).unwrap_or_default();
+        let mut head = format!(
+            "{} {} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n",
+            question.method,
+            question.path,
+            way.host()
+        );
+        if let Some(token) = self.token.as_ref().filter(|_| !matches!(way, Way::Unix(_))) {
+            head.push_str(&format!("Authorization: Bearer {token}\r\n"));
+        }
+        if question.method != "GET" {
+            head.push_str(&format!(
+                "Content-Type: application/json\r\nContent-Length: {}\r\n",
+                body.len()
+            ));
+        }
+        head.push_str("\r\n");
+        stream.write_all(head.as_bytes())?;
+        stream.write_all(body.as_bytes())?;
+        read_answer(stream)
+    }
+}
+
+impl Failure {
+    /// Says why, and with which code to end.
+    pub fn tell(self) -> ExitCode {
+        eprintln!("saltpeter: {}", super::table::plain(&self.message));
+        ExitCode::from(self.code)
+    }
+}
+
+/// One part of a path or query, encoded.
+pub fn encoded(text: &str) -> String {
+    let mut encoded = String::new();
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => encoded.push(byte as char),
+            _ => encoded.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    encoded
+}
+
+trait Stream: Read + Write + Send {}
+impl Stream for TcpStream {}
+impl Stream for UnixStream {}
+
+impl Way {
+    fn connect(&self, is_patient: bool) -> io::Result<Box<dyn Stream>> {
+        let patience = (!is_patient).then_some(Duration::from_millis(limits::CLI_ANSWER_MS));
+        match self {
+            Way::Unix(path) => {
+                let stream = UnixStream::connect(path)?;
+                stream.set_read_timeout(patience)?;
+                Ok(Box::new(stream))
+            }
+            Way::Tcp { host, port } => {
+                let stream = TcpStream::connect((host.trim_matches(['[', ']']), *port))?;
+                stream.set_read_timeout(patience)?;
+                Ok(Box::new(stream))
+            }
+        }
+    }
+
+    fn host(&self) -> String {
+        match self {
+            Way::Unix(_) => "localhost".into(),
+            Way::Tcp { host, port } => format!("{host}:{port}"),
+        }
+    }
+}
+
+impl std::fmt::Display for Way {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Way::Unix(path) => write!(f, "{}", path.display()),
+            Way::Tcp { .. } => write!(f, "http://{}", self.host()),
+        }
+    }
+}
+
+fn way_of_url(url: &str) -> Result<Way, Failure> {
+    let wrong = |why: &str| Failure {
+        code: super::USAGE,
+        message: format!("'{url}' {why}; write http://HOST:PORT or unix:/PATH/control.sock"),
+    };
+    if let Some(path) = url.strip_prefix("unix:") {
+        return Ok(Way::Unix(path.into()));
+    }
+    if url.starts_with("https://") {
+        return Err(wrong("wants TLS, which this version does not speak"));
+    }
+    let authority = url
+        .strip_prefix("http://")
+        .ok_or_else(|| wrong("is no URL of the API"))?;
+    let authority = authority.trim_end_matches('/');
+    if authority.is_empty() || authority.contains(['/', '@', ' ', '\r', '\n']) {
+        return Err(wrong("is no URL of the API"));
+    }
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => {
+            (host, port.parse().map_err(|_| wrong("has a bad port"))?)
+        }
+        _ => (authority, 80),
+    };
+    Ok(Way::Tcp {
+        host: host.into(),
+        port,
+    })
+}
+
+fn read_answer(stream: Box<dyn Stream>) -> io::Result<Answer> {
+    let mut reader = BufReader::new(stream);
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        if head.len() > limits::HTTP_HEAD_BYTES || reader.read(&mut byte)? == 0 {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the answer is not HTTP",
+            ));
+        }
+        head.push(byte[0]);
+    }
+    let mut headers = [httparse::EMPTY_HEADER; 64];
+    let mut parsed = httparse::Response::new(&mut headers);
+    parsed.parse(&head).map_err(io::Error::other)?;
+    let header = |name: &str| {
+        let found = parsed
+            .headers
+            .iter()
+            .find(|header| header.name.eq_ignore_ascii_case(name));
+        found.map(|header| String::from_utf8_lossy(header.value).into_owned())
+    };
+    let status = parsed.code.unwrap_or(500);
+    let length = header("content-length").and_then(|length| length.trim().parse().ok());
+    let is_chunked = header("transfer-encoding").is_some_and(|encoding| encoding.contains("chunked"));
+    let body: Box<dyn Read + Send> = match (is_chunked, length) {
+        (true, _) => Box::new(Chunks {
+            from: reader,
+            left: 0,
+        }),
+        (false, Some(length)) => Box::new(reader.take(length)),
+        (false, None) => Box::new(reader),
+    };
+    Ok(Answer { status, body })
+}
+
+/// Reads a chunked body.
+struct Chunks {
+    from: BufReader<Box<dyn Stream>>,
+    left: u64,
+}
+
+impl Read for Chunks {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        if self.left == 0 {
+            self.left = self.next_size()?;
+        }
+        if self.left == 0 || into.is_empty() {
+            return Ok(0);
+        }
+        let wanted = into.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let count = self.from.read(&mut into[..wanted])?;
+        if count == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.left -= count as u64;
+        if self.left == 0 {
+            self.from.read_exact(&mut [0; 2])?;
+        }
+        Ok(count)
+    }
+}
+
+impl Chunks {
+    fn next_size(&mut self) -> io::Result<u64> {
+        let mut line = Vec::new();
+        while !line.ends_with(b"\r\n") {
+            let mut byte = [0];
+            if line.len() > 32 || self.from.read(&mut byte)? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            line.push(byte[0]);
+        }
+        let text = String::from_utf8_lossy(&line);
+        u64::from_str_radix(text.trim(), 16).map_err(io::Error::other)
+    }
+}
+
+fn unreachable(message: String) -> Failure {
+    Failure {
+        code: UNREACHABLE,
+        message,
+    }
+}
+
+fn refusal(status: u16, value: &Value) -> Failure {
+    let words = value["detail"].as_str().or(value["message"].as_str());
+    let code = match status {
+        401 | 403 | 429 => NOT_ALLOWED,
+        502..=504 => UNREACHABLE,
+        _ => 1,
+    };
+    let message = words.map_or_else(|| format!("the daemon answered {status}"), str::to_string);
+    Failure { code, message }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_read_and_bad_ones_refused() {
+        let tcp = |host: &str, port| {
+            Some(Way::Tcp {
+                host: host.into(),
+                port,
+            })
+        };
+        for (url, wanted) in [
+            ("http://cron:8888", tcp("cron", 8888)),
+            ("http://cron:8888/", tcp("cron", 8888)),
+            ("http://cron", tcp("cron", 80)),
+            ("http://[::1]:1", tcp("[::1]", 1)),
+            ("http://[::1]", tcp("[::1]", 80)),
+            ("unix:/run/s.sock", Some(Way::Unix("/run/s.sock".into()))),
+            ("https://cron", None),
+            ("cron:8888", None),
+            ("http://", None),
+            ("http://a/b", None),
+            ("http://a:b", None),
+            ("http://a\r\nX: y", None),
+        ] {
+            assert_eq!(way_of_url(url).ok(), wanted, "{url}");
+        }
+    }
+}

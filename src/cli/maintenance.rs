@@ -1,0 +1,168 @@
+//! `saltpeter maintenance`, `pause`, `resume`: what keeps runs from starting.
+//! Must not know: how the daemon keeps it.
+
+use std::process::ExitCode;
+
+use serde_json::{Value, json};
+
+use super::Arguments;
+use super::client::{Client, Failure, encoded};
+use super::table::{Table, cell, plain, time};
+
+pub const HELP: &str = "\
+usage: saltpeter maintenance [--json]
+       saltpeter maintenance on|off --reason TEXT [-m MACHINE] [--for 2h] [--json]
+       saltpeter maintenance clear [-m MACHINE] [--json]
+
+Shows maintenance, or switches it on or off on top of what the files say: of a machine, or global (no run starts).
+A switch holds an hour unless --for says otherwise (s, m, h, d; at most 7d); clear takes it back.
+
+exit codes: 0 success, 1 refused, 2 a command line that cannot be understood,
+            69 the daemon cannot be reached, 77 not allowed
+";
+
+pub const PAUSE_HELP: &str = "\
+usage: saltpeter pause JOB --reason TEXT [--until TIME] [--json]
+       saltpeter resume JOB [--json]
+
+A paused job's due times start nothing, until TIME (2026-11-21T10:00:00Z, now+2h) or until it is resumed.
+It can still be started by hand.
+
+exit codes: 0 success, 1 refused, 2 a command line that cannot be understood,
+            69 the daemon cannot be reached, 77 not allowed
+";
+
+/// Shows or switches maintenance.
+pub fn run(arguments: &Arguments) -> ExitCode {
+    super::told(maintenance(arguments))
+}
+
+/// Pauses a job.
+pub fn pause(arguments: &Arguments) -> ExitCode {
+    let body = json!({"reason": arguments.reason, "until": arguments.until});
+    super::told(act(arguments, "POST", &job_path(arguments, "pause"), Some(body)))
+}
+
+/// Resumes a job.
+pub fn resume(arguments: &Arguments) -> ExitCode {
+    super::told(act(
+        arguments,
+        "POST",
+        &job_path(arguments, "resume"),
+        Some(json!({})),
+    ))
+}
+
+fn job_path(arguments: &Arguments, verb: &str) -> String {
+    format!("/api/v1/jobs/{}/{verb}", encoded(&arguments.words[0]))
+}
+
+fn maintenance(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    let machine = arguments.machines.first();
+    let usage = |message: &str| Failure {
+        code: super::USAGE,
+        message: format!("{message}; see saltpeter maintenance --help"),
+    };
+    match arguments.words.first().map(String::as_str) {
+        None => show(arguments),
+        Some(word @ ("on" | "off")) => {
+            if arguments.reason.is_none() {
+                return Err(usage("--reason is missing"));
+            }
+            let seconds = match arguments.duration.as_deref().map(duration_s) {
+                None => None,
+                Some(Some(seconds)) => Some(seconds),
+                Some(None) => return Err(usage("--for takes a number and s, m, h or d")),
+            };
+            let body = json!({
+                "on": word == "on", "reason": arguments.reason, "seconds": seconds, "machine": machine,
+            });
+            act(arguments, "PUT", "/api/v1/maintenance", Some(body))
+        }
+        Some("clear") => {
+            let query = machine.map(|machine| format!("?machine={}", encoded(machine)));
+            let path = format!("/api/v1/maintenance{}", query.unwrap_or_default());
+            act(arguments, "DELETE", &path, None)
+        }
+        Some(_) => Err(usage("it takes on, off or clear")),
+    }
+}
+
+fn act(arguments: &Arguments, method: &str, path: &str, body: Option<Value>) -> Result<ExitCode, Failure> {
+    let answer = Client::new(arguments)?.json(method, path, body)?;
+    super::print(&match arguments.json {
+        true => format!("{answer:#}\n"),
+        false => format!("{}\n", plain(answer["message"].as_str().unwrap_or_default())),
+    });
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    let answer = Client::new(arguments)?.get("/api/v1/maintenance")?;
+    if arguments.json {
+        super::print(&format!("{answer:#}\n"));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let global = if answer["global"] == true {
+        "on: no run starts"
+    } else {
+        "off"
+    };
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let mut text = format!("global: {global}\n");
+    for machine in list(&answer["machines"]) {
+        text.push_str(&format!("left out: {}\n", plain(&cell(&machine))));
+    }
+    let switches = list(&answer["switches"]);
+    if !switches.is_empty() {
+        let mut table = Table::new(&["SWITCH", "STATE", "UNTIL", "BY", "REASON"]);
+        for switch in switches {
+            let what = switch["machine"].as_str().unwrap_or("global").to_string();
+            let state = if switch["on"] == true { "on" } else { "off" };
+            let until = time(&switch["until"]);
+            table.line([
+                what,
+                state.into(),
+                until,
+                cell(&switch["by"]),
+                cell(&switch["reason"]),
+            ]);
+        }
+        text.push_str(&table.text());
+    }
+    super::print(&text);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `90`, `90s`, `15m`, `2h`, `1d`.
+fn duration_s(text: &str) -> Option<i64> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let amount: i64 = text[..digits].parse().ok()?;
+    let unit_s = match &text[digits..] {
+        "" | "s" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        "d" => 86_400,
+        _ => return None,
+    };
+    amount.checked_mul(unit_s)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read() {
+        for (text, wanted) in [
+            ("90", Some(90)),
+            ("2h", Some(7_200)),
+            ("15m", Some(900)),
+            ("h", None),
+            ("1w", None),
+            ("", None),
+        ] {
+            assert_eq!(duration_s(text), wanted, "{text}");
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! `saltpeter status`, `saltpeter runs`: what there is to see.
+//! Must not know: how it is found out.
+
+use std::process::ExitCode;
+
+use serde_json::Value;
+
+use super::Arguments;
+use super::client::{Client, Failure, encoded};
+use super::table::{Table, cell, time};
+
+pub const HELP: &str = "\
+usage: saltpeter status [JOB] [--json | --names]
+
+Shows all jobs, or one with its recent runs and the machines of its last run.
+
+  --json    the daemon's answer as it is
+  --names   the jobs' names alone, a line each
+
+exit codes: 0 success, 1 no such job, 2 a command line that cannot be understood,
+            69 the daemon cannot be reached, 77 not allowed
+";
+
+pub const RUNS_HELP: &str = "\
+usage: saltpeter runs [JOB] [-m MACHINE] [--outcome running|succeeded|failed]
+                      [--from TIME] [--until TIME] [-n COUNT] [--json]
+
+Shows runs, newest first (20 unless -n says otherwise). TIME: 2026-11-21T10:00:00Z, 2026-11-21, now-1h.
+
+exit codes: 0 success, 1 refused, 2 a command line that cannot be understood,
+            69 the daemon cannot be reached, 77 not allowed
+";
+
+/// Shows jobs.
+pub fn run(arguments: &Arguments) -> ExitCode {
+    super::told(status(arguments))
+}
+
+/// Shows runs.
+pub fn runs(arguments: &Arguments) -> ExitCode {
+    super::told(list_runs(arguments))
+}
+
+fn status(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    let client = Client::new(arguments)?;
+    let Some(name) = arguments.words.first() else {
+        let answer = client.get(if arguments.json {
+            "/api/v1/jobs"
+        } else {
+            "/api/v1/jobs?recent=0"
+        })?;
+        super::print(&match (arguments.json, arguments.names) {
+            (true, _) => format!("{answer:#}\n"),
+            (false, true) => names(&answer),
+            (false, false) => jobs_table(&answer),
+        });
+        if !arguments.json && !arguments.names {
+            warn(&client)?;
+        }
+        return Ok(ExitCode::SUCCESS);
+    };
+    let job = client.get(&format!("/api/v1/jobs/{}", encoded(name)))?;
+    let run = match job["last_instance"].as_str() {
+        Some(instance) => client.get(&format!("/api/v1/runs/{}", encoded(instance))).ok(),
+        None => None,
+    };
+    super::print(&match arguments.json {
+        true => format!("{:#}\n", serde_json::json!({"job": job, "last": run})),
+        false => job_text(&job, run.as_ref()),
+    });
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What somebody who looks should know besides.
+fn warn(client: &Client) -> Result<(), Failure> {
+    let found = client.get("/api/v1/problems")?;
+    for trouble in list(&found["troubles"]) {
+        eprintln!("trouble: {}", super::table::plain(&cell(trouble)));
+    }
+    let errors = list(&found["problems"])
+        .filter(|problem| problem["severity"] == "error")
+        .count();
+    if errors > 0 {
+        eprintln!("the configuration has {errors} errors: saltpeter check");
+    }
+    let maintenance = client.get("/api/v1/maintenance")?;
+    if maintenance["global"] == true {
+        eprintln!("global maintenance: no run starts");
+    }
+    Ok(())
+}
+
+fn names(answer: &Value) -> String {
+    list(&answer["jobs"])
+        .map(|job| format!("{}\n", cell(&job["name"])))
+        .collect()
+}
+
+fn jobs_table(answer: &Value) -> String {
+    let mut table = Table::new(&["JOB", "GROUP", "STATE", "LAST RUN", "FAILED", "NEXT RUN"]);
+    for job in list(&answer["jobs"]) {
+        table.line([
+            cell(&job["name"]),
+            cell(&job["group"]),
+            cell(&job["state"]),
+            time(&job["last_run"]),
+            format!("{}/{}", job["last_failed_count"], job["last_total_count"]),
+            time(&job["next_runs"][0]),
+        ]);
+    }
+    table.text()
+}
+
+fn job_text(job: &Value, run: Option<&Value>) -> String {
+    let mut facts = Table::new(&["JOB", &super::table::plain(&cell(&job["name"]))]);
+    for (label, value) in [
+        ("group", cell(&job["group"])),
+        ("description", cell(&job["description"])),
+        ("state", cell(&job["state"])),
+        ("next run", time(&job["next_runs"][0])),
+        ("last run", time(&job["last_run"])),
+        ("last success", time(&job["last_success"])),
+        ("missed", cell(&job["missed"])),
+    ] {
+        facts.line([label.to_string(), value]);
+    }
+    if !job["paused"].is_null() {
+        let until = match &job["paused"]["until"] {
+            Value::Null => "resumed".to_string(),
+            until => time(until),
+        };
+        let text = format!(
+            "until {until} by {}: {}",
+            cell(&job["paused"]["by"]),
+            cell(&job["paused"]["reason"])
+        );
+        facts.line(["paused".to_string(), text]);
+    }
+    let mut text = facts.text();
+    for problem in list(&job["problems"]) {
+        let line = format!(
+            "{}: {}: {}\n",
+            cell(&problem["file"]),
+            cell(&problem["field"]),
+            cell(&problem["reason"])
+        );
+        text.push_str(&super::table::plain(&line.replace('\n', " ")));
+        text.push('\n');
+    }
+    if let Some(run) = run {
+        text.push('\n');
+        text.push_str(&machines_table(run));
+    }
+    let mut recent = Table::new(&["RECENT RUN", "STARTED", "ENDED", "OUTCOME"]);
+    for run in list(&job["recent"]) {
+        recent.line([
+            cell(&run["instance"]),
+            time(&run["started"]),
+            time(&run["ended"]),
+            cell(&run["outcome"]),
+        ]);
+    }
+    text.push('\n');
+    text + &recent.text()
+}
+
+/// The machines of a run.
+pub fn machines_table(run: &Value) -> String {
+    let mut table = Table::new(&[
+        "MACHINE", "STAGE", "CODE", "OUTCOME", "STARTED", "ENDED", "OUTPUT",
+    ]);
+    for machine in list(&run["machines"]) {
+        table.line([
+            cell(&machine["machine"]),
+            cell(&machine["stage"]),
+            cell(&machine["retcode"]),
+            cell(&machine["outcome"]),
+            time(&machine["started"]),
+            time(&machine["ended"]),
+            cell(&machine["output_bytes"]),
+        ]);
+    }
+    table.text()
+}
+
+fn list_runs(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    let mut path = format!(
+        "/api/v1/runs?limit={}",
+        arguments.count.unwrap_or(20).clamp(1, 1_000)
+    );
+    for (name, value) in [
+        ("job", arguments.words.first()),
+        ("machine", arguments.machines.first()),
+        ("outcome", arguments.outcome.as_ref()),
+        ("from", arguments.from.as_ref()),
+        ("until", arguments.until.as_ref()),
+    ] {
+        if let Some(value) = value {
+            path.push_str(&format!("&{name}={}", encoded(value)));
+        }
+    }
+    let answer = Client::new(arguments)?.get(&path)?;
+    if arguments.json {
+        super::print(&format!("{answer:#}\n"));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut table = Table::new(&["RUN", "STARTED", "ENDED", "OUTCOME", "ASKED BY", "NOTE"]);
+    for run in list(&answer["runs"]) {
+        table.line([
+            cell(&run["instance"]),
+            time(&run["started"]),
+            time(&run["ended"]),
+            cell(&run["outcome"]),
+            cell(&run["asked_by"]),
+            cell(&run["note"]),
+        ]);
+    }
+    super::print(&table.text());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn list(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
+}

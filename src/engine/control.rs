@@ -1,0 +1,377 @@
+//! What people ask for: runs, kills, pauses, maintenance switches; whatever they did is kept (audit).
+//! Must not know: who may ask, how runs go on.
+
+use std::sync::Arc;
+
+use log::Level;
+
+use crate::clock::Wall;
+use crate::config::JobSpec;
+use crate::engine::effect::{Answer, Effect, Fact, Write};
+use crate::engine::event::{Ask, RequestId, RunOrder};
+use crate::engine::record::{AuditRecord, Control, PauseRecord, SwitchRecord};
+use crate::engine::{Engine, Turn, Waiting};
+use crate::limits;
+
+/// Characters kept of each part of an audit record: what was asked for may be anything.
+const AUDIT_PART_CHARS: usize = 400;
+
+/// A run that somebody asked for.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    pub request: RequestId,
+    pub who: String,
+    /// The job as this run has it.
+    pub spec: Arc<JobSpec>,
+    pub audit: AuditRecord,
+}
+
+impl Engine {
+    /// Somebody asks for something.
+    pub(super) fn asked(&mut self, turn: &mut Turn, request: RequestId, ask: Ask, who: String) {
+        if self.is_shutting_down {
+            let answer = Answer::Unavailable("the daemon is shutting down".into());
+            return turn.effects.push(Effect::Answer { request, answer });
+        }
+        match ask {
+            Ask::Run { job } => self.run_asked(turn, request, &job, RunOrder::default(), who),
+            Ask::RunWith { job, order } => self.run_asked(turn, request, &job, order, who),
+            Ask::Kill {
+                job,
+                machine,
+                instance,
+            } => self.kill_asked(turn, request, &job, machine.as_deref(), instance.as_deref(), &who),
+            Ask::Pause { job, until, reason } => {
+                let pause = PauseRecord {
+                    job,
+                    since: turn.now.wall,
+                    until,
+                    reason,
+                    by: who,
+                };
+                self.pause_asked(turn, request, pause);
+            }
+            Ask::Resume { job } => self.resume_asked(turn, request, &job, who),
+            Ask::Switch {
+                machine,
+                is_on,
+                until,
+                reason,
+            } => {
+                let switch = SwitchRecord {
+                    machine,
+                    is_on,
+                    since: turn.now.wall,
+                    until,
+                    reason,
+                    by: who,
+                };
+                self.switch_asked(turn, request, switch);
+            }
+            Ask::SwitchBack { machine } => self.switch_back_asked(turn, request, machine, who),
+        }
+    }
+
+    fn run_asked(&mut self, turn: &mut Turn, request: RequestId, job: &str, order: RunOrder, who: String) {
+        let (action, object) = match &order.retry_of {
+            Some(instance) => ("retry", instance.as_str()),
+            None => ("run", job),
+        };
+        let mut audit = audit(turn.now.wall, &who, action, object, &run_detail(&order));
+        let spec = match self.run_refusal(job, &order) {
+            Ok(spec) => spec,
+            Err(answer) => return self.refuse(turn, request, audit, answer),
+        };
+        turn.say(Level::Info, format!("{job} started by {who}"));
+        audit.outcome = "ok".into();
+        let who = match order.retry_of {
+            Some(instance) => format!("{who}, retry of {instance}"),
+            None => who,
+        };
+        let wanted = Wanted {
+            request,
+            who,
+            spec,
+            audit,
+        };
+        self.start_run(turn, job, None, Some(wanted));
+    }
+
+    fn run_refusal(&self, job: &str, order: &RunOrder) -> Result<Arc<JobSpec>, Answer> {
+        let Some(known) = self.config.jobs.get(job) else {
+            return Err(Answer::UnknownJob);
+        };
+        if self.maintenance.global {
+            return Err(Answer::Conflict("global maintenance: no run starts".into()));
+        }
+        if self.overlaps(job) {
+            return Err(Answer::Conflict(format!("{job} is running and may not overlap")));
+        }
+        if order.machines.is_empty() && order.parameters.is_empty() {
+            return Ok(known.spec.clone());
+        }
+        known
+            .spec
+            .with_order(&order.machines, &order.parameters)
+            .map(Arc::new)
+            .map_err(Answer::Invalid)
+    }
+
+    fn pause_asked(&mut self, turn: &mut Turn, request: RequestId, pause: PauseRecord) {
+        let name = pause.job.clone();
+        let until = pause.until.map_or("resumed".to_string(), Wall::iso);
+        let detail = format!("until {until}: {}", pause.reason);
+        let audit = audit(turn.now.wall, &pause.by, "pause", &name, &detail);
+        let paused = self.jobs.values().filter(|state| state.paused.is_some()).count();
+        let Some(state) = self
+            .jobs
+            .get_mut(name.as_str())
+            .filter(|state| state.job.is_some())
+        else {
+            return self.refuse(turn, request, audit, Answer::UnknownJob);
+        };
+        if paused >= limits::CONTROLS {
+            return self.refuse(
+                turn,
+                request,
+                audit,
+                Answer::Conflict("too many jobs are paused".into()),
+            );
+        }
+        state.paused = Some(Arc::new(pause.clone()));
+        self.shown.jobs.insert(name.as_str().into());
+        self.settle(
+            turn,
+            request,
+            Control::Pause(pause),
+            audit,
+            format!("{name} is paused"),
+        );
+    }
+
+    fn resume_asked(&mut self, turn: &mut Turn, request: RequestId, name: &str, who: String) {
+        let audit = audit(turn.now.wall, &who, "resume", name, "");
+        let Some(state) = self.jobs.get_mut(name) else {
+            return self.refuse(turn, request, audit, Answer::UnknownJob);
+        };
+        if state.paused.take().is_none() {
+            return self.refuse(
+                turn,
+                request,
+                audit,
+                Answer::Conflict(format!("{name} is not paused")),
+            );
+        }
+        self.shown.jobs.insert(name.into());
+        let control = Control::Resume { job: name.into() };
+        self.settle(
+            turn,
+            request,
+            control,
+            audit,
+            format!("{name} goes on at its next due time"),
+        );
+    }
+
+    fn switch_asked(&mut self, turn: &mut Turn, request: RequestId, switch: SwitchRecord) {
+        let word = if switch.is_on { "on" } else { "off" };
+        let object = switch.machine.clone().unwrap_or_else(|| "global".into());
+        let detail = format!("{word} until {}: {}", switch.until.iso(), switch.reason);
+        let audit = audit(turn.now.wall, &switch.by, "maintenance", &object, &detail);
+        let is_new = !self.switches.contains_key(&switch.machine);
+        if is_new && self.switches.len() >= limits::CONTROLS {
+            let answer = Answer::Conflict("too many machines are switched".into());
+            return self.refuse(turn, request, audit, answer);
+        }
+        let told = format!("maintenance ({object}) is {word} until {}", switch.until.iso());
+        self.switches.insert(switch.machine.clone(), switch.clone());
+        self.weigh_maintenance();
+        self.settle(turn, request, Control::Switch(switch), audit, told);
+    }
+
+    fn switch_back_asked(
+        &mut self,
+        turn: &mut Turn,
+        request: RequestId,
+        machine: Option<String>,
+        who: String,
+    ) {
+        let object = machine.clone().unwrap_or_else(|| "global".into());
+        let audit = audit(turn.now.wall, &who, "maintenance", &object, "back to the files");
+        if self.switches.remove(&machine).is_none() {
+            let answer = Answer::Conflict(format!("maintenance ({object}) is not switched"));
+            return self.refuse(turn, request, audit, answer);
+        }
+        self.weigh_maintenance();
+        let told = format!("maintenance ({object}) is as the files say");
+        self.settle(turn, request, Control::SwitchBack { machine }, audit, told);
+    }
+
+    /// Stores what was asked for together with its audit record; the answer follows the commit.
+    fn settle(
+        &mut self,
+        turn: &mut Turn,
+        request: RequestId,
+        control: Control,
+        mut audit: AuditRecord,
+        told: String,
+    ) {
+        audit.outcome = "ok".into();
+        say_audit(turn, &audit);
+        let answer = Answer::Done(told);
+        let ticket = self.ticket(Waiting::Answer { request, answer });
+        turn.effects.push(Effect::Store(Write {
+            facts: vec![control_fact(control), control_fact(Control::Audit(audit))],
+            ticket: Some(ticket),
+            ..Write::default()
+        }));
+    }
+
+    /// Says no, and keeps that it was asked.
+    pub(super) fn refuse(
+        &mut self,
+        turn: &mut Turn,
+        request: RequestId,
+        mut audit: AuditRecord,
+        answer: Answer,
+    ) {
+        audit.outcome = match &answer {
+            Answer::UnknownJob => "there is no such job".into(),
+            Answer::Conflict(why) | Answer::Invalid(why) | Answer::Unavailable(why) => cut(why),
+            Answer::Started { .. } | Answer::KillSent { .. } | Answer::Done(_) => "ok".into(),
+        };
+        self.keep_audit(turn, audit);
+        turn.effects.push(Effect::Answer { request, answer });
+    }
+
+    /// Stores and logs what somebody did.
+    pub(super) fn keep_audit(&mut self, turn: &mut Turn, audit: AuditRecord) {
+        say_audit(turn, &audit);
+        turn.store(vec![control_fact(Control::Audit(audit))]);
+    }
+
+    /// What is in force: the files', with the switches on top.
+    pub(super) fn weigh_maintenance(&mut self) {
+        let mut maintenance = self.config.maintenance.clone();
+        for (machine, switch) in &self.switches {
+            match (machine, switch.is_on) {
+                (None, is_on) => maintenance.global = is_on,
+                (Some(machine), true) => drop(maintenance.machines.insert(machine.clone())),
+                (Some(machine), false) => drop(maintenance.machines.remove(machine)),
+            }
+        }
+        self.maintenance = maintenance;
+        self.shown.is_changed = true;
+    }
+
+    /// Pauses and switches whose time is over.
+    pub(super) fn expire_controls(&mut self, turn: &mut Turn) {
+        let now = turn.now.wall;
+        let mut facts = Vec::new();
+        let over: Vec<Arc<str>> = self
+            .jobs
+            .iter()
+            .filter(|(_, state)| {
+                let until = state.paused.as_ref().and_then(|paused| paused.until);
+                until.is_some_and(|until| until <= now)
+            })
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in over {
+            if let Some(state) = self.jobs.get_mut(&name) {
+                state.paused = None;
+            }
+            turn.say(
+                Level::Info,
+                format!("{name} is no longer paused: its time is over"),
+            );
+            facts.push(control_fact(Control::Resume {
+                job: name.to_string(),
+            }));
+            self.shown.jobs.insert(name);
+        }
+        let over: Vec<Option<String>> = self
+            .switches
+            .iter()
+            .filter(|(_, switch)| switch.until <= now)
+            .map(|(machine, _)| machine.clone())
+            .collect();
+        for machine in over {
+            self.switches.remove(&machine);
+            let object = machine.as_deref().unwrap_or("global");
+            turn.say(
+                Level::Info,
+                format!("maintenance ({object}) is as the files say: its time is over"),
+            );
+            facts.push(control_fact(Control::SwitchBack { machine }));
+            self.weigh_maintenance();
+        }
+        turn.store(facts);
+    }
+
+    /// Pauses and switches from storage, before the first configuration. What is over ends with the first tick.
+    pub(super) fn take_up_controls(&mut self, controls: Vec<Control>) {
+        for control in controls {
+            match control {
+                Control::Pause(pause) => {
+                    let name: Arc<str> = pause.job.as_str().into();
+                    let state = self.jobs.entry(name).or_default();
+                    state.record.job.clone_from(&pause.job);
+                    state.paused = Some(Arc::new(pause));
+                }
+                Control::Switch(switch) => drop(self.switches.insert(switch.machine.clone(), switch)),
+                Control::Resume { .. } | Control::SwitchBack { .. } | Control::Audit(_) => {}
+            }
+        }
+    }
+}
+
+/// An audit record whose outcome is still to come.
+pub(super) fn audit(at: Wall, by: &str, action: &str, object: &str, detail: &str) -> AuditRecord {
+    AuditRecord {
+        at,
+        by: by.into(),
+        action: action.into(),
+        object: cut(object),
+        detail: cut(detail),
+        outcome: String::new(),
+    }
+}
+
+/// As storage takes it.
+pub(super) fn control_fact(control: Control) -> Fact {
+    Fact::Control(Box::new(control))
+}
+
+/// The line in the daemon's log.
+pub(super) fn say_audit(turn: &mut Turn, audit: &AuditRecord) {
+    let AuditRecord {
+        by,
+        action,
+        object,
+        detail,
+        outcome,
+        ..
+    } = audit;
+    let text = format!("audit: {by}: {action} {object} ({detail}): {outcome}");
+    // what was asked for may be anything: it must not make lines of its own
+    let text = text.replace(|c: char| c.is_control(), " ");
+    turn.say(Level::Info, text);
+}
+
+/// Names of what was asked for; never a parameter's value.
+fn run_detail(order: &RunOrder) -> String {
+    let mut parts = Vec::new();
+    if !order.machines.is_empty() {
+        parts.push(format!("machines {}", order.machines.join(" ")));
+    }
+    if !order.parameters.is_empty() {
+        let names: Vec<&str> = order.parameters.keys().map(String::as_str).collect();
+        parts.push(format!("parameters {}", names.join(" ")));
+    }
+    parts.join(", ")
+}
+
+fn cut(text: &str) -> String {
+    text.chars().take(AUDIT_PART_CHARS).collect()
+}

@@ -1,0 +1,76 @@
+//! Machine runs without a wrapper (`use_wrapper: false`): the executor runs the command itself, and tells when it has
+//! started, and when it has ended, with all its output.
+//! Must not know: how the executor runs it.
+
+use crate::budget::Chunk;
+use crate::engine::effect::{Effect, Fact, Write};
+use crate::engine::machine_run::MachineRun;
+use crate::engine::record::{MachineRunId, MachineStage};
+use crate::engine::{Engine, Turn};
+
+impl Engine {
+    /// The executor has asked these machines: their time for the launch counts from now (fine-print.md 10). Without a
+    /// wrapper this is all that will be heard before the end: they count as started.
+    pub(super) fn published(&mut self, turn: &mut Turn, machine_runs: &[MachineRunId]) {
+        for id in machine_runs {
+            let Some(m) = self
+                .machine_mut(*id)
+                .filter(|m| m.record.stage == MachineStage::Dispatched)
+            else {
+                continue;
+            };
+            m.clocks.dispatched = Some(turn.awake);
+            if m.plain {
+                m.record.stage = MachineStage::Started;
+                m.record.started.get_or_insert(turn.now.wall);
+                let facts = vec![Fact::Machine(Box::new(m.record.clone()))];
+                turn.store(facts);
+                self.touch_machine(*id);
+            }
+        }
+    }
+
+    /// The command has ended.
+    pub(super) fn returned(
+        &mut self,
+        turn: &mut Turn,
+        id: MachineRunId,
+        retcode: i32,
+        output: Vec<u8>,
+        note: Option<&str>,
+    ) {
+        let Some(&(run_id, place)) = self.places.get(&id) else {
+            return;
+        };
+        let Some(run) = self.runs.get_mut(&run_id) else {
+            return;
+        };
+        let day = run.day();
+        let m = &mut run.machines[place];
+        if !m.is_open() {
+            return;
+        }
+        if !output.is_empty() {
+            let placed = m.output.append(id, day, Chunk::free(output));
+            turn.effects.push(Effect::Store(Write {
+                output: placed.rows,
+                trim: placed.trim.into_iter().collect(),
+                after_output_of: Some(id),
+                ..Write::default()
+            }));
+            m.shown = None;
+        }
+        self.end_machine(turn, id, retcode, false, note, Vec::new());
+    }
+}
+
+/// Has it ended, once: the executor goes on by itself.
+pub(super) fn terminate(turn: &mut Turn, m: &mut MachineRun) {
+    let has_started = m.record.stage == MachineStage::Started;
+    if let Some(kill) = m.kill.as_mut().filter(|kill| has_started && kill.sent.is_none()) {
+        kill.sent = Some(turn.awake);
+        turn.effects.push(Effect::Terminate {
+            machine_run: m.record.id,
+        });
+    }
+}

@@ -1,0 +1,330 @@
+//! Commands without a wrapper: Salt runs them, and their outcome is a minion's return. The minion is asked now and then
+//! whether it is still at it, and the master's job cache for returns that nobody heard.
+//! Must not know: the helper process.
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde_json::{Value, json};
+
+use super::protocol::{self, Request};
+use super::{NO_ANSWER, NO_RESPONSE, Pending, Salt, What};
+use crate::clock::{self, Mono};
+use crate::engine::effect::Dispatch;
+use crate::engine::event::Event;
+use crate::engine::record::MachineRunId;
+use crate::limits;
+
+const KILLED: i32 = 143;
+const TIMED_OUT: i32 = 124;
+const KILLED_NOTE: &str = "[Job terminated by user request]";
+const GONE_NOTE: &str = "[SALTPETER ERROR: the minion no longer runs the command, and returned nothing]";
+
+/// A command on some minions.
+pub(super) struct Plain {
+    dispatch: Dispatch,
+    /// Those that have not returned.
+    open: HashMap<String, MachineRunId>,
+    /// How often in a row a minion did not know the command.
+    gone: HashMap<String, u32>,
+    /// When a minion was last heard of.
+    heard: HashMap<String, Mono>,
+    killed: HashMap<String, Killed>,
+    /// None: not published.
+    next_look: Option<Mono>,
+}
+
+/// A command that is being ended.
+struct Killed {
+    asked: Mono,
+    is_hard: bool,
+}
+
+/// Something asked of minions about a command.
+pub(super) struct Question {
+    /// The request that it is about.
+    pub(super) of: u64,
+    function: &'static str,
+    jid: String,
+    machines: Vec<String>,
+}
+
+impl Plain {
+    pub(super) fn published(&mut self, now: Mono) -> Vec<Event> {
+        self.next_look = Some(now.plus_ms(limits::PLAIN_LOOK_MS));
+        for machine in self.open.keys() {
+            self.heard.insert(machine.clone(), now);
+        }
+        vec![Event::Published {
+            machine_runs: self.open.values().copied().collect(),
+        }]
+    }
+
+    pub(super) fn returned(&mut self, machine: &str, ret: &Value) -> Option<Event> {
+        let machine_run = self.open.remove(machine)?;
+        let (retcode, mut output) = outcome(ret, self.dispatch.spec.timeout_s);
+        if !output.is_empty() && !output.ends_with('\n') {
+            // Salt takes away the last line's end
+            output.push('\n');
+        }
+        let is_killed = self.killed.contains_key(machine);
+        Some(Event::Returned {
+            machine_run,
+            retcode: if is_killed { KILLED } else { retcode },
+            output: output.into_bytes(),
+            note: is_killed.then(|| KILLED_NOTE.to_string()),
+        })
+    }
+
+    /// Those will not answer.
+    pub(super) fn lost(&mut self, machines: &[String]) -> Vec<Event> {
+        machines
+            .iter()
+            .filter_map(|machine| self.end(machine, NO_ANSWER, NO_RESPONSE))
+            .collect()
+    }
+
+    pub(super) fn end_all(&mut self, retcode: i32, note: &str) -> Vec<Event> {
+        let machines: Vec<String> = self.open.keys().cloned().collect();
+        machines
+            .iter()
+            .filter_map(|machine| self.end(machine, retcode, note))
+            .collect()
+    }
+
+    fn end(&mut self, machine: &str, retcode: i32, note: &str) -> Option<Event> {
+        Some(Event::Returned {
+            machine_run: self.open.remove(machine)?,
+            retcode,
+            output: Vec::new(),
+            note: Some(note.to_string()),
+        })
+    }
+
+    pub(super) fn fill_in(&self, request: &mut Request) {
+        request.tgt = json!(self.open.keys().collect::<Vec<_>>());
+        request.kwarg = call(&self.dispatch);
+        request.follow = self.dispatch.again;
+        // its own timeout ends it, or the minion's word that it is gone
+        request.timeout = f64::from(u32::MAX);
+        request.ret_limit = limits::PLAIN_OUTPUT_CHARS;
+    }
+}
+
+impl Question {
+    pub(super) fn fill_in(&self, request: &mut Request) {
+        request.tgt = json!(self.machines);
+        request.fun = self.function;
+        request.arg = vec![self.jid.clone()];
+        request.timeout = limits::PLAIN_ANSWER_MS as f64 / 1_000.0;
+    }
+
+    /// Whether the answer says that the minion does not know the command; None: it says nothing of that.
+    pub(super) fn is_gone(&self, answer: &Value) -> Option<bool> {
+        (self.function == "saltutil.find_job").then(|| answer.as_object().is_some_and(|job| job.is_empty()))
+    }
+}
+
+impl Salt {
+    pub(super) fn run_plain(&mut self, dispatch: Dispatch) {
+        let machines = dispatch.machines.iter();
+        let plain = Plain {
+            open: machines.map(|(id, machine)| (machine.clone(), *id)).collect(),
+            gone: HashMap::new(),
+            heard: HashMap::new(),
+            killed: HashMap::new(),
+            next_look: None,
+            dispatch,
+        };
+        let jid = protocol::jid(plain.dispatch.at);
+        let again = plain.dispatch.again;
+        let deadline = clock::mono().plus_ms(limits::LAUNCH_PATIENCE_MS);
+        self.add(jid, again, deadline, What::Plain(plain));
+    }
+
+    /// SIGTERM now, SIGKILL later; Salt does not tell when it is over.
+    pub(super) fn terminate(&mut self, machine_run: MachineRunId) {
+        let now = clock::mono();
+        let mut questions = Vec::new();
+        for (id, pending) in &mut self.pending {
+            let Some(plain) = pending.plain() else { continue };
+            let Some((machine, _)) = plain.open.iter().find(|(_, open)| **open == machine_run) else {
+                continue;
+            };
+            let machine = machine.clone();
+            let killed = Killed {
+                asked: now,
+                is_hard: false,
+            };
+            plain.killed.insert(machine.clone(), killed);
+            questions.push((*id, "saltutil.term_job", vec![machine]));
+        }
+        self.ask(questions);
+    }
+
+    pub(super) fn look_after_plain(&mut self, now: Mono) {
+        let mut questions = Vec::new();
+        let mut events = Vec::new();
+        let mut ended = Vec::new();
+        for (id, pending) in &mut self.pending {
+            let Some(plain) = pending.plain() else { continue };
+            let mut over = Vec::new();
+            for (machine, killed) in &mut plain.killed {
+                let since_ms = now.since_ms(killed.asked);
+                if !killed.is_hard && since_ms >= limits::TERM_TO_KILL_MS {
+                    killed.is_hard = true;
+                    questions.push((*id, "saltutil.kill_job", vec![machine.clone()]));
+                }
+                if since_ms >= limits::TERM_TO_KILL_MS + limits::PLAIN_KILLED_MS {
+                    over.push(machine.clone());
+                }
+            }
+            for machine in over {
+                events.extend(plain.end(&machine, KILLED, KILLED_NOTE));
+            }
+            if plain.next_look.is_some_and(|at| at <= now) {
+                plain.next_look = Some(now.plus_ms(limits::PLAIN_LOOK_MS));
+                questions.push((*id, "saltutil.find_job", plain.open.keys().cloned().collect()));
+            }
+            if plain.open.is_empty() {
+                ended.push(*id);
+            }
+        }
+        for id in ended {
+            self.pending.remove(&id);
+        }
+        self.report_all(events);
+        self.ask(questions);
+    }
+
+    fn ask(&mut self, questions: Vec<(u64, &'static str, Vec<String>)>) {
+        for (of, function, machines) in questions {
+            let Some(about) = self.pending.get(&of).filter(|_| !machines.is_empty()) else {
+                continue;
+            };
+            let question = Question {
+                of,
+                function,
+                jid: about.jid.clone(),
+                machines,
+            };
+            let jid = self.jids.next(clock::wall());
+            let deadline = clock::mono().plus_ms(2 * limits::PLAIN_ANSWER_MS);
+            self.add(jid, false, deadline, What::Question(question));
+            if function == "saltutil.find_job" {
+                self.tell(protocol::fill());
+            }
+        }
+    }
+
+    /// A minion has said something about a command.
+    pub(super) fn answered(&mut self, of: u64, machine: &str, is_gone: Option<bool>) {
+        let (Some(pending), Some(is_gone)) = (self.pending.get_mut(&of), is_gone) else {
+            return;
+        };
+        let Some(plain) = pending.plain() else { return };
+        plain.heard.insert(machine.to_string(), clock::mono());
+        let times = plain.gone.entry(machine.to_string()).or_default();
+        *times = if is_gone { *times + 1 } else { 0 };
+        if *times >= limits::PLAIN_GONE {
+            let event = plain.end(machine, NO_ANSWER, GONE_NOTE);
+            self.report_all(event);
+        }
+    }
+
+    /// Minions have not answered a question about a command.
+    pub(super) fn unanswered(&mut self, of: u64, machines: &[String]) {
+        let now = clock::mono();
+        let Some(plain) = self.pending.get_mut(&of).and_then(Pending::plain) else {
+            return;
+        };
+        let is_away = |machine: &&String| {
+            let heard = plain.heard.get(*machine);
+            heard.is_none_or(|heard| now.since_ms(*heard) >= limits::PLAIN_AWAY_MS)
+        };
+        let away: Vec<String> = machines.iter().filter(is_away).cloned().collect();
+        let events = plain.lost(&away);
+        self.report_all(events);
+    }
+}
+
+impl Pending {
+    fn plain(&mut self) -> Option<&mut Plain> {
+        match &mut self.what {
+            What::Plain(plain) => Some(plain),
+            _ => None,
+        }
+    }
+}
+
+/// The arguments of `cmd.run_all` that run the command itself.
+fn call(dispatch: &Dispatch) -> BTreeMap<&'static str, Value> {
+    let spec = &dispatch.spec;
+    let mut env = spec.env.clone();
+    for (name, value) in [
+        ("SP_JOB_NAME", &dispatch.job),
+        ("SP_JOB_INSTANCE", &dispatch.instance),
+        ("SP_JOB_INSTANCE_NAME", &dispatch.instance),
+    ] {
+        env.insert(name.to_string(), value.clone());
+    }
+    let mut kwarg: BTreeMap<&'static str, Value> = [
+        ("cmd", json!(spec.command)),
+        ("env", json!(env)),
+        ("redirect_stderr", json!(true)),
+        ("reset_system_locale", json!(false)),
+    ]
+    .into();
+    if let Some(cwd) = &spec.cwd {
+        kwarg.insert("cwd", json!(cwd));
+    }
+    if let Some(user) = &spec.user {
+        kwarg.insert("runas", json!(user));
+    }
+    if spec.timeout_s > 0 {
+        kwarg.insert("timeout", json!(spec.timeout_s));
+    }
+    kwarg
+}
+
+/// Code and output of a return.
+fn outcome(ret: &Value, timeout_s: u64) -> (i32, String) {
+    let text = |key: &str| ret.get(key).and_then(Value::as_str).unwrap_or_default();
+    match ret {
+        Value::Object(_) => {
+            let output = format!("{}{}", text("stdout"), text("stderr"));
+            let words = format!("Timed out after {timeout_s} seconds");
+            let retcode = ret
+                .get("retcode")
+                .and_then(Value::as_i64)
+                .unwrap_or(i64::from(NO_ANSWER));
+            let retcode = match retcode {
+                1 if timeout_s > 0 && output.trim_end().ends_with(&words) => TIMED_OUT,
+                // ended by a signal
+                signal if signal < 0 => 128 - signal as i32,
+                code => code as i32,
+            };
+            (retcode, output)
+        }
+        Value::String(text) => (NO_ANSWER, text.clone()),
+        other => (NO_ANSWER, format!("the minion returned {other}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_return_gives_code_and_output() {
+        let object = |retcode: i64, stdout: &str| json!({"retcode": retcode, "stdout": stdout, "stderr": ""});
+        assert_eq!(outcome(&object(3, "x"), 5), (3, "x".into()));
+        assert_eq!(outcome(&object(-9, ""), 5), (137, String::new()));
+        let timed_out = "sleep 9 : Timed out after 5 seconds";
+        assert_eq!(outcome(&object(1, timed_out), 5).0, 124);
+        assert_eq!(outcome(&object(1, timed_out), 0).0, 1);
+        assert_eq!(
+            outcome(&json!("ERROR: no user"), 0),
+            (255, "ERROR: no user".into())
+        );
+    }
+}

@@ -1,0 +1,361 @@
+"""Saltpeter's door to Salt: publishes jobs and streams each minion's return (JSON lines, protocol 1).
+
+Started by the daemon with the Python that has Salt; `-c` names the master's configuration. It only calls
+LocalClient.pub() and reads returns from the master's event bus. It holds nothing that matters: the daemon makes the
+job ids and asks again when this process is lost. Must not know: runs, jobs, wrappers. Salt 3006 to 3008, Python 3.8+.
+"""
+import collections
+import json
+import os
+import queue
+import sys
+import threading
+import time
+
+STARTED = time.monotonic()
+PROTO = 1
+PUBLISHERS = 4  # publishes at a time
+PUBLISH_QUEUE = 65536  # requests that wait for a publisher
+ENDED_KEPT = 2000  # jobs whose late returns are still reported
+BUS_STALE_S = 2.0  # a publish that the bus has not shown by then: the bus is dead
+BUS_RETRY_S = 1.0
+RETURN_CHARS = 65536  # kept of one text in a return, unless the request says otherwise
+
+# Salt prints to stdout here and there: what was stdout speaks the protocol, stdout itself goes to the log
+OUT = os.dup(1)
+os.dup2(2, 1)
+OUT_LOCK = threading.Lock()
+
+
+def emit(**event):
+    line = (json.dumps(event, ensure_ascii=False, default=plain) + "\n").encode("utf-8", "replace")
+    with OUT_LOCK:
+        while line:
+            line = line[os.write(OUT, line) :]
+
+
+def plain(value):
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if isinstance(value, (set, frozenset, tuple)):
+        return list(value)
+    return str(value)
+
+
+def fatal(kind, error):
+    emit(ev="fatal", kind=kind, msg=str(error), python=sys.version.split()[0])
+    os._exit(3)
+
+
+try:
+    import logging
+
+    import salt.client
+    import salt.config
+    import salt.exceptions
+    import salt.loader
+    import salt.utils.event
+    import salt.utils.minions
+    import salt.version
+except Exception as error:  # a broken installation raises anything
+    fatal("import", error)
+logging.basicConfig(stream=sys.stderr, level=logging.ERROR, format="%(name)s: %(message)s", force=True)
+
+
+class Job:
+    """A publish that is followed."""
+
+    def __init__(self, request):
+        self.id = request["id"]
+        self.jid = request["jid"]
+        self.timeout = float(request.get("timeout", 30))
+        self.limit = int(request.get("ret_limit", RETURN_CHARS))
+        self.expected = None  # known once it is published
+        self.got = set()
+        self.published = None
+        self.seen_on_bus = False
+
+
+LOCK = threading.RLock()
+JOBS = {}  # jid -> Job that is followed
+ENDED = collections.OrderedDict()  # jid -> Job whose late returns are told
+CANCELLED = set()  # ids cancelled before they were published
+QUEUE = queue.Queue(PUBLISH_QUEUE)
+WAITING = {}  # id -> request not yet published
+FILL = threading.Event()  # the job cache is to be looked into
+OPTS = {}
+
+
+def cut(value, limit):
+    if isinstance(value, bytes):
+        value = plain(value)
+    if isinstance(value, str) and len(value) > limit:
+        half = limit // 2
+        return "%s\n[%d characters left out]\n%s" % (value[:half], len(value) - 2 * half, value[-half:])
+    if isinstance(value, dict):
+        return {str(plain(k)): cut(v, limit) for k, v in value.items()}
+    return value
+
+
+def returned(jid, minion, data, via):
+    with LOCK:
+        job = JOBS.get(jid)
+        late = job is None
+        job = job or ENDED.get(jid)
+        if job is None or minion in job.got:
+            return
+        job.got.add(minion)
+        emit(
+            id=job.id, ev="late" if late else "ret", jid=jid, minion=minion, via=via,
+            ret=cut(data.get("return", data.get("ret")), job.limit),
+            retcode=data.get("retcode", 0), success=data.get("success"),
+        )  # fmt: skip
+        if not late:
+            finish_if_complete(job)
+
+
+def finish_if_complete(job):
+    if job.expected is not None and job.expected <= job.got:
+        finish(job, "complete")
+
+
+def finish(job, why):
+    JOBS.pop(job.jid, None)
+    ENDED[job.jid] = job
+    while len(ENDED) > ENDED_KEPT:
+        ENDED.popitem(last=False)
+    emit(id=job.id, ev="done", jid=job.jid, missing=sorted((job.expected or set()) - job.got), why=why)
+
+
+def cache(returners, function, jid):
+    return returners["%s.%s" % (OPTS.get("master_job_cache", "local_cache"), function)](jid) or {}
+
+
+def fill_from_cache(returners, jobs):
+    """Returns that the bus did not show: while it was down, or before this process followed the job."""
+    for job in jobs:
+        try:
+            for minion, data in cache(returners, "get_jid", job.jid).items():
+                if isinstance(data, dict) and ("return" in data or "ret" in data):
+                    returned(job.jid, minion, data, "cache")
+        except Exception as error:  # an external job cache fails in its own ways
+            print("job cache: %s: %s" % (type(error).__name__, error), file=sys.stderr)
+
+
+def listed(tgt, tgt_type):
+    if tgt_type != "list":
+        return set()
+    return set(tgt if isinstance(tgt, list) else [name.strip() for name in tgt.split(",")])
+
+
+def kind_of(error):
+    if isinstance(error, salt.exceptions.SaltReqTimeoutError):
+        return "master_timeout"
+    if type(error) is salt.exceptions.SaltClientError:
+        return "master_down" if not error.args or "publisher" in str(error) else "SaltClientError"
+    if isinstance(error, salt.exceptions.EauthAuthenticationError):
+        return "auth"
+    return type(error).__name__
+
+
+def publish(client, request):
+    tgt, tgt_type, jid = request["tgt"], request.get("tgt_type", "glob"), request["jid"]
+    job = Job(request)
+    with LOCK:
+        if jid in JOBS:
+            return emit(id=job.id, ev="error", kind="duplicate_jid", msg="job id %s is followed already" % jid)
+        JOBS[jid] = job  # before the publish: returns may be faster than its answer
+    try:
+        # asked again after this process was lost: what the master has stored was published
+        known = cache(client.returners, "get_load", jid) if request.get("again") else {}
+        if request.get("follow") and not known:
+            raise LookupError("the master does not know job %s any more" % jid)
+        if known:
+            minions, job.seen_on_bus = known.get("Minions") or known.get("minions") or [], True
+        else:
+            arg = list(request.get("arg") or [])
+            if request.get("kwarg"):
+                arg.append(dict(request["kwarg"], __kwarg__=True))
+            answer = client.pub(
+                tgt, request["fun"], arg=arg, tgt_type=tgt_type, jid=jid,
+                timeout=float(request.get("publish_timeout", 5)),
+            )  # fmt: skip
+            if not answer:
+                raise salt.exceptions.EauthAuthenticationError(
+                    "the master refused the publish: this user may not publish, or the key is not the master's"
+                )
+            minions = answer.get("minions") or []
+    except Exception:
+        with LOCK:
+            JOBS.pop(jid, None)
+        raise
+    with LOCK:
+        unknown = sorted(listed(tgt, tgt_type) - set(minions))
+        if not minions:
+            JOBS.pop(jid, None)
+            return emit(id=job.id, ev="error", kind="no_match", msg="no minion matches", unknown=unknown)
+        job.expected, job.published = set(minions), time.monotonic()
+        emit(id=job.id, ev="pub", jid=jid, minions=sorted(minions), unknown=unknown)
+        finish_if_complete(job)
+    if known:
+        FILL.set()
+
+
+def resolve(request):
+    tgt, tgt_type = request["tgt"], request.get("tgt_type", "glob")
+    minions = salt.utils.minions.CkMinions(OPTS).check_minions(tgt, tgt_type)["minions"]
+    unknown = sorted(listed(tgt, tgt_type) - set(minions))
+    emit(id=request["id"], ev="pub", jid=None, minions=sorted(minions), unknown=unknown)
+    emit(id=request["id"], ev="done", jid=None, missing=[], why="complete")
+
+
+def publisher():
+    client = None  # LocalClient is not thread safe: one for each thread
+    while True:
+        request = QUEUE.get()
+        with LOCK:
+            WAITING.pop(request["id"], None)
+            if request["id"] in CANCELLED:
+                CANCELLED.discard(request["id"])
+                continue
+        try:
+            if request["op"] == "resolve":
+                resolve(request)
+                continue
+            if client is None:
+                client = salt.client.LocalClient(mopts=dict(OPTS))
+            publish(client, request)
+        except BaseException as error:  # Salt raises SystemExit, too
+            client = None
+            emit(id=request["id"], ev="error", kind=kind_of(error), msg=str(error) or type(error).__name__)
+
+
+def follow_bus():
+    """The only reader of the bus; also keeps the time of all jobs."""
+    returners = salt.loader.returners(OPTS, {})
+    bus, told, connected = None, None, 0.0
+    while True:
+        if bus is None:
+            try:
+                bus = salt.utils.event.get_master_event(OPTS, OPTS["sock_dir"], listen=True, raise_errors=True)
+                if not bus.connect_pub(timeout=2):
+                    raise OSError("nobody answers on the event bus in %s" % OPTS["sock_dir"])
+                connected, up, why = time.monotonic(), True, ""
+                FILL.set()
+            except Exception as error:
+                bus, up, why = close(bus), False, str(error)
+            if up != told:
+                emit(ev="bus", up=up, msg=why)
+                told = up
+        begun, event = time.monotonic(), None
+        if bus is not None:
+            try:
+                event = bus.get_event(wait=0.25 if JOBS else 1, tag="salt/job/", full=True, match_type="startswith")
+            except Exception as error:
+                print("event bus: %s: %s" % (type(error).__name__, error), file=sys.stderr)
+                bus = close(bus)
+        if event is None and time.monotonic() - begun < 0.05:
+            bus = close(bus)  # it returned at once and brought nothing: closed
+            time.sleep(BUS_RETRY_S)
+        if event is not None:
+            part = event["tag"].split("/")
+            with LOCK:
+                if len(part) == 4 and part[3] == "new" and part[2] in JOBS:
+                    JOBS[part[2]].seen_on_bus = True
+            if len(part) == 5 and part[3] == "ret":
+                returned(part[2], part[4], event["data"], "bus")
+        if look_at_times(returners, connected):
+            bus = close(bus)
+
+
+def look_at_times(returners, connected):
+    """Ends what has had its time. True: the bus has missed a publish."""
+    now = time.monotonic()
+    with LOCK:
+        jobs = [job for job in JOBS.values() if job.published]
+        over = [job for job in jobs if now >= job.published + job.timeout]
+        unseen = [j for j in jobs if not j.seen_on_bus and now - max(j.published, connected) > BUS_STALE_S]
+    if FILL.is_set():
+        FILL.clear()
+        fill_from_cache(returners, jobs)
+    elif over:
+        fill_from_cache(returners, over)
+    with LOCK:
+        for job in over:
+            if job.jid in JOBS:
+                finish(job, "timeout")
+        for job in unseen:
+            job.seen_on_bus = True  # once is enough
+    return bool(unseen)
+
+
+def close(bus):
+    try:
+        if bus is not None:
+            bus.destroy()
+    except Exception:
+        pass
+
+
+def hello(**more):
+    with LOCK:
+        pending = len(JOBS) + len(WAITING)
+    emit(
+        ev="hello", proto=PROTO, salt=salt.version.__version__, python=sys.version.split()[0], exe=sys.executable,
+        pid=os.getpid(), user=OPTS.get("user"), sock_dir=OPTS["sock_dir"],
+        start_ms=int((time.monotonic() - STARTED) * 1000), pending=pending, **more
+    )  # fmt: skip
+
+
+def serve(line):
+    request = json.loads(line)
+    op = request["op"]
+    if op == "stop":
+        os._exit(0)
+    if op == "status":
+        return hello(id=request.get("id"))
+    if op == "fill":
+        FILL.set()
+        return None
+    if op == "cancel":
+        with LOCK:
+            jobs = [job for job in JOBS.values() if job.id == request["of"]]
+            if request["of"] in WAITING:
+                CANCELLED.add(request["of"])
+                emit(id=request["of"], ev="done", jid=None, missing=[], why="cancelled")
+            for job in jobs:
+                finish(job, "cancelled")
+        return None
+    if op not in ("run", "resolve"):
+        raise ValueError("unknown op %r" % (op,))
+    missing = [key for key in ("id", "tgt") + (("jid", "fun") if op == "run" else ()) if key not in request]
+    if missing:
+        raise ValueError("missing: %s" % ", ".join(missing))
+    with LOCK:
+        WAITING[request["id"]] = request
+    QUEUE.put(request)
+    return None
+
+
+def main():
+    path = sys.argv[sys.argv.index("-c") + 1] if "-c" in sys.argv else "/etc/salt"
+    path = os.path.join(path, "master") if os.path.isdir(path) else path
+    try:
+        OPTS.update(salt.config.client_config(path))
+    except BaseException as error:
+        fatal("config", error)
+    hello()
+    for _ in range(PUBLISHERS):
+        threading.Thread(target=publisher, daemon=True).start()
+    threading.Thread(target=follow_bus, daemon=True).start()
+    while True:
+        line = sys.stdin.buffer.readline()
+        if not line:
+            os._exit(0)  # the daemon is gone
+        try:
+            serve(line)
+        except Exception as error:
+            emit(id=None, ev="error", kind="bad_request", msg="%s: %s" % (type(error).__name__, error))
+
+
+main()

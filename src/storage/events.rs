@@ -1,0 +1,97 @@
+//! What happened between two moments, in order of time: machines started and ended, due times that started nothing.
+//! Must not know: how it is shown.
+
+use rusqlite::{Row, params};
+
+use crate::clock::Wall;
+use crate::limits;
+
+use super::history::Reader;
+
+/// One thing that happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Happening {
+    pub at: Wall,
+    pub job: String,
+    /// None: no run came of it.
+    pub instance: Option<String>,
+    pub kind: HappeningKind,
+}
+
+/// What it was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HappeningKind {
+    MachineStarted {
+        machine: String,
+    },
+    MachineEnded {
+        machine: String,
+        retcode: i32,
+    },
+    /// A due time, or a stretch of `count` of them, that started nothing: missed, overlap, maintenance, paused.
+    NotStarted {
+        why: String,
+        reason: Option<String>,
+        count: u64,
+    },
+}
+
+impl Reader {
+    /// What happened at `from` or later and before `until`: the latest `limit` of it (at most
+    /// [`limits::HISTORY_PAGE`]), ascending. `job`: of that one alone.
+    pub fn happenings(
+        &self,
+        from: Wall,
+        until: Wall,
+        job: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<Happening>, String> {
+        let limit = limit.min(limits::HISTORY_PAGE) as i64;
+        let mut found: Vec<Happening> = self.with_state(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT * FROM (SELECT machine_runs.started AS at, runs.job, runs.instance, 'start', machine, NULL, NULL
+                         FROM machine_runs JOIN runs ON runs.id = machine_runs.run
+                         WHERE machine_runs.started >= ?1 AND machine_runs.started < ?2
+                           AND (?3 IS NULL OR runs.job = ?3) ORDER BY machine_runs.started DESC LIMIT ?4)
+                     UNION ALL
+                     SELECT * FROM (SELECT machine_runs.ended AS at, runs.job, runs.instance, 'end', machine, retcode, NULL
+                         FROM machine_runs JOIN runs ON runs.id = machine_runs.run
+                         WHERE machine_runs.ended >= ?1 AND machine_runs.ended < ?2
+                           AND (?3 IS NULL OR runs.job = ?3) ORDER BY machine_runs.ended DESC LIMIT ?4)
+                     UNION ALL
+                     SELECT * FROM (SELECT due AS at, job, NULL, verdict, NULL, count, reason
+                         FROM verdicts WHERE verdict <> 'started' AND due >= ?1 AND due < ?2
+                           AND (?3 IS NULL OR job = ?3) ORDER BY due DESC LIMIT ?4)
+                     ORDER BY at DESC LIMIT ?4",
+                )?
+                .query_map(params![from.0, until.0, job, limit], happening_of_row)?
+                .collect()
+        })?;
+        found.reverse();
+        Ok(found)
+    }
+}
+
+fn happening_of_row(row: &Row<'_>) -> rusqlite::Result<Happening> {
+    let word: String = row.get(3)?;
+    let number = row.get::<_, Option<i64>>(5)?;
+    let kind = match word.as_str() {
+        "start" => HappeningKind::MachineStarted { machine: row.get(4)? },
+        "end" => HappeningKind::MachineEnded {
+            machine: row.get(4)?,
+            retcode: number.unwrap_or(255) as i32,
+        },
+        _ => HappeningKind::NotStarted {
+            why: word,
+            reason: row.get(6)?,
+            count: number.unwrap_or(1) as u64,
+        },
+    };
+    Ok(Happening {
+        at: Wall(row.get(0)?),
+        job: row.get(1)?,
+        instance: row.get(2)?,
+        kind,
+    })
+}

@@ -1,0 +1,100 @@
+//! The byte stream to the daemon: a plain socket, or TLS with a daemon that has proved to be the right one.
+//! Must not know: WebSocket, frames.
+
+use std::ffi::OsStr;
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use crate::wrapper::trust::{Trust, Tunnel};
+
+/// How the daemon is reached, as the dispatch says.
+#[derive(Clone, Debug)]
+pub enum Security {
+    /// `ws://`
+    Plain,
+    /// `wss://`
+    Tls(Trust),
+}
+
+/// A non-blocking connection.
+#[derive(Debug)]
+pub struct Channel {
+    socket: TcpStream,
+    tunnel: Option<Tunnel>,
+}
+
+impl Security {
+    /// From the URL, `SP_TLS_PIN` and `SP_TLS_CA` (the pin is enough, and counts where there are both). The error is the
+    /// line for stderr.
+    pub fn of(url: &str, pin: Option<&str>, authority: Option<&OsStr>) -> Result<Security, String> {
+        if url.starts_with("ws://") {
+            return Ok(Security::Plain);
+        }
+        if url.starts_with("wss://") {
+            return Trust::of(pin, authority).map(Security::Tls);
+        }
+        Err("SP_WEBSOCKET_URL is no ws:// or wss:// address".to_string())
+    }
+}
+
+impl Channel {
+    /// Takes over a non-blocking socket to `host`; nothing is sent yet.
+    pub fn new(socket: TcpStream, security: &Security, host: &str) -> Result<Channel, String> {
+        let tunnel = match security {
+            Security::Plain => None,
+            Security::Tls(trust) => Some(trust.tunnel(host)?),
+        };
+        Ok(Channel { socket, tunnel })
+    }
+
+    /// Finds out who is at the other end. True: it is the daemon that is looked for (a plain channel cannot tell).
+    /// False: the socket has to be waited for, see [`Channel::wants_write`].
+    pub fn shake_hands(&mut self) -> io::Result<bool> {
+        match &mut self.tunnel {
+            None => Ok(true),
+            Some(tunnel) => tunnel.shake_hands(&mut self.socket),
+        }
+    }
+
+    /// There is more to be sent than the socket took.
+    pub fn wants_write(&self) -> bool {
+        self.tunnel.as_ref().is_some_and(Tunnel::wants_write)
+    }
+
+    /// The peer has proved who it is.
+    pub fn is_verified(&self) -> bool {
+        self.tunnel.is_some()
+    }
+}
+
+impl Read for Channel {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match &mut self.tunnel {
+            None => self.socket.read(buffer),
+            Some(tunnel) => tunnel.read(&mut self.socket, buffer),
+        }
+    }
+}
+
+impl Write for Channel {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match &mut self.tunnel {
+            None => self.socket.write(bytes),
+            Some(tunnel) => tunnel.write(&mut self.socket, bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match &mut self.tunnel {
+            None => Ok(()),
+            Some(tunnel) => tunnel.flush(&mut self.socket),
+        }
+    }
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}

@@ -1,0 +1,257 @@
+//! Who may what: tokens and roles, the login page, other origins, guessing.
+
+use serde_json::{Value, json};
+
+use super::{control, expect, token, with_headers};
+use crate::support::daemon::{Daemon, Plan, job_with};
+use crate::support::http::Reply;
+
+fn daemon() -> Daemon {
+    let fields = json!({"env": {"SECRET": "hunter2"}, "parameters": {"p": "hunter2"}});
+    Plan::new(json!({"j": job_with("true", fields)}))
+        .setting("api_open", json!(false))
+        .setting(
+            "api_tokens",
+            json!([
+                token("see", "read", "r"),
+                token("ops", "operate", "o"),
+                token("boss", "admin", "a")
+            ]),
+        )
+        .setting("api_allowed_origins", json!(["https://ui.example.com"]))
+        .start()
+}
+
+fn ask(daemon: &Daemon, secret: &str, method: &str, path: &str, body: &Value) -> Reply {
+    let bearer = format!("Bearer {secret}");
+    let headers = [
+        ("Authorization", bearer.as_str()),
+        ("Content-Type", "application/json"),
+    ];
+    with_headers(daemon, method, path, &headers, body.to_string().as_bytes())
+}
+
+#[test]
+fn each_role_may_what_is_its_and_no_more() {
+    let daemon = daemon();
+    let maintenance = json!({"on": true, "reason": "r", "machine": "m1"});
+    for (secret, read, run, switch) in [("r", 200, 403, 403), ("o", 200, 200, 403), ("a", 200, 200, 200)] {
+        assert_eq!(
+            ask(&daemon, secret, "GET", "/api/v1/jobs", &json!({})).status,
+            read,
+            "{secret}"
+        );
+        let reply = ask(&daemon, secret, "POST", "/api/v1/jobs/j/run", &json!({}));
+        assert_eq!(reply.status, run, "{secret}: {}", reply.text());
+        if run == 200 {
+            daemon.number("SELECT count(*) FROM runs WHERE job = ?1", "j");
+            let instance = reply.json()["instance"].as_str().unwrap().to_string();
+            let path = format!("/api/v1/runs/{instance}");
+            crate::support::until("its end", || {
+                (!ask(&daemon, "r", "GET", &path, &json!({})).json()["ended"].is_null()).then_some(())
+            });
+        }
+        let reply = ask(&daemon, secret, "PUT", "/api/v1/maintenance", &maintenance);
+        assert_eq!(reply.status, switch, "{secret}");
+    }
+    for path in ["/api/v1/jobs", "/status", "/metrics", "/config", "/api/v1/audit"] {
+        let reply = daemon.get(path);
+        assert_eq!(
+            (reply.status, reply.header("www-authenticate")),
+            (401, Some("Bearer")),
+            "{path}"
+        );
+    }
+    assert_eq!(daemon.get("/healthz").status, 200);
+    let who = expect(&ask(&daemon, "o", "GET", "/api/v1/whoami", &json!({})), 200);
+    assert_eq!(who["role"], "operate");
+    assert!(who["who"].as_str().unwrap().contains("'ops'"));
+}
+
+#[test]
+fn values_of_env_are_for_those_who_may_operate() {
+    let daemon = daemon();
+    let run = ask(
+        &daemon,
+        "o",
+        "POST",
+        "/api/v1/jobs/j/run",
+        &json!({"parameters": {"p": "hunter2"}}),
+    );
+    let instance = run.json()["instance"].as_str().unwrap().to_string();
+    let paths = [
+        "/api/v1/jobs",
+        "/api/v1/jobs/j",
+        "/config",
+        &format!("/api/v1/runs/{instance}"),
+        "/api/v1/runs",
+    ];
+    for path in paths {
+        let seen = ask(&daemon, "r", "GET", path, &json!({}));
+        assert_eq!(seen.status, 200);
+        assert!(!seen.text().contains("hunter2"), "{path}: {}", seen.text());
+        assert!(
+            ask(&daemon, "o", "GET", path, &json!({}))
+                .text()
+                .contains("hunter2"),
+            "{path}"
+        );
+    }
+}
+
+#[test]
+fn a_token_that_is_removed_counts_no_more_nor_does_its_login() {
+    let daemon = daemon();
+    let cookie = log_in(&daemon, "o");
+    assert_eq!(with_cookie(&daemon, &cookie).status, 200);
+    daemon.set("api_tokens", json!([token("see", "read", "r")]));
+    crate::support::until("the new tokens", || {
+        (with_cookie(&daemon, &cookie).status == 401).then_some(())
+    });
+    assert_eq!(ask(&daemon, "o", "GET", "/api/v1/jobs", &json!({})).status, 401);
+}
+
+fn log_in(daemon: &Daemon, secret: &str) -> String {
+    let origin = format!("http://localhost:{}", daemon.api_port());
+    let headers = [
+        ("Content-Type", "application/x-www-form-urlencoded"),
+        ("Origin", origin.as_str()),
+    ];
+    let reply = with_headers(
+        daemon,
+        "POST",
+        "/login",
+        &headers,
+        format!("token={secret}").as_bytes(),
+    );
+    assert_eq!(reply.status, 303, "{}", reply.text());
+    let cookie = reply.header("set-cookie").unwrap();
+    assert!(
+        cookie.contains("; HttpOnly") && cookie.contains("; SameSite=Strict"),
+        "{cookie}"
+    );
+    cookie.split(';').next().unwrap().to_string()
+}
+
+fn with_cookie(daemon: &Daemon, cookie: &str) -> Reply {
+    with_headers(daemon, "GET", "/api/v1/jobs", &[("Cookie", cookie)], b"")
+}
+
+#[test]
+fn a_browser_logs_in_with_a_token_and_out_again() {
+    let daemon = daemon();
+    let page = daemon.get("/login");
+    assert!(page.text().contains("<form") && page.status == 200);
+    assert!(
+        page.header("content-security-policy")
+            .unwrap()
+            .contains("default-src 'none'")
+    );
+    let cookie = log_in(&daemon, "r");
+    assert!(!cookie.contains("=r"), "the token itself is in no cookie");
+    let headers = [("Cookie", cookie.as_str()), ("Content-Type", "application/json")];
+    assert_eq!(with_cookie(&daemon, &cookie).status, 200);
+    assert_eq!(
+        with_headers(&daemon, "POST", "/api/v1/jobs/j/run", &headers, b"{}").status,
+        403
+    );
+    assert_eq!(
+        with_headers(&daemon, "POST", "/logout", &headers, b"").status,
+        303
+    );
+    assert_eq!(with_cookie(&daemon, &cookie).status, 401);
+    for (origin, secret, status) in [
+        (Some("https://evil.example.com"), "r", 403),
+        (None, "r", 403),
+        (Some("http://localhost"), "x", 401),
+    ] {
+        let headers: Vec<(&str, &str)> = origin.iter().map(|origin| ("Origin", *origin)).collect();
+        let reply = with_headers(
+            &daemon,
+            "POST",
+            "/login",
+            &headers,
+            format!("token={secret}").as_bytes(),
+        );
+        assert_eq!(reply.status, status, "{origin:?}");
+        assert!(reply.header("set-cookie").is_none());
+    }
+}
+
+#[test]
+fn pages_of_configured_origins_may_read_and_no_others() {
+    let daemon = daemon();
+    let allowed = ("Origin", "https://ui.example.com");
+    let bearer = ("Authorization", "Bearer r");
+    let reply = with_headers(&daemon, "GET", "/api/v1/jobs", &[allowed, bearer], b"");
+    assert_eq!(reply.status, 200);
+    assert_eq!(
+        reply.header("access-control-allow-origin"),
+        Some("https://ui.example.com")
+    );
+    assert_eq!(reply.header("vary"), Some("Origin"));
+    assert!(reply.header("access-control-allow-credentials").is_none());
+    let preflight = [allowed, ("Access-Control-Request-Method", "POST")];
+    let reply = with_headers(&daemon, "OPTIONS", "/api/v1/jobs/j/run", &preflight, b"");
+    assert_eq!(reply.status, 204);
+    assert!(
+        reply
+            .header("access-control-allow-headers")
+            .unwrap()
+            .contains("Authorization")
+    );
+    for origin in [
+        "https://evil.example.com",
+        "null",
+        "https://ui.example.com.evil.com",
+        "http://ui.example.com",
+    ] {
+        for method in ["GET", "OPTIONS"] {
+            let reply = with_headers(
+                &daemon,
+                method,
+                "/api/v1/jobs",
+                &[("Origin", origin), bearer],
+                b"",
+            );
+            assert_eq!(reply.status, 403, "{origin}");
+            assert!(reply.header("access-control-allow-origin").is_none());
+        }
+    }
+}
+
+#[test]
+fn who_guesses_tokens_is_slowed_and_who_has_one_goes_on() {
+    let daemon = daemon();
+    assert_eq!(ask(&daemon, "r", "GET", "/api/v1/jobs", &json!({})).status, 200);
+    let mut statuses = Vec::new();
+    for guess in 0..25 {
+        statuses.push(
+            ask(
+                &daemon,
+                &format!("guess-{guess}"),
+                "GET",
+                "/api/v1/jobs",
+                &json!({}),
+            )
+            .status,
+        );
+    }
+    assert_eq!((statuses[0], statuses[24]), (401, 429), "{statuses:?}");
+    let last = ask(&daemon, "guess", "GET", "/api/v1/jobs", &json!({}));
+    assert!(last.header("retry-after").is_some());
+    assert_eq!(
+        ask(&daemon, "r", "GET", "/api/v1/jobs", &json!({})).status,
+        200,
+        "it was right here before"
+    );
+    assert_eq!(
+        ask(&daemon, "a", "GET", "/api/v1/jobs", &json!({})).status,
+        429,
+        "it may be a guess that hit"
+    );
+    assert_eq!(control(&daemon, "GET", "/api/v1/jobs", &json!({})).status, 200);
+    let told = daemon.said().matches("wrong token").count();
+    assert!((1..=21).contains(&told), "{told} lines");
+    assert!(!daemon.said().contains("guess-"), "what was tried is in no log");
+}

@@ -1,0 +1,282 @@
+//! What can be seen: jobs, runs, outputs, machines, events, metrics, the old paths.
+
+use serde_json::{Value, json};
+
+use super::{expect, with_headers};
+use crate::support::daemon::{Plan, job, job_with};
+use crate::support::until;
+
+#[test]
+fn a_job_shows_its_configuration_its_state_and_its_next_and_recent_runs() {
+    let jobs = json!({
+        "nightly": job_with("echo hi", json!({"year": "*", "hour": 3, "min": 0, "description": "d"})),
+        "off": job_with("true", json!({"enabled": false})),
+    });
+    let daemon = Plan::new(jobs).start();
+    let instance = daemon.run("nightly");
+    daemon.wait_ended(&instance);
+    let shown = expect(&daemon.get("/api/v1/jobs/nightly"), 200);
+    assert_eq!((&shown["state"], &shown["group"]), (&json!("ok"), &json!("jobs")));
+    assert_eq!(shown["config"]["command"], "echo hi");
+    assert_eq!(shown["recent"][0]["instance"], instance);
+    assert_eq!(shown["recent"][0]["outcome"], "succeeded");
+    let next = shown["next_runs"].as_array().unwrap();
+    assert_eq!(next.len(), 5);
+    assert!(
+        next.iter()
+            .all(|time| time.as_str().unwrap().contains("T03:00:00")),
+        "{next:?}"
+    );
+    let all = expect(&daemon.get("/api/v1/jobs"), 200);
+    let states: Vec<&Value> = all["jobs"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|job| &job["state"])
+        .collect();
+    assert_eq!(states, ["ok", "disabled"]);
+    assert_eq!(
+        expect(&daemon.get("/api/v1/jobs?group=none"), 200)["jobs"],
+        json!([])
+    );
+    expect(&daemon.get("/api/v1/jobs/nope"), 404);
+    expect(&daemon.get("/api/v1/jobs?recent=21"), 400);
+}
+
+#[test]
+fn runs_are_found_by_job_machine_outcome_and_time_page_by_page() {
+    let daemon = Plan::new(json!({
+        "good": job("true"), "bad": job_with("exit 3", json!({"targets": "m2"})),
+    }))
+    .start();
+    let mut instances = Vec::new();
+    for name in ["good", "bad", "good"] {
+        let instance = daemon.run(name);
+        daemon.wait_ended(&instance);
+        instances.push(instance);
+    }
+    let found = |query: &str| -> Vec<String> {
+        let answer = expect(&daemon.get(&format!("/api/v1/runs?{query}")), 200);
+        let runs = answer["runs"].as_array().unwrap();
+        runs.iter()
+            .map(|run| run["instance"].as_str().unwrap().to_string())
+            .collect()
+    };
+    let newest_first: Vec<String> = instances.iter().rev().cloned().collect();
+    assert_eq!(found(""), newest_first);
+    assert_eq!(found("job=bad"), instances[1..2]);
+    assert_eq!(found("machine=m2"), instances[1..2]);
+    assert_eq!(found("outcome=failed"), instances[1..2]);
+    assert_eq!(found("outcome=succeeded").len(), 2);
+    assert_eq!(found("outcome=running"), [""; 0]);
+    assert_eq!(found("group=jobs").len(), 3);
+    assert_eq!(found("from=now-1h&until=now").len(), 3);
+    assert_eq!(found("until=now-1h"), [""; 0]);
+    let first = expect(&daemon.get("/api/v1/runs?limit=2"), 200);
+    assert_eq!(first["runs"].as_array().unwrap().len(), 2);
+    assert_eq!(
+        found(&format!("limit=2&before={}", first["next"])),
+        instances[..1]
+    );
+    for bad in ["limit=0", "limit=1001", "outcome=odd", "from=soon", "before=-1"] {
+        expect(&daemon.get(&format!("/api/v1/runs?{bad}")), 400);
+    }
+    let run = expect(&daemon.get(&format!("/api/v1/runs/{}", instances[1])), 200);
+    assert_eq!(
+        (&run["outcome"], &run["stage"]),
+        (&json!("failed"), &json!("ended"))
+    );
+    let machine = &run["machines"][0];
+    assert_eq!(
+        (&machine["machine"], &machine["retcode"]),
+        (&json!("m2"), &json!(3))
+    );
+    assert_eq!(machine["outcome"], "failed");
+    assert!(run.get("token").is_none());
+    expect(&daemon.get("/api/v1/runs/good_1"), 404);
+}
+
+#[test]
+fn an_output_is_there_whole_in_part_and_while_it_comes() {
+    let go = "echo first; while [ ! -e $GO ]; do sleep 0.05; done; printf 'sec\\303\\266nd'";
+    let daemon = Plan::new(json!({"slow": job(go)})).prepare();
+    let flag = daemon.path("go");
+    daemon.write_jobs(
+        "jobs",
+        &json!({"slow": job_with(go, json!({"env": {"GO": flag}}))}),
+    );
+    daemon.start();
+    let instance = daemon.run("slow");
+    let path = format!("/api/v1/runs/{instance}/machines/m1/output");
+    daemon.wait_output(&instance, "m1", "first");
+    let mut follower = daemon.http();
+    follower
+        .send(format!("GET {path}?follow=1 HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes())
+        .unwrap();
+    std::fs::write(&flag, "").unwrap();
+    let followed = follower.reply().unwrap();
+    assert_eq!(followed.body, "first\nsecönd".as_bytes());
+    // followed to the end: it has ended
+    daemon.wait_ended(&instance);
+    let part = |range: &str| with_headers(&daemon, "GET", &path, &[("Range", range)], b"");
+    let reply = part("bytes=6-8");
+    assert_eq!((reply.status, reply.text().as_str()), (206, "sec"));
+    assert_eq!(reply.header("content-range"), Some("bytes 6-8/13"));
+    assert_eq!(part("bytes=-2").body, b"nd");
+    let beyond = part("bytes=13-");
+    expect(&beyond, 416);
+    assert_eq!(beyond.header("content-range"), Some("bytes */13"));
+    let rest = with_headers(
+        &daemon,
+        "GET",
+        &format!("{path}?follow=1"),
+        &[("Range", "bytes=6-")],
+        b"",
+    );
+    assert_eq!(rest.text(), "secönd");
+    let mut head = daemon.http();
+    head.send(format!("HEAD {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").as_bytes())
+        .unwrap();
+    let mut answer = String::new();
+    std::io::Read::read_to_string(&mut head.stream, &mut answer).unwrap();
+    assert!(
+        answer.starts_with("HTTP/1.1 200 ") && answer.contains("Content-Length: 13\r\n"),
+        "{answer}"
+    );
+    assert!(answer.ends_with("\r\n\r\n"), "a head has no body");
+    expect(
+        &daemon.get(&format!("/api/v1/runs/{instance}/machines/m9/output")),
+        404,
+    );
+    expect(&daemon.get(&format!("{path}?follow=maybe")), 400);
+}
+
+#[test]
+fn who_follows_and_hangs_up_costs_nothing_more() {
+    let daemon = Plan::new(json!({"long": job("sleep 600")})).start();
+    let instance = daemon.run("long");
+    until("the machine's run", || {
+        let run = daemon.get(&format!("/api/v1/runs/{instance}")).json();
+        (run["machines"][0]["stage"] == "running").then_some(())
+    });
+    let connections = || {
+        let text = daemon.get("/metrics").text();
+        let line = text
+            .lines()
+            .find(|line| line.contains("connections{kind=\"api\"}"))
+            .unwrap()
+            .to_string();
+        line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()
+    };
+    let follow = format!(
+        "GET /api/v1/runs/{instance}/machines/m1/output?follow=1 HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    );
+    let followers: Vec<_> = (0..20)
+        .map(|_| {
+            let mut client = daemon.http();
+            client.send(follow.as_bytes()).unwrap();
+            client
+        })
+        .collect();
+    until("all to be followed", || (connections() >= 21).then_some(()));
+    drop(followers);
+    until("all to be forgotten", || (connections() < 5).then_some(()));
+}
+
+#[test]
+fn machines_events_problems_and_metrics_tell_what_happened() {
+    let daemon = Plan::new(json!({"bad": job_with("exit 7", json!({"targets": "*"}))})).start();
+    let instance = daemon.run("bad");
+    daemon.wait_ended(&instance);
+    let machines = expect(&daemon.get("/api/v1/machines"), 200);
+    let machines = machines["machines"].as_array().unwrap();
+    assert_eq!(machines.len(), 3);
+    assert!(
+        machines.iter().all(|machine| machine["last"]["retcode"] == 7),
+        "{machines:?}"
+    );
+    let events = expect(&daemon.get("/api/v1/events?job=bad"), 200);
+    let kinds: Vec<&str> = events["events"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|event| event["type"].as_str().unwrap())
+        .collect();
+    assert_eq!(kinds.iter().filter(|kind| **kind == "machine_started").count(), 3);
+    assert_eq!(kinds.iter().filter(|kind| **kind == "machine_ended").count(), 3);
+    daemon.write_file("broken.yaml", "x: [\n");
+    until("the problem", || {
+        let problems = daemon.get("/api/v1/problems").json();
+        (problems["problems"][0]["file"] == "broken.yaml").then_some(())
+    });
+    let metrics = daemon.get("/metrics");
+    assert_eq!(
+        metrics.header("content-type"),
+        Some("text/plain; version=0.0.4; charset=utf-8")
+    );
+    let text = metrics.text();
+    for line in [
+        "saltpeter_runs_total{job=\"bad\",outcome=\"failed\"} 1",
+        "saltpeter_machine_runs_total{job=\"bad\",outcome=\"failed\"} 3",
+        "saltpeter_machine_runs_running 0",
+        "saltpeter_config_errors 1",
+        "saltpeter_executor_up 1",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line}: {text}");
+    }
+    assert!(text.contains("saltpeter_engine_turn_seconds_count "));
+    assert!(text.contains("saltpeter_storage_commit_seconds_sum "));
+    assert_eq!(expect(&daemon.get("/healthz"), 200)["status"], "ok");
+    assert_eq!(expect(&daemon.get("/readyz"), 200)["status"], "ready");
+}
+
+#[test]
+fn the_old_paths_answer_as_they_always_did() {
+    let daemon = Plan::new(json!({"j": job_with("sleep 600", json!({"env": {"A": "b"}}))})).start();
+    let instance = daemon.run("j");
+    let running = daemon.get("/running").json();
+    assert_eq!(running[&instance]["name"], "j");
+    let config = daemon.get("/config").json();
+    let cron = &config["crons"]["j"];
+    assert_eq!(
+        (&cron["command"], &cron["group"]),
+        (&json!("sleep 600"), &json!("jobs"))
+    );
+    assert_eq!(
+        (&cron["sec"], &cron["utc"], &cron["timeout"]),
+        (&json!(0), &json!(false), &json!(3600))
+    );
+    assert_eq!(config["maintenance"], json!({"global": false, "machines": []}));
+    assert!(daemon.get("/version").json()["version"].is_string());
+    until("the start in the timeline", || {
+        let timeline = daemon
+            .get("/timeline?start_date=now-1h&end_date=now%2B1m&id=7")
+            .json();
+        assert_eq!(timeline["id"], "7");
+        let entry = timeline["content"].get(0)?.clone();
+        assert_eq!(
+            (&entry["cron"], &entry["msg_type"]),
+            (&json!("j"), &json!("machine_start"))
+        );
+        assert_eq!(entry["job_instance"], instance);
+        Some(())
+    });
+    for path in ["/run", "/config", "/any"] {
+        let reply = with_headers(&daemon, "OPTIONS", path, &[], b"");
+        assert_eq!((reply.status, reply.body.len()), (204, 0), "{path}");
+    }
+    // refusals speak as they did
+    let refusal = daemon.post("/run", &json!({"job": "nope"}));
+    assert_eq!(
+        (refusal.status, &refusal.json()["status"]),
+        (404, &json!("error"))
+    );
+}
+
+#[test]
+fn the_document_is_served_to_anybody() {
+    let daemon = Plan::new(json!({})).setting("api_open", json!(false)).start();
+    let document = expect(&daemon.get("/api/v1/openapi.json"), 200);
+    assert_eq!(document["openapi"], "3.1.0");
+    assert!(document["paths"]["/api/v1/jobs/{job}/run"]["post"].is_object());
+}

@@ -1,0 +1,86 @@
+//! Many UIs, and slow ones.
+
+use std::thread::JoinHandle;
+
+use saltpeter::thread;
+use serde_json::json;
+
+use super::client::Ui;
+use crate::support::daemon::{Daemon, Plan, job};
+use crate::support::until;
+
+/// So many bytes, in lines.
+fn printing(bytes: usize) -> serde_json::Value {
+    job(&format!(
+        "yes 'sixty-four bytes of output, again and again, until it is enough' | head -c {bytes}"
+    ))
+}
+
+/// Follows a job's next run to its end on a thread of its own; the length of its text.
+fn follow(mut ui: Ui, job: &'static str) -> JoinHandle<usize> {
+    thread::spawn("ui-client", 1 << 20, move || {
+        ui.until("its end", |ui| {
+            let text = ui.text(job, "m1");
+            text.is_complete && text.count > 0 && !ui.is_running(job)
+        });
+        ui.text(job, "m1").text.len()
+    })
+    .unwrap()
+}
+
+fn memory_kib(daemon: &Daemon) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_ascii_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+fn fifty_uis_follow_one_job_and_each_sees_everything() {
+    const BYTES: usize = 2 << 20;
+    let daemon = Plan::new(json!({"j": printing(BYTES)})).start();
+    let uis: Vec<JoinHandle<usize>> = (0..50)
+        .map(|_| follow(Ui::following(&daemon, "j"), "j"))
+        .collect();
+    daemon.run("j");
+    for ui in uis {
+        assert_eq!(ui.join().unwrap(), BYTES);
+    }
+}
+
+#[test]
+fn a_ui_that_never_reads_costs_others_nothing_and_little_memory() {
+    const BYTES: usize = 24 << 20;
+    let daemon = Plan::new(json!({"j": printing(BYTES), "k": job("echo quick")})).start();
+    let silent: Vec<Ui> = (0..10).map(|_| Ui::following(&daemon, "j")).collect();
+    let mut other = Ui::following(&daemon, "k");
+    let before_kib = memory_kib(&daemon);
+    let fast = follow(Ui::following(&daemon, "j"), "j");
+    daemon.run("j");
+    let quick = daemon.run("k");
+    other.until("the other job", |ui| ui.text("k", "m1").is_complete);
+    other.until_shown(&daemon, &quick, "m1");
+    assert_eq!(fast.join().unwrap(), BYTES);
+    let grown_kib = memory_kib(&daemon).saturating_sub(before_kib);
+    assert!(grown_kib < 200 << 10, "grown by {grown_kib} KiB");
+    drop(silent);
+}
+
+#[test]
+fn uis_that_go_away_in_the_middle_leave_nothing_behind() {
+    let daemon = Plan::new(json!({"j": printing(8 << 20)})).start();
+    let threads = || {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", daemon.pid())).unwrap();
+        tasks.count()
+    };
+    let before = threads();
+    for _ in 0..3 {
+        let uis: Vec<Ui> = (0..20).map(|_| Ui::following(&daemon, "j")).collect();
+        let instance = daemon.run("j");
+        daemon.wait_output(&instance, "m1", "sixty-four");
+        drop(uis);
+        daemon.wait_status("its end", |status| {
+            status["running"].as_object()?.is_empty().then_some(())
+        });
+    }
+    until("the threads' end", || (threads() <= before + 2).then_some(()));
+}

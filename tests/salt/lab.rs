@@ -1,0 +1,287 @@
+//! One Salt master and three minions on loopback, below a temporary directory, for all tests of one run of this binary.
+//! The packages live in a virtual environment below the target directory. Everything is taken down by `watchdog.py`.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+
+use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use rustix::fs::FlockOperation;
+use rustix::process::Signal;
+use serde_json::json;
+
+use crate::bridge::Bridge;
+use crate::{processes, wait};
+
+/// The Salt that is tested unless the environment says otherwise.
+pub const VERSION: &str = "3008.5";
+/// None is the host's name; one shares a beginning with another.
+pub const MINIONS: [&str; 3] = ["web-a", "web-b", "db1"];
+/// From the start of Salt to the first answer of all minions, on a busy machine.
+const READY_S: u64 = 120;
+
+pub struct Lab {
+    pub root: PathBuf,
+    pub python: PathBuf,
+    sessions: Mutex<Vec<(&'static str, Child)>>,
+    /// Held by all who need Salt as it is; alone by those who break it.
+    calm: RwLock<()>,
+    _watchdog: Child,
+}
+
+/// Salt, for as long as this lives: not disturbed by others, or not disturbing them.
+#[allow(dead_code)] // held, not read
+pub enum Hold {
+    Shared(RwLockReadGuard<'static, ()>),
+    Alone(RwLockWriteGuard<'static, ()>),
+}
+
+/// The lab, for a test that leaves Salt alone. None: left out by request.
+pub fn shared() -> Option<(&'static Lab, Hold)> {
+    let lab = lab()?;
+    loop {
+        let calm = lab.calm.read();
+        if lab.is_whole() {
+            return Some((lab, Hold::Shared(calm)));
+        }
+        drop(calm);
+        let alone = lab.calm.write();
+        lab.mend();
+        drop(alone);
+    }
+}
+
+/// The lab, for a test that stops, freezes or restarts parts of Salt. It should leave all of it running.
+pub fn alone() -> Option<(&'static Lab, Hold)> {
+    let lab = lab()?;
+    let alone = lab.calm.write();
+    lab.mend();
+    Some((lab, Hold::Alone(alone)))
+}
+
+fn lab() -> Option<&'static Lab> {
+    static LAB: OnceLock<Option<Lab>> = OnceLock::new();
+    LAB.get_or_init(|| match std::env::var("SALTPETER_TEST_SALT").as_deref() {
+        Ok("off") => {
+            // not captured by the test harness
+            let _ = writeln!(
+                std::io::stderr(),
+                "LEFT OUT: the tests with a real Salt (SALTPETER_TEST_SALT=off)"
+            );
+            None
+        }
+        _ => Some(Lab::set_up()),
+    })
+    .as_ref()
+}
+
+impl Lab {
+    fn set_up() -> Lab {
+        let venv = environment();
+        let python = venv.join("bin/python");
+        let root = PathBuf::from(format!("/tmp/sp.{}", std::process::id()));
+        let _ = fs::remove_dir_all(&root);
+        fs::create_dir(&root).unwrap();
+        fs::write(root.join("sessions"), "").unwrap();
+        let watchdog = Command::new(&python)
+            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/salt/watchdog.py"))
+            .arg(&root)
+            .stdin(Stdio::piped())
+            // a Ctrl-C is for the tests; this one cleans up after them
+            .process_group(0)
+            .spawn()
+            .unwrap();
+        let lab = Lab {
+            root,
+            python,
+            sessions: Mutex::default(),
+            calm: RwLock::default(),
+            _watchdog: watchdog,
+        };
+        lab.configure();
+        lab.start("master");
+        for minion in MINIONS {
+            lab.start(minion);
+        }
+        lab.wait_until_ready();
+        lab
+    }
+
+    /// Directory of the master's configuration.
+    pub fn config(&self) -> PathBuf {
+        self.root.join("m")
+    }
+
+    fn configure(&self) {
+        let user = Command::new("id").arg("-un").output().unwrap().stdout;
+        let user = String::from_utf8(user).unwrap().trim().to_string();
+        let [publish, ret] = free_ports();
+        let states = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/salt");
+        let master = json!({
+            "root_dir": self.config(), "interface": "127.0.0.1", "publish_port": publish, "ret_port": ret,
+            "user": user, "auto_accept": true, "worker_threads": 2, "keysize": 2048,
+            "log_level_logfile": "debug",
+            "file_roots": {"base": [states, self.root.join("files")]},
+            "nodegroups": {"edge": "L@web-b,db1"},
+        });
+        fs::create_dir_all(self.config()).unwrap();
+        fs::create_dir_all(self.root.join("files")).unwrap();
+        fs::write(self.config().join("master"), master.to_string()).unwrap();
+        for minion in MINIONS {
+            let directory = self.root.join(minion);
+            let role = if minion.starts_with("db") { "db" } else { "web" };
+            let config = json!({
+                "root_dir": directory, "id": minion, "master": "127.0.0.1", "publish_port": publish,
+                "master_port": ret, "user": user, "multiprocessing": true, "acceptance_wait_time": 1,
+                "random_reauth_delay": 1, "enable_fqdns_grains": false, "enable_gpu_grains": false,
+                "log_level_logfile": "debug", "grains": {"role": role},
+            });
+            fs::create_dir_all(&directory).unwrap();
+            fs::write(directory.join("minion"), config.to_string()).unwrap();
+        }
+    }
+
+    /// Starts the master or a minion in a session of its own.
+    pub fn start(&self, name: &'static str) {
+        let bin = self.python.parent().unwrap();
+        let (program, directory) = match name {
+            "master" => ("salt-master", self.config()),
+            minion => ("salt-minion", self.root.join(minion)),
+        };
+        // a reused pid would make it believe that it runs already
+        for file in ["salt-minion.pid", "process_responsibility_salt-minion.pid"] {
+            let _ = fs::remove_file(directory.join("var/run").join(file));
+        }
+        let log = File::create(directory.join("out")).unwrap();
+        let mut command = Command::new("setsid");
+        command.arg(self.python.with_file_name("python"));
+        command.arg(bin.join(program)).arg("-c").arg(&directory);
+        if name != "master" {
+            command.arg("--disable-keepalive");
+        }
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let mut list = File::options()
+            .append(true)
+            .open(self.root.join("sessions"))
+            .unwrap();
+        writeln!(list, "{}", child.id()).unwrap();
+        self.sessions.lock().push((name, child));
+    }
+
+    fn is_whole(&self) -> bool {
+        self.sessions.lock().len() == MINIONS.len() + 1
+    }
+
+    /// Starts and wakes what a test that failed has left stopped or frozen.
+    fn mend(&self) {
+        for name in ["master"].into_iter().chain(MINIONS) {
+            let runs = self.sessions.lock().iter().any(|(known, _)| *known == name);
+            match runs {
+                true => self.signal(name, Signal::CONT),
+                false => self.start(name),
+            }
+        }
+        self.wait_until_ready();
+    }
+
+    fn session(&self, name: &str) -> i32 {
+        let sessions = self.sessions.lock();
+        let (_, child) = sessions.iter().find(|(known, _)| *known == name).unwrap();
+        child.id() as i32
+    }
+
+    /// Sends a signal to every process of the master or a minion.
+    pub fn signal(&self, name: &str, signal: Signal) {
+        for pid in processes::of_session(self.session(name)) {
+            processes::signal(pid, signal);
+        }
+    }
+
+    /// SIGKILL for every process of it.
+    pub fn kill(&self, name: &str) {
+        let session = self.session(name);
+        wait::until("a session's end", 20, || {
+            self.signal(name, Signal::KILL);
+            processes::of_session(session).is_empty().then_some(())
+        });
+        let mut sessions = self.sessions.lock();
+        let place = sessions.iter().position(|(known, _)| *known == name).unwrap();
+        let (_, mut child) = sessions.remove(place);
+        let _ = child.wait();
+    }
+
+    /// Pings once a second until all minions have answered one of the pings.
+    pub fn wait_until_ready(&self) {
+        let mut bridge = Bridge::start(self);
+        let mut silent: Vec<&str> = MINIONS.to_vec();
+        let mut asked = 0;
+        wait::until("answers of all minions", READY_S, || {
+            let master = self.sessions.lock();
+            assert!(!master.is_empty());
+            drop(master);
+            asked += 1;
+            bridge.run(json!({"tgt": "*", "fun": "test.ping", "timeout": 100}));
+            bridge.events_for(1_000, |event| {
+                if matches!(event["ev"].as_str(), Some("ret" | "late")) {
+                    silent.retain(|minion| event["minion"] != *minion);
+                }
+                silent.is_empty()
+            });
+            silent.is_empty().then_some(())
+        });
+    }
+}
+
+/// Two ports that were free a moment ago.
+fn free_ports() -> [u16; 2] {
+    let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    listeners.map(|listener| listener.local_addr().unwrap().port())
+}
+
+/// The virtual environment with that Salt; made when it is not there.
+fn environment() -> PathBuf {
+    let version = std::env::var("SALTPETER_TEST_SALT_VERSION").unwrap_or(VERSION.into());
+    let target = Path::new(env!("CARGO_BIN_EXE_saltpeter"))
+        .ancestors()
+        .nth(2)
+        .unwrap();
+    let venv = target.join(format!("salt-venv-{version}"));
+    let lock = File::create(target.join(format!("salt-venv-{version}.lock"))).unwrap();
+    rustix::fs::flock(&lock, FlockOperation::LockExclusive).unwrap();
+    if venv.join("ok").exists() {
+        return venv;
+    }
+    let requirements = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/salt/requirements.txt");
+    let pip = venv.join("bin/pip");
+    let salt = format!("salt=={version}");
+    let steps: [(&Path, Vec<&str>); 3] = [
+        (Path::new("python3"), vec!["-m", "venv", venv.to_str().unwrap()]),
+        (&pip, vec!["install", "-q", "--no-deps", &salt]),
+        (&pip, vec!["install", "-q", "-r", requirements.to_str().unwrap()]),
+    ];
+    for (program, arguments) in steps {
+        let output = Command::new(program).args(&arguments).output();
+        let said = match &output {
+            Ok(output) if output.status.success() => continue,
+            Ok(output) => String::from_utf8_lossy(&output.stderr).into_owned(),
+            Err(error) => error.to_string(),
+        };
+        panic!(
+            "the tests with a real Salt need Python 3 with venv and a package index: '{} {}' failed: {said}\n\
+             (SALTPETER_TEST_SALT=off leaves them out)",
+            program.display(),
+            arguments.join(" ")
+        );
+    }
+    fs::write(venv.join("ok"), "").unwrap();
+    venv
+}
