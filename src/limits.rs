@@ -133,6 +133,8 @@ pub const BOARD_INTERVAL_MS: u64 = 10;
 pub const PUBLISH_QUEUE: usize = 64;
 /// With a disk that hangs, a board is shown after this all the same.
 pub const BOARD_STORED_MS: u64 = 1_000;
+/// Signs of life that systemd's watchdog gets within its patience: some may come late, and none too many is sent.
+pub const WATCHDOG_SHARE: u64 = 4;
 /// From SIGTERM to the daemon's exit.
 pub const SHUTDOWN_MS: u64 = 2_000;
 
@@ -290,6 +292,9 @@ pub const CONFIG_QUIET_MS: u64 = 100;
 pub const CONFIG_PATIENCE_MS: u64 = 1_000;
 /// A file changed this shortly before it was read may change again without a newer time stamp: it is read again.
 pub const CONFIG_UNSETTLED_MS: i64 = 100;
+
+/// `saltpeter compare`: the old daemon starts jobs up to this late (measured.md: 8.5 s on a quiet machine).
+pub const COMPARE_TOLERANCE_S: i64 = 15;
 
 // -- the wrapper
 
