@@ -222,8 +222,8 @@ pub const STATUS_RET_BYTES: usize = 64 << 10;
 pub const SWITCH_S: i64 = 3_600;
 /// The longest time that maintenance may be switched for: what lasts longer belongs into the files.
 pub const SWITCH_MAX_S: i64 = 7 * 86_400;
-/// A reason that somebody gives.
-pub const REASON_BYTES: usize = 1_000;
+/// Characters of a reason that somebody gives, and of a machine's name.
+pub const REASON_CHARS: usize = 1_000;
 /// Paused jobs, and maintenance switches, at a time.
 pub const CONTROLS: usize = 20_000;
 /// Machines that one run may be asked for.
@@ -388,6 +388,8 @@ pub const HELPER_LOG_LINE_BYTES: usize = 16 << 10;
 pub const SALT_REQUESTS: usize = 16_384;
 /// Minions that have not answered a ping by then are down.
 pub const PING_TIMEOUT_MS: u64 = 20_000;
+/// The window of a ping where the master has just been away: those that did not answer are pinged again.
+pub const PING_AGAIN_MS: u64 = 5_000;
 /// From the order to a ping that is published: a master that restarts is waited for.
 pub const PING_PATIENCE_MS: u64 = 60_000;
 /// From the end of that window to the helper's word for it: the helper may have to be started again.
