@@ -139,7 +139,10 @@ fn an_output_is_there_whole_in_part_and_while_it_comes() {
         .unwrap();
     let mut answer = String::new();
     std::io::Read::read_to_string(&mut head.stream, &mut answer).unwrap();
-    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("Content-Length: 13\r\n"), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 200 ") && answer.contains("Content-Length: 13\r\n"),
+        "{answer}"
+    );
     assert!(answer.ends_with("\r\n\r\n"), "a head has no body");
     expect(
         &daemon.get(&format!("/api/v1/runs/{instance}/machines/m9/output")),
