@@ -17,6 +17,8 @@ usage: saltpeter maintenance [--json]
 Shows maintenance, or switches it on or off on top of what the files say: of a machine, or global (no run starts).
 A switch holds an hour unless --for says otherwise (s, m, h, d; at most 7d); clear takes it back.
 
+  -m, --machine MACHINE   of this machine; else global
+
 exit codes: 0 success, 1 refused, 2 a command line that cannot be understood,
             69 the daemon cannot be reached, 77 not allowed
 ";

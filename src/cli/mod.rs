@@ -348,6 +348,12 @@ fn parse(command_line: impl IntoIterator<Item = OsString>) -> Result<Action, Str
             verb.help.to_string()
         }));
     }
+    fits(verb, &given, &arguments)?;
+    Ok(Action::Run(verb, Box::new(arguments)))
+}
+
+/// What was given is what the verb takes.
+fn fits(verb: &VerbInfo, given: &[&'static str], arguments: &Arguments) -> Result<(), String> {
     if let Some(option) = given.iter().find(|option| !verb.options.contains(option)) {
         let takers: Vec<&str> = VERBS
             .iter()
@@ -370,7 +376,7 @@ fn parse(command_line: impl IntoIterator<Item = OsString>) -> Result<Action, Str
             verb.name,
             verb.help.lines().next().unwrap_or_default()
         )),
-        _ => Ok(Action::Run(verb, Box::new(arguments))),
+        _ => Ok(()),
     }
 }
 
