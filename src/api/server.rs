@@ -52,15 +52,15 @@ impl Listeners {
     }
 }
 
-/// Starts serving, at most `cap` connections at a time.
-pub fn start(listeners: Listeners, cap: usize, shared: Arc<Shared>) -> io::Result<Api> {
+/// Starts serving, as many connections as `capacity` has room for.
+pub fn start(listeners: Listeners, capacity: Capacity, shared: Arc<Shared>) -> io::Result<Api> {
     let ui = shared.hub.start()?;
     let bell = Arc::new(Waker::new()?);
     let stopped = Arc::new(AtomicBool::new(false));
     let door = Door {
         listeners,
-        capacity: Capacity::new(cap),
-        soft_cap: cap - cap / 4,
+        soft_cap: capacity.cap() - capacity.cap() / 4,
+        capacity,
         waiting: Waiting::default(),
         shared,
         own_uid: rustix::process::geteuid().as_raw(),

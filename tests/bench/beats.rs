@@ -4,7 +4,7 @@ use std::io;
 
 use serde_json::Value;
 
-use crate::daemon::{Daemon, on_demand};
+use crate::daemon::{Daemon, NEVER, scheduled_on};
 use crate::report::{By, Figure, Reach};
 use crate::wrappers::Fleet;
 use crate::{Bench, procfs, sink, timing};
@@ -138,8 +138,8 @@ fn measure(bench: &mut Bench, count: usize, ours: bool) -> io::Result<()> {
 
 /// A thousand machines: ids are `m` and five digits.
 fn flock(number: usize) -> String {
-    on_demand(&format!("flock_{number}"), "true", "")
-        .replace("'*'\n  command", &format!("'m{number:02}*'\n  command"))
+    let targets = format!("m{number:02}*");
+    scheduled_on(&targets, &format!("flock_{number}"), NEVER, "true", "")
 }
 
 fn wait_until_started(bench: &mut Bench, fleet: &mut Fleet, count: usize) -> io::Result<()> {

@@ -75,18 +75,18 @@ fn code(number: usize) -> usize {
 fn text(jobs: usize, due: Wall) -> String {
     let at = due.utc();
     let when = format!(
-        "{} {} {} {} {} *",
+        "{} {} {} {} {} * {}",
         at.second(),
         at.minute(),
         at.hour(),
         at.day(),
-        at.month()
+        at.month(),
+        at.year()
     );
-    let year = at.year().to_string();
     (0..jobs)
         .map(|number| {
             let command = format!("echo run {number}; exit {}", code(number));
-            scheduled(&format!("burst_{number}"), &when, &year, &command, "")
+            scheduled(&format!("burst_{number}"), &when, &command, "")
         })
         .collect()
 }

@@ -35,24 +35,29 @@ pub struct Daemon {
     pub ready_ms: f64,
 }
 
+/// A schedule that is never due.
+pub const NEVER: &str = "0 0 0 1 1 * 2099";
+
 /// A job that is never due by itself, to be started by `POST /run`.
 pub fn on_demand(name: &str, command: &str, more: &str) -> String {
-    scheduled(name, "0 0 0 1 1 *", "2099", command, more)
+    scheduled_on("*", name, NEVER, command, more)
 }
 
-/// A job: schedule as `sec min hour dom mon dow`, and further lines of YAML.
-pub fn scheduled(name: &str, when: &str, year: &str, command: &str, more: &str) -> String {
-    let fields = ["sec", "min", "hour", "dom", "mon", "dow"];
+/// A job on the machine that there is: schedule as `sec min hour dom mon dow year`, and further lines of YAML.
+pub fn scheduled(name: &str, when: &str, command: &str, more: &str) -> String {
+    scheduled_on("*", name, when, command, more)
+}
+
+/// The same on some of the machines.
+pub fn scheduled_on(targets: &str, name: &str, when: &str, command: &str, more: &str) -> String {
+    let fields = ["sec", "min", "hour", "dom", "mon", "dow", "year"];
     let mut text = format!("{name}:\n");
     for (field, value) in fields.iter().zip(when.split(' ')) {
         // a String takes every write
         let _ = writeln!(text, "  {field}: '{value}'");
     }
     let command = Value::from(command);
-    let _ = write!(
-        text,
-        "  year: '{year}'\n  targets: '*'\n  command: {command}\n{more}"
-    );
+    let _ = write!(text, "  targets: '{targets}'\n  command: {command}\n{more}");
     text
 }
 

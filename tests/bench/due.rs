@@ -27,7 +27,7 @@ pub fn run(bench: &mut Bench) -> io::Result<()> {
         }
         let command = roles::command(&format!("stamp '{}'", command_stamps.display()))?;
         let text = (0..jobs)
-            .map(|number| scheduled(&format!("tick_{number}"), "* * * * * *", "*", &command, OVERLAP))
+            .map(|number| scheduled(&format!("tick_{number}"), "* * * * * * *", &command, OVERLAP))
             .collect();
         let daemon = bench.start_with(1, vec![("jobs.yaml".into(), text)], &wrapper)?;
         timing::pass_ms(SETTLE_MS);

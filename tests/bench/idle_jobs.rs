@@ -70,14 +70,14 @@ fn files(jobs: usize) -> Vec<(String, String)> {
     let job = |number: usize| {
         let minute = number % 60;
         let when = match number % 4 {
-            0 => format!("0 {minute} {} * * *", far(8)),
-            1 => format!("{minute} */5 {} * * mon-fri", far(6)),
-            2 => format!("0 {minute} {} 1,15 * *", far(10)),
-            _ => format!("30 0-59/7 {}-{} * * *", far(12), far(12)),
+            0 => format!("0 {minute} {} * * * *", far(8)),
+            1 => format!("{minute} */5 {} * * mon-fri *", far(6)),
+            2 => format!("0 {minute} {} 1,15 * * *", far(10)),
+            _ => format!("30 0-59/7 {}-{} * * * *", far(12), far(12)),
         };
         let command = format!("/usr/local/bin/task-{number} --all --quietly");
         let more = "  user: nobody\n  timeout: 600\n  env:\n    MODE: 'nightly'\n";
-        scheduled(&format!("job_{number:05}"), &when, "*", &command, more)
+        scheduled(&format!("job_{number:05}"), &when, &command, more)
     };
     (0..jobs.div_ceil(JOBS_PER_FILE))
         .map(|file| {

@@ -40,7 +40,7 @@ fn endpoint(cap: usize, budget_bytes: usize) -> Endpoint {
     let lanes = Lanes { control, bulk };
     let acceptor = machines::start(
         listener,
-        cap,
+        saltpeter::net::capacity::Capacity::new(cap),
         tls_config(),
         lanes,
         budget.clone(),
