@@ -22,8 +22,8 @@ exit codes: 0 success, 1 no such job, 2 a command line that cannot be understood
 ";
 
 pub const RUNS_HELP: &str = "\
-usage: saltpeter runs [JOB] [-m MACHINE] [--outcome running|succeeded|failed]
-                      [--from TIME] [--until TIME] [-n COUNT] [--json]
+usage: saltpeter runs [JOB] [--machine MACHINE] [--outcome running|succeeded|failed]
+                      [--from TIME] [--until TIME] [--count COUNT] [--json]
 
 Shows runs, newest first.
 
