@@ -61,7 +61,7 @@ pub const SOCKET_WRITE_BUFFER_BYTES: usize = 8 << 20;
 /// Connections at a time; above, they are refused politely. Two descriptors each.
 pub const MACHINE_CONNECTIONS: usize = 16_000;
 /// Descriptors kept for everything that is no connection: databases, logs, listeners, launches.
-pub const RESERVED_DESCRIPTORS: usize = 134;
+pub const RESERVED_DESCRIPTORS: usize = 136;
 /// Memory mappings kept for everything that is no connection thread (each of those takes four).
 pub const RESERVED_MAPPINGS: usize = 2_000;
 /// Threads that do handshakes.
@@ -189,7 +189,7 @@ pub const ENDED_RUN_KEPT_MS: u64 = 600_000;
 /// HTTP connections at a time, as far as the fleet leaves descriptors.
 pub const API_CONNECTIONS: usize = 1_024;
 /// HTTP connections that the fleet cannot crowd out.
-pub const API_CONNECTIONS_GUARANTEED: usize = 66;
+pub const API_CONNECTIONS_GUARANTEED: usize = 32;
 /// Request head.
 pub const HTTP_HEAD_BYTES: usize = 16 << 10;
 /// Request body.

@@ -192,7 +192,12 @@ impl Door {
             self.waiting.make_room();
         }
         let guest = socket.second_handle().map(|handle| self.waiting.guest(handle));
-        let (Some(slot), Ok(guest)) = (self.capacity.take(), guest) else {
+        let slot = self.capacity.take();
+        if slot.is_none() {
+            // whoever knocks next finds a place
+            self.waiting.make_room();
+        }
+        let (Some(slot), Ok(guest)) = (slot, guest) else {
             let mut socket = socket;
             let _ = socket.set_write_timeout_ms(1);
             let _ = socket.write_all(upgrade::TOO_MANY.response().as_bytes());

@@ -13,6 +13,8 @@ use crate::limits;
 const MAPPINGS_PER_THREAD: usize = 4;
 /// Descriptors of one wrapper connection: its socket and its waker.
 const DESCRIPTORS_PER_WRAPPER: usize = 2;
+/// Descriptors of one API connection: its socket, and a second handle by which an idle one is closed for another.
+const DESCRIPTORS_PER_API_CONNECTION: usize = 2;
 /// What Linux allows unless told otherwise.
 const DEFAULT_MAX_MAP_COUNT: usize = 65_530;
 
@@ -42,7 +44,8 @@ pub struct Slot {
 impl Pool {
     /// What `descriptors` leave for connections.
     pub fn new(descriptors: usize) -> Pool {
-        let kept = limits::RESERVED_DESCRIPTORS + limits::API_CONNECTIONS_GUARANTEED;
+        let kept = limits::RESERVED_DESCRIPTORS
+            + limits::API_CONNECTIONS_GUARANTEED * DESCRIPTORS_PER_API_CONNECTION;
         Pool(Arc::new(AtomicUsize::new(descriptors.saturating_sub(kept))))
     }
 
@@ -82,7 +85,7 @@ impl Capacity {
         let guaranteed = limits::API_CONNECTIONS_GUARANTEED;
         Capacity {
             guaranteed,
-            cost: 1,
+            cost: DESCRIPTORS_PER_API_CONNECTION,
             pool: pool.clone(),
             ..Capacity::new(limits::API_CONNECTIONS)
         }
@@ -160,7 +163,8 @@ fn machine_connections(descriptors: usize) -> usize {
 }
 
 fn cap_for(descriptors: usize, mappings: usize) -> usize {
-    let kept = limits::RESERVED_DESCRIPTORS + limits::API_CONNECTIONS_GUARANTEED;
+    let kept =
+        limits::RESERVED_DESCRIPTORS + limits::API_CONNECTIONS_GUARANTEED * DESCRIPTORS_PER_API_CONNECTION;
     let by_descriptors = descriptors.saturating_sub(kept) / DESCRIPTORS_PER_WRAPPER;
     let by_mappings = mappings.saturating_sub(limits::RESERVED_MAPPINGS) / MAPPINGS_PER_THREAD;
     limits::MACHINE_CONNECTIONS
@@ -183,7 +187,7 @@ mod tests {
         let mut uis: Vec<Slot> = (0..300).map_while(|_| api.take()).collect();
         assert_eq!(uis.len(), 300);
         let wrappers: Vec<Slot> = std::iter::from_fn(|| machines.take()).collect();
-        assert!(wrappers.len() >= 9_750, "{}", wrappers.len());
+        assert!(wrappers.len() >= 9_600, "{}", wrappers.len());
         uis.clear();
         let more: Vec<Slot> = std::iter::from_fn(|| machines.take()).collect();
         assert_eq!(wrappers.len() + more.len(), 9_900);

@@ -19,7 +19,7 @@ use tungstenite::{Message, WebSocket};
 
 use crate::support::Scratch;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 struct Endpoint {
     port: u16,

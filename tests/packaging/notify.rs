@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use saltpeter::clock;
 
-const PATIENCE_MS: u64 = 30_000;
+const PATIENCE_MS: u64 = 120_000;
 
 struct Service {
     dir: PathBuf,

@@ -182,3 +182,41 @@ fn the_dispatch_of_a_wrapper_carries_no_command_and_lets_the_minion_fill_in_its_
         "{command}"
     );
 }
+
+#[test]
+fn our_wrapper_is_sent_over_tls_with_the_pin_and_a_python_one_as_ever() {
+    let entrance = Entrance {
+        local_host: "127.0.0.1".into(),
+        port: 8889,
+        pin: format!("sha256:{}", "00".repeat(32)).parse().unwrap(),
+        own_wrapper_by_default: false,
+    };
+    let settings = Settings {
+        default_saltpeter_server_host: Some("master".into()),
+        ..Settings::default()
+    };
+    for (path, scheme) in [(Some("/usr/bin/sp-wrapper"), "wss"), (None, "ws")] {
+        let dispatch = Dispatch {
+            run: RunId(1),
+            job: "j".into(),
+            instance: "j_1".into(),
+            machines: Vec::new(),
+            env_delivery: path.is_none(),
+            at: Default::default(),
+            again: false,
+            plain: false,
+            token: "t".into(),
+            spec: Arc::new(JobSpec {
+                wrapper_path: path.map(str::to_string),
+                ..JobSpec::default()
+            }),
+        };
+        let call = wrapper_call(&dispatch, &settings, &entrance);
+        let env = &call["env"];
+        assert_eq!(
+            env["SP_WEBSOCKET_URL"],
+            format!("{scheme}://master:8889/?token=t")
+        );
+        assert_eq!(env["SP_TLS_PIN"].is_string(), scheme == "wss");
+    }
+}

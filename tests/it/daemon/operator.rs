@@ -12,7 +12,7 @@ use crossbeam_channel::bounded;
 use saltpeter::clock;
 use serde_json::Value;
 
-const PATIENCE_MS: u64 = 20_000;
+const PATIENCE_MS: u64 = 120_000;
 
 /// A configuration directory of its own, removed at the end.
 struct Place(PathBuf);
