@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! YAML dir ──> config ──┐                                      ┌──> storage (SQLite) ──acks──> machine connections
-//! wall clock ─> ticker ─┤                                      ├──> executor (local) ──> sp-wrapper on machines
+//! wall clock ─> ticker ─┤                                      ├──> executor (salt | local) ──> sp-wrapper on machines
 //! sp-wrapper <─> machine connections ─┤ one inbox ─> ENGINE ─> effects ├──> job log files
 //! HTTP, CLI  <─> api connections ──┘  (state owner)            └──> board: the read model that the API serves
 //! ```
@@ -18,9 +18,10 @@
 //! | `accept`, `handshake` | take wrapper sockets, do their TLS and WebSocket handshakes |
 //! | one a connection | reads frames, forwards them as events, writes what is in its outbox |
 //! | `storage` | commits what queued up, then releases the acks |
-//! | `executor` | starts wrappers |
+//! | `executor` | starts wrappers: through Salt, with one helper process in Python, or on this host |
 //! | `job-log` | writes `logdir/<job>.log` |
 //! | `config` | notices changed job files |
+//! | `ui` | rings the UI's connections when there is a new board, ten times a second at most |
 //! | `api-accept`, one a request connection | HTTP, served from the board and storage |
 //!
 //! In reading order: what both binaries share, what decides, what connects, what speaks, the wrapper.

@@ -60,9 +60,8 @@ pub const SOCKET_WRITE_BUFFER_BYTES: usize = 8 << 20;
 
 /// Connections at a time; above, they are refused politely. Two descriptors each.
 pub const MACHINE_CONNECTIONS: usize = 16_000;
-/// Descriptors kept for everything that is no wrapper connection: one in forty of what the process may have, at
-/// most this many. Two hundred UIs must fit in beside a fleet.
-pub const RESERVED_DESCRIPTORS: usize = 2_048;
+/// Descriptors kept for everything that is no connection: databases, logs, listeners, launches.
+pub const RESERVED_DESCRIPTORS: usize = 136;
 /// Memory mappings kept for everything that is no connection thread (each of those takes four).
 pub const RESERVED_MAPPINGS: usize = 2_000;
 /// Threads that do handshakes.
@@ -134,6 +133,8 @@ pub const BOARD_INTERVAL_MS: u64 = 10;
 pub const PUBLISH_QUEUE: usize = 64;
 /// With a disk that hangs, a board is shown after this all the same.
 pub const BOARD_STORED_MS: u64 = 1_000;
+/// Signs of life that systemd's watchdog gets within its patience: some may come late, and none too many is sent.
+pub const WATCHDOG_SHARE: u64 = 4;
 /// From SIGTERM to the daemon's exit.
 pub const SHUTDOWN_MS: u64 = 2_000;
 
@@ -185,8 +186,10 @@ pub const ENDED_RUN_KEPT_MS: u64 = 600_000;
 
 // -- the API port
 
-/// HTTP connections at a time.
+/// HTTP connections at a time, as far as the fleet leaves descriptors.
 pub const API_CONNECTIONS: usize = 1_024;
+/// HTTP connections that the fleet cannot crowd out.
+pub const API_CONNECTIONS_GUARANTEED: usize = 32;
 /// Request head.
 pub const HTTP_HEAD_BYTES: usize = 16 << 10;
 /// Request body.
@@ -222,8 +225,8 @@ pub const STATUS_RET_BYTES: usize = 64 << 10;
 pub const SWITCH_S: i64 = 3_600;
 /// The longest time that maintenance may be switched for: what lasts longer belongs into the files.
 pub const SWITCH_MAX_S: i64 = 7 * 86_400;
-/// A reason that somebody gives.
-pub const REASON_BYTES: usize = 1_000;
+/// Characters of a reason that somebody gives, and of a machine's name.
+pub const REASON_CHARS: usize = 1_000;
 /// Paused jobs, and maintenance switches, at a time.
 pub const CONTROLS: usize = 20_000;
 /// Machines that one run may be asked for.
@@ -289,6 +292,9 @@ pub const CONFIG_QUIET_MS: u64 = 100;
 pub const CONFIG_PATIENCE_MS: u64 = 1_000;
 /// A file changed this shortly before it was read may change again without a newer time stamp: it is read again.
 pub const CONFIG_UNSETTLED_MS: i64 = 100;
+
+/// `saltpeter compare`: the old daemon starts jobs up to this late (measured.md: 8.5 s on a quiet machine).
+pub const COMPARE_TOLERANCE_S: i64 = 15;
 
 // -- the wrapper
 
@@ -388,6 +394,8 @@ pub const HELPER_LOG_LINE_BYTES: usize = 16 << 10;
 pub const SALT_REQUESTS: usize = 16_384;
 /// Minions that have not answered a ping by then are down.
 pub const PING_TIMEOUT_MS: u64 = 20_000;
+/// The window of a ping where the master has just been away: those that did not answer are pinged again.
+pub const PING_AGAIN_MS: u64 = 5_000;
 /// From the order to a ping that is published: a master that restarts is waited for.
 pub const PING_PATIENCE_MS: u64 = 60_000;
 /// From the end of that window to the helper's word for it: the helper may have to be started again.

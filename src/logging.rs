@@ -1,42 +1,179 @@
-//! The log: plain lines on stderr, `2026-11-21T10:00:00.123Z level target: message`.
+//! The log: lines on stderr. At a terminal `2026-11-21T10:00:00.123Z level target: message`, for journald
+//! `<6>target: message` (it has the time itself), or JSON.
 //! Must not know: who logs what.
 
+use std::ffi::OsStr;
 use std::io::Write;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use chrono::SecondsFormat;
-use log::{LevelFilter, Log, Metadata, Record};
+use log::{Level, LevelFilter, Log, Metadata, Record};
 
 use crate::clock;
 
-/// Sends what is logged to stderr, one line an entry, from level `info` on. A second call has no effect.
-pub fn start() {
-    if log::set_logger(&LOGGER).is_ok() {
+/// How an entry is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    Plain,
+    /// syslog's priority in front, no time.
+    Journal,
+    /// `{"time", "level", "target", "message"}`
+    Json,
+}
+
+/// `--log-format`.
+pub const FORMATS: [(&str, Format); 3] = [
+    ("plain", Format::Plain),
+    ("journal", Format::Journal),
+    ("json", Format::Json),
+];
+
+/// Sends what is logged to stderr, one line an entry, from level `info` on. `format`: None for what fits stderr.
+/// SALTPETER_LOG names other levels: `warn,engine=debug,saltpeter::storage=trace`. A second call has no effect.
+pub fn start(format: Option<Format>) {
+    let asked = std::env::var("SALTPETER_LOG").unwrap_or_default();
+    let (levels, bad) = Levels::parse(&asked);
+    let format = format.unwrap_or_else(
+        || match is_journal(std::env::var_os("JOURNAL_STREAM").as_deref()) {
+            true => Format::Journal,
+            false => Format::Plain,
+        },
+    );
+    if SETUP.set(Setup { format, levels }).is_ok() && log::set_logger(&LOGGER).is_ok() {
         set_debug(false);
+        for word in bad {
+            log::warn!("SALTPETER_LOG: '{}' is no level, ignored", word.escape_debug());
+        }
     }
 }
 
-/// Whether debug entries are written too; may be changed at any time.
+/// Whether debug entries are written too, where SALTPETER_LOG does not say; may be changed at any time.
 pub fn set_debug(debug: bool) {
-    log::set_max_level(if debug {
-        LevelFilter::Debug
-    } else {
-        LevelFilter::Info
-    });
+    IS_DEBUG.store(debug, Ordering::Relaxed);
+    let levels = SETUP.get().map(|setup| &setup.levels);
+    log::set_max_level(levels.map_or(LevelFilter::Info, |levels| levels.most(debug)));
+}
+
+/// The line that says that the daemon is ready (fine-print.md 35): as it is, whatever the level; JSON where all is.
+pub fn say_ready(line: &str) {
+    let is_json = SETUP.get().is_some_and(|setup| setup.format == Format::Json);
+    let text = match is_json {
+        true => self::line(
+            Format::Json,
+            &clock::wall().utc(),
+            Level::Info,
+            module_path!(),
+            line,
+        ),
+        false => format!("{line}\n"),
+    };
+    // a stderr that is gone is no reason to stop
+    let _ = std::io::stderr().lock().write_all(text.as_bytes());
 }
 
 static LOGGER: Stderr = Stderr;
+static SETUP: OnceLock<Setup> = OnceLock::new();
+static IS_DEBUG: AtomicBool = AtomicBool::new(false);
+
+struct Setup {
+    format: Format,
+    levels: Levels,
+}
+
+/// What SALTPETER_LOG says.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Levels {
+    /// Of targets that are not named.
+    other: Option<LevelFilter>,
+    /// Modules by their path, the longest first.
+    named: Vec<(String, LevelFilter)>,
+}
+
+impl Levels {
+    /// Also the words that mean nothing.
+    fn parse(text: &str) -> (Levels, Vec<String>) {
+        let mut levels = Levels::default();
+        let mut bad = Vec::new();
+        for word in text.split(',').map(str::trim).filter(|word| !word.is_empty()) {
+            let (target, level) = match word.split_once('=') {
+                Some((target, level)) => (Some(target.trim()), level.trim()),
+                None => (None, word),
+            };
+            match (target, level.parse()) {
+                (None, Ok(level)) => levels.other = Some(level),
+                (Some(target), Ok(level)) => levels.named.push((target.to_string(), level)),
+                (_, Err(_)) => bad.push(word.to_string()),
+            }
+        }
+        levels
+            .named
+            .sort_by_key(|(target, _)| std::cmp::Reverse(target.len()));
+        (levels, bad)
+    }
+
+    /// Our modules may be named without `saltpeter::`.
+    fn of(&self, target: &str, debug: bool) -> LevelFilter {
+        let short = target.strip_prefix("saltpeter::").unwrap_or(target);
+        let is_within = |name: &str| {
+            [target, short].iter().any(|path| {
+                path.strip_prefix(name)
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+            })
+        };
+        if let Some((_, level)) = self.named.iter().find(|(name, _)| is_within(name)) {
+            return *level;
+        }
+        match self.other.unwrap_or(usual(debug)) {
+            // the crates we use have nothing to say below a warning that an operator needs
+            level if !target.starts_with("saltpeter") => level.min(LevelFilter::Warn),
+            level => level,
+        }
+    }
+
+    fn most(&self, debug: bool) -> LevelFilter {
+        let named = self.named.iter().map(|(_, level)| *level).max();
+        self.other
+            .unwrap_or(usual(debug))
+            .max(named.unwrap_or(LevelFilter::Off))
+    }
+}
+
+fn usual(debug: bool) -> LevelFilter {
+    match debug {
+        true => LevelFilter::Debug,
+        false => LevelFilter::Info,
+    }
+}
+
+/// Whether stderr is the journal's own socket: systemd says which one that is, by device and inode.
+fn is_journal(stream: Option<&OsStr>) -> bool {
+    let Some((device, inode)) = stream
+        .and_then(OsStr::to_str)
+        .and_then(|text| text.split_once(':'))
+    else {
+        return false;
+    };
+    rustix::fs::fstat(std::io::stderr())
+        .is_ok_and(|stat| stat.st_dev.to_string() == device && stat.st_ino.to_string() == inode)
+}
 
 struct Stderr;
 
 impl Log for Stderr {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        // the crates we use have nothing to say below a warning that an operator needs
-        metadata.target().starts_with("saltpeter") || metadata.level() <= log::Level::Warn
+        let debug = IS_DEBUG.load(Ordering::Relaxed);
+        SETUP
+            .get()
+            .is_some_and(|setup| metadata.level() <= setup.levels.of(metadata.target(), debug))
     }
 
     fn log(&self, record: &Record<'_>) {
         if self.enabled(record.metadata()) {
-            let line = line(&clock::wall().utc(), record);
+            let format = SETUP.get().map_or(Format::Plain, |setup| setup.format);
+            let message = record.args().to_string();
+            let time = clock::wall().utc();
+            let line = line(format, &time, record.level(), record.target(), &message);
             // nobody is left to tell if stderr is gone
             let _ = std::io::stderr().lock().write_all(line.as_bytes());
         }
@@ -46,12 +183,26 @@ impl Log for Stderr {
 }
 
 /// One entry is one line: control characters in it are written as escapes.
-fn line(time: &chrono::DateTime<chrono::Utc>, record: &Record<'_>) -> String {
+fn line(
+    format: Format,
+    time: &chrono::DateTime<chrono::Utc>,
+    level: Level,
+    target: &str,
+    message: &str,
+) -> String {
     let time = time.to_rfc3339_opts(SecondsFormat::Millis, true);
-    let level = record.level().as_str().to_lowercase();
-    let message = record.args().to_string();
-    let mut line = format!("{time} {level} {}: ", record.target());
-    for letter in message.trim_end().chars() {
+    let name = level.as_str().to_lowercase();
+    let message = message.trim_end();
+    let mut line = match format {
+        Format::Plain => format!("{time} {name} {target}: "),
+        Format::Journal => format!("<{}>{target}: ", priority(level)),
+        Format::Json => {
+            let entry =
+                serde_json::json!({"time": time, "level": name, "target": target, "message": message});
+            return format!("{entry}\n");
+        }
+    };
+    for letter in message.chars() {
         if letter.is_control() && letter != '\t' {
             line.extend(letter.escape_default());
         } else {
@@ -62,22 +213,64 @@ fn line(time: &chrono::DateTime<chrono::Utc>, record: &Record<'_>) -> String {
     line
 }
 
+/// syslog's number.
+fn priority(level: Level) -> u8 {
+    match level {
+        Level::Error => 3,
+        Level::Warn => 4,
+        Level::Info => 6,
+        Level::Debug | Level::Trace => 7,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn an_entry_is_one_line_with_time_level_and_target() {
+    fn an_entry_is_one_line_in_every_format() {
         let time = clock::Wall(1_795_255_200_123_456).utc();
-        let record = Record::builder()
-            .level(log::Level::Warn)
-            .target("saltpeter::config")
-            .args(format_args!("first\nsecond\n"))
-            .build()
-            .clone();
+        let written = |format| line(format, &time, Level::Warn, "saltpeter::config", "first\nsecond\n");
         assert_eq!(
-            line(&time, &record),
+            written(Format::Plain),
             "2026-11-21T10:00:00.123Z warn saltpeter::config: first\\nsecond\n"
         );
+        assert_eq!(written(Format::Journal), "<4>saltpeter::config: first\\nsecond\n");
+        let json: serde_json::Value = serde_json::from_str(&written(Format::Json)).unwrap();
+        assert_eq!(json["message"], "first\nsecond");
+        assert_eq!(json["level"], "warn");
+        assert_eq!(written(Format::Json).matches('\n').count(), 1);
+    }
+
+    #[test]
+    fn levels_hold_for_a_module_and_what_is_below_it() {
+        let (levels, bad) =
+            Levels::parse("warn, storage=debug,saltpeter::storage::worker=trace,nonsense,a=b");
+        assert_eq!(bad, ["nonsense", "a=b"]);
+        let of = |target| levels.of(target, false);
+        assert_eq!(of("saltpeter::engine"), LevelFilter::Warn);
+        assert_eq!(of("saltpeter::storage"), LevelFilter::Debug);
+        assert_eq!(of("saltpeter::storage::history"), LevelFilter::Debug);
+        assert_eq!(of("saltpeter::storage::worker"), LevelFilter::Trace);
+        assert_eq!(of("saltpeter::storage_other"), LevelFilter::Warn);
+        assert_eq!(levels.most(false), LevelFilter::Trace);
+    }
+
+    #[test]
+    fn without_saltpeter_log_the_setting_debug_decides_and_other_crates_stay_quiet() {
+        let (levels, _) = Levels::parse("");
+        assert_eq!(levels.of("saltpeter::engine", false), LevelFilter::Info);
+        assert_eq!(levels.of("saltpeter::engine", true), LevelFilter::Debug);
+        assert_eq!(levels.of("tungstenite::protocol", true), LevelFilter::Warn);
+        assert_eq!(levels.most(true), LevelFilter::Debug);
+    }
+
+    #[test]
+    fn only_the_journals_own_socket_is_the_journal() {
+        let stat = rustix::fs::fstat(std::io::stderr()).unwrap();
+        let own = format!("{}:{}", stat.st_dev, stat.st_ino);
+        assert!(is_journal(Some(OsStr::new(&own))));
+        assert!(!is_journal(Some(OsStr::new("0:0"))));
+        assert!(!is_journal(None));
     }
 }

@@ -112,18 +112,17 @@ impl Connections {
     }
 }
 
-/// Starts serving wrappers on `listener`, at most `cap` at a time, with TLS for those that begin with it. Dropping what
+/// Starts serving wrappers on `listener`, as many as `capacity` has room for, with TLS for those that begin with it. Dropping what
 /// it returns ends accepting; connections live on.
 pub fn start(
     listener: TcpListener,
-    cap: usize,
+    capacity: Capacity,
     tls: Arc<ServerConfig>,
     lanes: Lanes,
     budget: Arc<Budget>,
     connections: Arc<Connections>,
 ) -> io::Result<Acceptor> {
     let budget_bytes = budget.left();
-    let capacity = Capacity::new(cap);
     accept::start(
         listener,
         "machines",

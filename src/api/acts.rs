@@ -157,25 +157,26 @@ pub fn resume(call: &Call) -> Answered {
 pub fn switch(call: &Call) -> Answered {
     let body: SwitchBody = body(call)?;
     let reason = reason(&body.reason)?;
-    let seconds = body.seconds.unwrap_or(limits::SWITCH_S);
-    if !(1..=limits::SWITCH_MAX_S).contains(&seconds) {
+    let seconds = body.seconds.unwrap_or(limits::SWITCH_S as f64);
+    if seconds.fract() != 0.0 || !(1.0..=limits::SWITCH_MAX_S as f64).contains(&seconds) {
         return Err(bad(format!(
-            "'seconds' must be from 1 to {}: what lasts longer belongs into the files",
+            "'seconds' must be a whole number from 1 to {}: what lasts longer belongs into the files",
             limits::SWITCH_MAX_S
         )));
     }
     let ask_switch = Ask::Switch {
         machine: machine(body.machine)?,
         is_on: body.on,
-        until: clock::wall().plus_ms(seconds * 1_000),
+        until: clock::wall().plus_ms(seconds as i64 * 1_000),
         reason,
     };
     tell(ask(call, ask_switch)?)
 }
 
-/// `DELETE /api/v1/maintenance`.
+/// `DELETE /api/v1/maintenance`. An empty `machine` is refused: a script with an empty variable must not lift the
+/// global one.
 pub fn switch_back(call: &Call) -> Answered {
-    let machine = machine(call.query.text("machine"))?;
+    let machine = machine(call.query.given("machine").map(str::to_string))?;
     tell(ask(call, Ask::SwitchBack { machine })?)
 }
 
@@ -255,19 +256,19 @@ fn conflict(message: &str) -> Denied {
 }
 
 fn reason(text: &str) -> Result<String, Denied> {
-    let text = text.trim();
-    if text.is_empty() || text.len() > limits::REASON_BYTES {
+    let says_something = text.chars().any(|c| !c.is_whitespace() && !c.is_control());
+    if !says_something || text.chars().count() > limits::REASON_CHARS {
         return Err(bad(format!(
-            "'reason' must say why, in at most {} bytes",
-            limits::REASON_BYTES
+            "'reason' must say why, in at most {} characters",
+            limits::REASON_CHARS
         )));
     }
-    Ok(text.to_string())
+    Ok(text.trim().to_string())
 }
 
 fn machine(name: Option<String>) -> Result<Option<String>, Denied> {
     match &name {
-        Some(name) if name.is_empty() || name.len() > limits::REASON_BYTES => {
+        Some(name) if name.is_empty() || name.chars().count() > limits::REASON_CHARS => {
             Err(bad("'machine' must be a machine's name".into()))
         }
         _ => Ok(name),
@@ -283,7 +284,7 @@ mod tests {
         assert_eq!(reason("  disk swap "), Ok("disk swap".into()));
         assert_eq!(reason(" ").unwrap_err().status, 400);
         assert_eq!(
-            reason(&"x".repeat(limits::REASON_BYTES + 1)).unwrap_err().status,
+            reason(&"x".repeat(limits::REASON_CHARS + 1)).unwrap_err().status,
             400
         );
     }

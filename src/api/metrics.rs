@@ -47,7 +47,9 @@ pub fn readyz(call: &Call) -> Answered {
 fn text(board: &Board, is_busy: bool) -> String {
     let mut page = Page::default();
     by_job(&mut page, board);
-    by_daemon(&mut page, board, is_busy);
+    times_by_job(&mut page, board);
+    by_daemon(&mut page, board);
+    inside(&mut page, is_busy);
     page.0
 }
 
@@ -149,6 +151,9 @@ fn by_job(page: &mut Page, board: &Board) {
             page.value("not_started_total", &[("job", job), ("reason", reason)], count);
         }
     }
+}
+
+fn times_by_job(page: &mut Page, board: &Board) {
     let seconds = |ms: u64| ms as f64 / 1e3;
     page.per_job(
         board,
@@ -204,7 +209,7 @@ fn by_job(page: &mut Page, board: &Board) {
     );
 }
 
-fn by_daemon(page: &mut Page, board: &Board, is_busy: bool) {
+fn by_daemon(page: &mut Page, board: &Board) {
     let open = board.running.values().flat_map(|run| &run.machines);
     let open = open.filter(|machine| machine.record.ended.is_none()).count();
     let lost = |state: &JobBoard| state.counts.machines.get("lost").copied().unwrap_or(0);
@@ -258,6 +263,10 @@ fn by_daemon(page: &mut Page, board: &Board, is_busy: bool) {
         "1: storage can write.",
         u8::from(!board.is_storage_down),
     );
+}
+
+/// What goes on inside.
+fn inside(page: &mut Page, is_busy: bool) {
     page.single(
         "engine_busy",
         "gauge",

@@ -24,14 +24,16 @@ impl Query {
 
     /// A name's first value; an empty one counts as none.
     pub fn get(&self, name: &str) -> Option<&str> {
-        let mut of_name = self.0.iter().filter(|(known, _)| known == name);
-        of_name
-            .next()
-            .map(|(_, value)| value.as_str())
-            .filter(|value| !value.is_empty())
+        self.given(name).filter(|value| !value.is_empty())
     }
 
-    /// The same as an owned text.
+    /// A name's first value, also an empty one.
+    pub fn given(&self, name: &str) -> Option<&str> {
+        let mut of_name = self.0.iter().filter(|(known, _)| known == name);
+        of_name.next().map(|(_, value)| value.as_str())
+    }
+
+    /// [`Query::get`] as an owned text.
     pub fn text(&self, name: &str) -> Option<String> {
         self.get(name).map(str::to_string)
     }
@@ -57,8 +59,7 @@ impl Query {
 
     /// `1`, `true` or nothing for yes.
     pub fn flag(&self, name: &str) -> Result<bool, Denied> {
-        let given = self.0.iter().find(|(known, _)| known == name);
-        match given.map(|(_, value)| value.as_str()) {
+        match self.given(name) {
             None | Some("0" | "false") => Ok(false),
             Some("1" | "true" | "") => Ok(true),
             Some(_) => Err(bad(format!("'{name}' must be 1 or 0"))),

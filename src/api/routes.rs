@@ -119,10 +119,7 @@ pub fn respond(shared: &Arc<Shared>, request: &Request, via: Via, own_uid: u32) 
     let board = shared.feed.board();
     let settings = board.config.settings.clone();
     let response = dispatch(shared, request, via, own_uid, board).unwrap_or_else(|denied| {
-        let response = match is_old(&request.path) {
-            true => Response::json(denied.status, &views::Verdict::error(&denied.message)),
-            false => error(denied.status, &denied.message),
-        };
+        let response = refusal(&request.path, denied.status, &denied.message);
         match denied.status {
             401 => response.with("WWW-Authenticate", "Bearer".into()),
             429 => response.with("Retry-After", "60".into()),
@@ -130,6 +127,14 @@ pub fn respond(shared: &Arc<Shared>, request: &Request, via: Via, own_uid: u32) 
         }
     });
     with_origin(response, request, &settings)
+}
+
+/// An answer that says no, in the shape that this path has always had.
+fn refusal(path: &str, status: u16, message: &str) -> Response {
+    match is_old(path) {
+        true => Response::json(status, &views::Verdict::error(message)),
+        false => error(status, message),
+    }
 }
 
 /// An answer that says no: RFC 9457.
@@ -203,7 +208,7 @@ fn dispatch(shared: &Arc<Shared>, request: &Request, via: Via, own_uid: u32, boa
     let allowed: Vec<&str> = of_path.iter().map(|(route, _)| route.method).collect();
     let Some((route, parts)) = of_path.into_iter().find(|(route, _)| route.method == method) else {
         let allowed = allowed.join(", ");
-        let response = error(405, &format!("this path takes {allowed}"));
+        let response = refusal(&request.path, 405, &format!("this path takes {allowed}"));
         return Ok(response.with("Allow", allowed));
     };
     let caller = match route.needs {

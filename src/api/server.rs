@@ -52,15 +52,15 @@ impl Listeners {
     }
 }
 
-/// Starts serving, at most `cap` connections at a time.
-pub fn start(listeners: Listeners, cap: usize, shared: Arc<Shared>) -> io::Result<Api> {
+/// Starts serving, as many connections as `capacity` has room for.
+pub fn start(listeners: Listeners, capacity: Capacity, shared: Arc<Shared>) -> io::Result<Api> {
     let ui = shared.hub.start()?;
     let bell = Arc::new(Waker::new()?);
     let stopped = Arc::new(AtomicBool::new(false));
     let door = Door {
         listeners,
-        capacity: Capacity::new(cap),
-        soft_cap: cap - cap / 4,
+        soft_cap: capacity.cap() - capacity.cap() / 4,
+        capacity,
         waiting: Waiting::default(),
         shared,
         own_uid: rustix::process::geteuid().as_raw(),
@@ -192,7 +192,12 @@ impl Door {
             self.waiting.make_room();
         }
         let guest = socket.second_handle().map(|handle| self.waiting.guest(handle));
-        let (Some(slot), Ok(guest)) = (self.capacity.take(), guest) else {
+        let slot = self.capacity.take();
+        if slot.is_none() {
+            // whoever knocks next finds a place
+            self.waiting.make_room();
+        }
+        let (Some(slot), Ok(guest)) = (slot, guest) else {
             let mut socket = socket;
             let _ = socket.set_write_timeout_ms(1);
             let _ = socket.write_all(upgrade::TOO_MANY.response().as_bytes());

@@ -70,7 +70,8 @@ pub struct PauseBody {
 pub struct SwitchBody {
     pub on: bool,
     pub reason: String,
-    pub seconds: Option<i64>,
+    /// Whole; JSON knows no other numbers than these.
+    pub seconds: Option<f64>,
     pub machine: Option<String>,
 }
 

@@ -11,11 +11,13 @@ use super::table::{Table, cell, plain, time};
 
 pub const HELP: &str = "\
 usage: saltpeter maintenance [--json]
-       saltpeter maintenance on|off --reason TEXT [-m MACHINE] [--for 2h] [--json]
-       saltpeter maintenance clear [-m MACHINE] [--json]
+       saltpeter maintenance on|off --reason TEXT [--machine MACHINE] [--for 2h] [--json]
+       saltpeter maintenance clear [--machine MACHINE] [--json]
 
 Shows maintenance, or switches it on or off on top of what the files say: of a machine, or global (no run starts).
 A switch holds an hour unless --for says otherwise (s, m, h, d; at most 7d); clear takes it back.
+
+  -m, --machine MACHINE   of this machine; else global
 
 exit codes: 0 success, 1 refused, 2 a command line that cannot be understood,
             69 the daemon cannot be reached, 77 not allowed

@@ -4,13 +4,16 @@
 
 mod check;
 mod client;
+mod compare;
 mod completions;
 mod logs;
 mod maintenance;
 mod next;
 mod run;
+mod schema;
 mod serve;
 mod status;
+mod surroundings;
 mod table;
 mod token;
 
@@ -21,6 +24,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use lexopt::prelude::*;
+
+use crate::logging;
 
 /// Where the configuration is if `-c` does not say.
 pub const DEFAULT_CONFIG_DIR: &str = "/etc/saltpeter";
@@ -78,6 +83,7 @@ struct Arguments {
     until: Option<String>,
     from: Option<String>,
     outcome: Option<String>,
+    log_format: Option<logging::Format>,
 }
 
 #[derive(Debug)]
@@ -101,12 +107,12 @@ struct VerbInfo {
     help: &'static str,
 }
 
-const VERBS: [VerbInfo; 14] = [
+const VERBS: [VerbInfo; 16] = [
     verb(
         "serve",
         "run the daemon (what happens without a verb)",
         0..=0,
-        &[],
+        &["--log-format"],
         serve_verb,
         serve::HELP,
     ),
@@ -215,6 +221,22 @@ const VERBS: [VerbInfo; 14] = [
         token::HELP,
     ),
     verb(
+        "schema",
+        "print the JSON Schema of the job files",
+        0..=0,
+        &[],
+        schema::run,
+        schema::HELP,
+    ),
+    verb(
+        "compare",
+        "tell what another daemon started and this one did not",
+        1..=1,
+        &[],
+        compare::run,
+        compare::HELP,
+    ),
+    verb(
         "completions",
         "print completions for a shell",
         1..=1,
@@ -258,7 +280,7 @@ const fn of_job(
 }
 
 fn serve_verb(arguments: &Arguments) -> ExitCode {
-    serve::run(&arguments.config_dir())
+    serve::run(&arguments.config_dir(), arguments.log_format)
 }
 
 fn check_verb(arguments: &Arguments) -> ExitCode {
@@ -326,6 +348,12 @@ fn parse(command_line: impl IntoIterator<Item = OsString>) -> Result<Action, Str
             verb.help.to_string()
         }));
     }
+    fits(verb, &given, &arguments)?;
+    Ok(Action::Run(verb, Box::new(arguments)))
+}
+
+/// What was given is what the verb takes.
+fn fits(verb: &VerbInfo, given: &[&'static str], arguments: &Arguments) -> Result<(), String> {
     if let Some(option) = given.iter().find(|option| !verb.options.contains(option)) {
         let takers: Vec<&str> = VERBS
             .iter()
@@ -348,7 +376,7 @@ fn parse(command_line: impl IntoIterator<Item = OsString>) -> Result<Action, Str
             verb.name,
             verb.help.lines().next().unwrap_or_default()
         )),
-        _ => Ok(Action::Run(verb, Box::new(arguments))),
+        _ => Ok(()),
     }
 }
 
@@ -395,11 +423,22 @@ fn take(
         "--for" => arguments.duration = Some(text()?),
         "--until" => arguments.until = Some(text()?),
         "--from" => arguments.from = Some(text()?),
+        "--log-format" => arguments.log_format = Some(log_format(&text()?)?),
         "--outcome" => arguments.outcome = Some(text()?),
         // VERBS has no others; a test gives each
         other => return Err(format!("unknown option '{other}'")),
     }
     Ok(option)
+}
+
+fn log_format(word: &str) -> Result<logging::Format, String> {
+    let found = logging::FORMATS.iter().find(|(name, _)| *name == word);
+    found.map(|(_, format)| *format).ok_or_else(|| {
+        format!(
+            "--log-format is plain, journal or json, not '{}'",
+            word.escape_debug()
+        )
+    })
 }
 
 fn error_text(error: lexopt::Error) -> String {
@@ -493,7 +532,11 @@ mod tests {
                 words.extend(std::iter::repeat_n("word", *verb.words.start()));
                 words.push(option);
                 if !["--json", "--wait", "--follow", "--names"].contains(option) {
-                    words.push(if *option == "--param" { "a=b" } else { "7" });
+                    words.push(match *option {
+                        "--param" => "a=b",
+                        "--log-format" => "json",
+                        _ => "7",
+                    });
                 }
                 assert!(parsed(&words).is_ok(), "{words:?}: {:?}", parsed(&words));
                 assert!(

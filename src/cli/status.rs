@@ -22,10 +22,16 @@ exit codes: 0 success, 1 no such job, 2 a command line that cannot be understood
 ";
 
 pub const RUNS_HELP: &str = "\
-usage: saltpeter runs [JOB] [-m MACHINE] [--outcome running|succeeded|failed]
-                      [--from TIME] [--until TIME] [-n COUNT] [--json]
+usage: saltpeter runs [JOB] [--machine MACHINE] [--outcome running|succeeded|failed]
+                      [--from TIME] [--until TIME] [--count COUNT] [--json]
 
-Shows runs, newest first (20 unless -n says otherwise). TIME: 2026-11-21T10:00:00Z, 2026-11-21, now-1h.
+Shows runs, newest first.
+
+  -m, --machine MACHINE   only those on this machine
+  -n, --count COUNT       so many at most (20)
+  --from, --until TIME    only those that started in between
+
+TIME: 2026-11-21T10:00:00Z, 2026-11-21, now-1h.
 
 exit codes: 0 success, 1 refused, 2 a command line that cannot be understood,
             69 the daemon cannot be reached, 77 not allowed

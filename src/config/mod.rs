@@ -1,6 +1,7 @@
 //! The configuration directory as the rest of the daemon sees it: valid jobs, settings, maintenance, problems.
 //! `file.rs` has the shapes on disk, `validate.rs` makes [`Job`]s of them, `settings.rs` the rest, `load.rs` reads a
-//! directory and keeps what was last good, `watch.rs` is the thread that notices changes.
+//! directory and keeps what was last good, `watch.rs` is the thread that notices changes, `reference.rs` tells people
+//! and editors what there is.
 //! Must not know: the engine, runs, sockets.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,6 +18,7 @@ mod file;
 mod last_good;
 mod lines;
 mod load;
+pub mod reference;
 mod settings;
 mod validate;
 mod value;
@@ -188,6 +190,8 @@ pub enum ExecutorKind {
     #[default]
     Salt,
     Local,
+    /// Shadow mode: everything but the dispatch.
+    None,
 }
 
 /// `saltpeter_config`, with every default filled in.

@@ -19,7 +19,8 @@ pub const CONFIG_SECTION: &str = "saltpeter_config";
 /// The key of a file's maintenance.
 pub const MAINTENANCE_SECTION: &str = "saltpeter_maintenance";
 
-const KEYS: [&str; 33] = [
+/// What it takes.
+pub const KEYS: [&str; 33] = [
     "logdir",
     "debug",
     "api_ws",
@@ -331,7 +332,11 @@ fn executor(node: &Node) -> Result<ExecutorKind, String> {
     match text(node)?.as_str() {
         "salt" => Ok(ExecutorKind::Salt),
         "local" => Ok(ExecutorKind::Local),
-        other => Err(format!("must be salt or local, not '{}'", other.escape_debug())),
+        "none" => Ok(ExecutorKind::None),
+        other => Err(format!(
+            "must be salt, local or none, not '{}'",
+            other.escape_debug()
+        )),
     }
 }
 

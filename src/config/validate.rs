@@ -124,6 +124,11 @@ const IGNORED_FIELDS: [(&str, &str); 4] = [
     ("name", "is ignored: a job's name is its key in the file"),
 ];
 
+/// Every field that a job may have, those that are ignored too.
+pub fn known_fields() -> impl Iterator<Item = &'static str> {
+    SCHEDULE_FIELDS.into_iter().chain(OTHER_FIELDS)
+}
+
 /// Validates one job of the group. Adds everything found to `problems`; None if an error is among it.
 pub fn job(
     source: Source<'_>,
@@ -221,8 +226,7 @@ impl<'a> JobFields<'_, 'a> {
             if let Some((_, reason)) = IGNORED_FIELDS.iter().find(|(ignored, _)| *ignored == field) {
                 self.warning(&field, *reason);
             } else if !SCHEDULE_FIELDS.contains(&field.as_str()) && !OTHER_FIELDS.contains(&field.as_str()) {
-                let known = SCHEDULE_FIELDS.into_iter().chain(OTHER_FIELDS);
-                self.warning(&field, value::unknown("field", &field, known));
+                self.warning(&field, value::unknown("field", &field, known_fields()));
             }
             if self.values.insert(field.clone(), value).is_some() {
                 self.warning(&field, "given twice: the later one counts; remove one");

@@ -2,17 +2,19 @@
 //! Must not know: what jobs and runs are.
 //!
 //! Reading order: `open.rs` what can be wrong before anything runs; `turns.rs` the engine's loop; `perform.rs` effects;
-//! `publisher.rs` what becomes visible when; `ticker.rs`, `signals.rs`, `speaker.rs` small threads.
+//! `publisher.rs` what becomes visible when; `ticker.rs`, `signals.rs`, `speaker.rs` small threads; `systemd.rs` what the
+//! service manager is told.
 
 mod open;
 mod perform;
 mod publisher;
 mod signals;
 mod speaker;
+mod systemd;
 mod ticker;
 mod turns;
 
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,7 +33,7 @@ use crate::executor::{self, CurrentSettings};
 use crate::logfile::{self, JobLog};
 use crate::machines::{self, Connections, Lanes, is_loopback};
 use crate::net::accept::Acceptor;
-use crate::net::capacity;
+use crate::net::capacity::{self, Capacity, Pool};
 use crate::net::identity::Identity;
 use crate::storage::{self, Request};
 use crate::thread::Actor;
@@ -42,6 +44,7 @@ use perform::{Pending, Performer};
 use publisher::Publisher;
 use signals::Caught;
 use speaker::Speaker;
+use systemd::Systemd;
 use turns::{Inbox, Turns};
 
 /// Serves the configuration in `config_dir` until SIGTERM. The error is one line for people: why it could not start.
@@ -50,12 +53,14 @@ pub fn serve(config_dir: &Path) -> Result<(), String> {
     let descriptors = capacity::raise_descriptor_limit();
     let opened = open::open(config_dir)?;
     let ready_line = opened.ports.ready_line();
-    let (turns, doors) = start(opened, signals, descriptors).map_err(|error| {
+    let (mut turns, doors) = start(opened, signals, descriptors).map_err(|error| {
         format!("cannot start: {error}; are threads or descriptors limited too narrowly?")
     })?;
-    // the one line that says so; a stderr that is gone is no reason to stop
-    let _ = writeln!(io::stderr(), "{ready_line}");
-    let performer = turns.run();
+    logging::say_ready(&ready_line);
+    turns.systemd = Systemd::from_environment();
+    turns.systemd.ready();
+    let (performer, mut systemd) = turns.run();
+    systemd.stopping();
     end(performer, doors);
     Ok(())
 }
@@ -105,17 +110,17 @@ fn start(opened: Opened, signals: Caught, descriptors: usize) -> io::Result<(Tur
     let reload = on_reload(settings.clone(), current, job_log.clone(), lanes.control.clone());
     let watcher = watch::start(loader, reload)?;
     let budget = Budget::new(limits::OUTPUT_BUDGET_BYTES);
-    let cap = capacity::machine_connections(descriptors);
+    let pool = Pool::new(descriptors);
     let machines = machines::start(
         machines,
-        cap,
+        Capacity::of_machines(descriptors, &pool),
         identity.config,
         lanes.clone(),
         budget,
         connections.clone(),
     )?;
     let listeners = api::Listeners::new(api, &settings.state_dir);
-    let api = api::start(listeners, capacity::api_connections(descriptors), shared)?;
+    let api = api::start(listeners, Capacity::of_api(&pool), shared)?;
     let _ = lanes.control.send(Event::Listening);
     let ticker = ticker::start(lanes.control.clone(), connections.clone())?;
     let hung_up = job_log.clone();

@@ -1,14 +1,17 @@
 //! The engine's loop: control first, output in bounded portions, effects at once, the board now and then.
 //! Must not know: what events mean.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, bounded, select};
 
 use super::perform::Performer;
 use super::publisher::Publication;
+use super::systemd::Systemd;
 use crate::clock::{self, Mono};
 use crate::engine::Engine;
+use crate::engine::board::Board;
 use crate::engine::effect::Effect;
 use crate::engine::event::Event;
 use crate::storage::Request;
@@ -28,11 +31,15 @@ pub struct Turns {
     pub engine: Engine,
     pub inbox: Inbox,
     pub performer: Performer,
+    /// Hears from the engine once a tick: one that hangs is noticed.
+    pub systemd: Systemd,
     effects: Vec<Effect>,
     /// When the board may be published next.
     board_due: Mono,
     /// Something happened since it was published.
     is_board_stale: bool,
+    /// As published last.
+    board: Arc<Board>,
     is_ending: bool,
 }
 
@@ -43,15 +50,18 @@ impl Turns {
             engine,
             inbox,
             performer,
+            systemd: Systemd::default(),
             effects: Vec::new(),
             board_due: Mono(0),
             is_board_stale: false,
+            board: Arc::default(),
             is_ending: false,
         }
     }
 
-    /// Runs until [`Event::Shutdown`] has been handled; gives back what holds queues that are to be emptied.
-    pub fn run(mut self) -> Performer {
+    /// Runs until [`Event::Shutdown`] has been handled; gives back what holds queues that are to be emptied,
+    /// and the way to the service manager.
+    pub fn run(mut self) -> (Performer, Systemd) {
         while !self.is_ending {
             let is_busy = self.take_portion();
             self.performer.retry();
@@ -60,7 +70,7 @@ impl Turns {
                 self.wait();
             }
         }
-        self.performer
+        (self.performer, self.systemd)
     }
 
     /// True: there may be more.
@@ -91,6 +101,7 @@ impl Turns {
 
     fn turn(&mut self, event: Event) {
         let name = name(&event);
+        let is_tick = matches!(event, Event::Tick);
         self.is_ending |= matches!(event, Event::Shutdown);
         let begun = clock::now();
         self.engine.handle(begun, event, &mut self.effects);
@@ -98,6 +109,9 @@ impl Turns {
         self.is_board_stale = true;
         for effect in self.effects.drain(..) {
             self.performer.perform(effect);
+        }
+        if is_tick {
+            self.systemd.beat(begun.mono, || status(&self.board));
         }
         // the wall clock has microseconds; a step of it costs one wrong figure
         metrics::ENGINE_TURNS.took_us(clock::wall().0.saturating_sub(begun.wall.0).max(0) as u64);
@@ -126,6 +140,9 @@ impl Turns {
         let board = self.engine.take_board(now);
         if board.is_none() && !has_answers {
             return;
+        }
+        if let Some(board) = &board {
+            self.board = board.clone();
         }
         self.board_due = now.mono.plus_ms(limits::BOARD_INTERVAL_MS);
         let (synced, stored) = bounded(1);
@@ -165,6 +182,28 @@ impl Turns {
     }
 }
 
+/// For `systemctl status`.
+fn status(board: &Board) -> String {
+    let config = &board.config;
+    let mut text = format!(
+        "{} jobs, {} runs under way",
+        config.jobs.len(),
+        board.running.len()
+    );
+    if config.maintenance.global {
+        text.push_str(", in maintenance: no run starts");
+    }
+    let problems = config.problems.len();
+    if problems > 0 {
+        text.push_str(&format!(", {problems} problems with the configuration"));
+    }
+    for trouble in &board.troubles {
+        // one line is all that systemd takes
+        text.push_str(&format!("; {}", trouble.replace(char::is_control, " ")));
+    }
+    text
+}
+
 /// For the log.
 fn name(event: &Event) -> &'static str {
     match event {
@@ -188,5 +227,18 @@ fn name(event: &Event) -> &'static str {
         Event::Returned { .. } => "returned",
         Event::Published { .. } => "published",
         Event::Shutdown => "shutdown",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_status_is_one_line_that_names_what_is_wrong() {
+        assert_eq!(status(&Board::default()), "0 jobs, 0 runs under way");
+        let mut board = Board::default();
+        board.troubles.push("no\nspace".to_string());
+        assert_eq!(status(&board), "0 jobs, 0 runs under way; no space");
     }
 }

@@ -61,6 +61,15 @@ pub struct Counts {
     pub late_ms_last: u64,
 }
 
+impl Counts {
+    /// Machine runs have ended with these codes.
+    pub(super) fn ended(&mut self, retcodes: impl IntoIterator<Item = i32>) {
+        for retcode in retcodes {
+            *self.machines.entry(outcome_word(retcode)).or_default() += 1;
+        }
+    }
+}
+
 /// Exit codes that mean something to the product (product.md).
 pub fn outcome_word(retcode: i32) -> &'static str {
     match retcode {

@@ -29,7 +29,7 @@ mod session;
 mod text;
 mod watch;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use log::Level;
@@ -384,13 +384,7 @@ impl Engine {
         if self.storage_trouble.is_none() {
             self.store_misses(turn);
             self.store_all(turn);
-            let mut open: Vec<RunId> = self
-                .jobs
-                .values()
-                .flat_map(|state| state.open.iter().copied())
-                .collect();
-            open.sort_unstable();
-            for id in open {
+            for id in self.open_runs() {
                 self.dispatch_waiting(turn, id);
             }
         }
@@ -520,23 +514,28 @@ impl Engine {
         }
     }
 
-    /// Every open machine run.
-    fn open_machine_runs(&self) -> Vec<MachineRunId> {
-        let open_runs: HashSet<RunId> = self
+    /// Every run that has not ended, in the order of their numbers: hash order would make a replay differ.
+    fn open_runs(&self) -> Vec<RunId> {
+        let mut open: Vec<RunId> = self
             .jobs
             .values()
             .flat_map(|state| state.open.iter().copied())
             .collect();
-        let mut open: Vec<MachineRunId> = open_runs
-            .iter()
-            .filter_map(|id| self.runs.get(id))
-            .flat_map(|run| run.machines.iter())
-            .filter(|m| m.is_unfinished())
-            .map(|m| m.record.id)
-            .collect();
-        // in the order of their numbers: hash order would make a replay differ
         open.sort_unstable();
         open
+    }
+
+    /// Every open machine run that has been handed to the executor.
+    fn open_machine_runs(&self) -> Vec<MachineRunId> {
+        let open_runs = self.open_runs();
+        let machines = open_runs
+            .iter()
+            .filter_map(|id| self.runs.get(id))
+            .flat_map(|run| run.machines.iter());
+        machines
+            .filter(|m| m.is_unfinished())
+            .map(|m| m.record.id)
+            .collect()
     }
 }
 

@@ -5,7 +5,6 @@ use log::Level;
 
 use crate::budget::Chunk;
 use crate::clock::Wall;
-use crate::engine::board::outcome_word;
 use crate::engine::effect::{Effect, Fact, JobLogLine, Write};
 use crate::engine::event::ConnectionId;
 use crate::engine::machine_run::{Kill, MachineRun};
@@ -55,7 +54,7 @@ impl Engine {
         write.ticket = Some(self.ticket(Waiting::Then(vec![entry])));
         turn.effects.push(Effect::Store(write));
         if let Some(state) = self.jobs.get_mut(job.as_str()) {
-            *state.counts.machines.entry(outcome_word(retcode)).or_default() += 1;
+            state.counts.ended([retcode]);
         }
         let ended = turn.now.wall.iso();
         turn.say(

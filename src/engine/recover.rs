@@ -45,13 +45,7 @@ impl Engine {
     /// Wrappers can reach the daemon: every open machine run gets its full windows from now on.
     pub(super) fn listening(&mut self, turn: &mut Turn) {
         self.is_listening = true;
-        let mut open: Vec<RunId> = self
-            .jobs
-            .values()
-            .flat_map(|state| state.open.iter().copied())
-            .collect();
-        open.sort_unstable();
-        for id in open {
+        for id in self.open_runs() {
             self.resume(turn, id);
         }
     }

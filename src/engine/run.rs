@@ -8,7 +8,6 @@ use log::Level;
 
 use crate::clock::Wall;
 use crate::config::{Delivery, ExecutorKind, JobSpec, is_loopback_host};
-use crate::engine::board::outcome_word;
 use crate::engine::control::{Wanted, control_fact, say_audit};
 use crate::engine::effect::{Answer, Dispatch, Effect, Fact, JobLogEntry, JobLogLine, Write};
 use crate::engine::event::RequestId;
@@ -367,16 +366,7 @@ impl Engine {
         let mut log = Vec::new();
         let Some(run) = self.runs.get_mut(&id) else { return };
         let is_killed = run.kill.is_some();
-        let groups = [
-            (parts.start, None),
-            (parts.down, Some((255, false, "Target did not respond"))),
-            (parts.down_not_needed, Some((255, true, "Target did not respond"))),
-            (parts.in_maintenance, Some((0, true, "Target under maintenance"))),
-            (
-                strangers,
-                Some((255, false, "Not among the machines that the job's targets match")),
-            ),
-        ];
+        let groups = fates(parts, strangers);
         for (machines, fate) in groups {
             for machine in machines {
                 if run.by_machine.contains_key(machine.as_str()) {
@@ -419,9 +409,7 @@ impl Engine {
         }
         run.waiting.extend(waiting);
         if let Some(state) = self.jobs.get_mut(run.record.job.as_str()) {
-            for (_, retcode) in &log {
-                *state.counts.machines.entry(outcome_word(*retcode)).or_default() += 1;
-            }
+            state.counts.ended(log.iter().map(|(_, retcode)| *retcode));
         }
         write.facts.push(Fact::Run(Box::new(run.record.clone())));
         let follow = log
@@ -576,6 +564,23 @@ impl Engine {
             self.end_machine(turn, id, retcode, false, Some(text), Vec::new());
         }
     }
+}
+
+/// How a machine run ends that is not started: code, whether it does not count, and the text.
+type Fate = (i32, bool, &'static str);
+
+/// What becomes of each group of machines; None: it is started.
+fn fates(parts: batch::Parts, strangers: Vec<String>) -> [(Vec<String>, Option<Fate>); 5] {
+    [
+        (parts.start, None),
+        (parts.down, Some((255, false, "Target did not respond"))),
+        (parts.down_not_needed, Some((255, true, "Target did not respond"))),
+        (parts.in_maintenance, Some((0, true, "Target under maintenance"))),
+        (
+            strangers,
+            Some((255, false, "Not among the machines that the job's targets match")),
+        ),
+    ]
 }
 
 /// The effect that starts wrappers of a run.

@@ -5,6 +5,8 @@
 mod plain;
 mod process;
 mod protocol;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -32,6 +34,15 @@ const NOT_STARTED: i32 = 254;
 /// A machine run whose machine did not answer.
 const NO_ANSWER: i32 = 255;
 const NO_RESPONSE: &str = "Target did not respond";
+
+/// Before the wrapper's path. The command is a template, the only thing that Salt renders on the minion. One dispatch
+/// serves all minions, and each wrapper must know which it is on: `env` sets that whatever the minion's shell is. And
+/// a wrapper must outlive the minion's service where systemd kills all of its control group (salt.md 5): then it gets
+/// a scope of its own, as Salt does it for package managers, with the same setting to forbid it.
+const WRAPPER_PREFIX: &str = "{% if 'file.read' in salt and salt['file.file_exists']('/proc/self/cgroup') \
+    and 'salt-minion.service' in salt['file.read']('/proc/self/cgroup') \
+    and salt['config.get']('systemd.scope', True) and salt['cmd.which']('systemd-run') \
+    %}systemd-run --scope --quiet {% endif %}env SP_MACHINE_ID='{{ grains['id'] }}' ";
 
 /// What LocalClient takes. Salt itself reads an unknown kind as one that matches nothing.
 const TARGET_TYPES: [&str; 15] = [
@@ -133,6 +144,10 @@ struct Ping {
     fresh: Vec<String>,
     fresh_since: Mono,
     last_return: Mono,
+    /// The master was away: minions find back to it one by one, and miss what is published meanwhile.
+    master_was_away: bool,
+    /// Up to then they are pinged again.
+    patience: Mono,
 }
 
 /// The wrapper's start on some minions.
@@ -172,7 +187,11 @@ impl Salt {
 
     /// Serves until the orders end.
     pub fn run(mut self) {
+        let mut last_turn = clock::mono();
         loop {
+            let now = clock::mono();
+            self.forgive(now.since_ms(last_turn).saturating_sub(self.pause_ms()));
+            last_turn = now;
             if !self.take_orders() {
                 // the daemon ends; what Salt was asked goes on
                 return;
@@ -185,6 +204,19 @@ impl Salt {
             if let Err(error) = process::wait(&self.bell, self.process(), self.pause_ms()) {
                 log::error!("waiting for the salt helper: {error}");
                 return;
+            }
+        }
+    }
+
+    /// The daemon was stalled: nobody's time has run (fine-print.md 3).
+    fn forgive(&mut self, stalled_ms: u64) {
+        if stalled_ms <= limits::STALL_MS {
+            return;
+        }
+        for pending in self.pending.values_mut() {
+            pending.deadline = pending.deadline.plus_ms(stalled_ms);
+            if let What::Plain(plain) = &mut pending.what {
+                plain.forgive(stalled_ms);
             }
         }
     }
@@ -251,6 +283,8 @@ impl Salt {
             fresh: Vec::new(),
             fresh_since: now,
             last_return: now,
+            master_was_away: false,
+            patience: now.plus_ms(limits::PING_PATIENCE_MS),
         };
         let jid = self.jids.next(clock::wall());
         self.add(
@@ -444,12 +478,17 @@ impl Salt {
         }
     }
 
-    /// There is no Salt: everything that waits for it ends, and says why.
+    /// There is no Salt: everything that waits for it ends, and says why. What it was asked already may go on, as while
+    /// Salt is being upgraded.
     fn give_up(&mut self) {
         let Some(reason) = self.no_salt.clone() else {
             return;
         };
-        for (_, pending) in std::mem::take(&mut self.pending) {
+        let (sent, waiting): (BTreeMap<_, _>, BTreeMap<_, _>) = std::mem::take(&mut self.pending)
+            .into_iter()
+            .partition(|(_, pending)| pending.was_sent);
+        self.pending = sent;
+        for pending in waiting.into_values() {
             self.end_failed(pending, NOT_STARTED, &reason);
         }
     }
@@ -574,7 +613,7 @@ impl Salt {
         match &mut pending.what {
             What::Ping(ping) => {
                 ping.published = Some(now);
-                ping.unknown = unknown;
+                ping.unknown.extend(unknown);
                 pending.deadline = now.plus_ms(limits::PING_TIMEOUT_MS + limits::PING_GRACE_MS);
             }
             What::Launch(launching) => {
@@ -635,6 +674,7 @@ impl Salt {
             return;
         };
         match pending.what {
+            What::Ping(ping) if ping.should_go_on(&missing) => self.ping_again(ping, missing),
             What::Ping(mut ping) => {
                 ping.unknown.extend(missing);
                 for run in ping.runs {
@@ -650,8 +690,23 @@ impl Salt {
                 let events = plain.lost(&missing);
                 self.report_all(events);
             }
-            What::Question(question) => self.unanswered(question.of, &missing),
+            // a minion that is away for long is noticed by what was heard of it last
+            What::Question(_) => {}
         }
+    }
+
+    fn ping_again(&mut self, mut ping: Ping, missing: Vec<String>) {
+        if !ping.fresh.is_empty() {
+            for run in &ping.runs {
+                self.report(resolved(*run, &ping.fresh, &[], false, None));
+            }
+        }
+        ping.told.append(&mut ping.fresh);
+        ping.tgt = json!(missing);
+        ping.tgt_type = "list".to_string();
+        let jid = self.jids.next(clock::wall());
+        let deadline = ping.patience.plus_ms(limits::PING_GRACE_MS);
+        self.add(jid, false, deadline, What::Ping(ping));
     }
 
     fn refused(&mut self, id: Option<u64>, kind: &str, msg: &str, unknown: Vec<String>) {
@@ -666,6 +721,9 @@ impl Salt {
         if may_pass(kind) {
             // a master that restarts is back in seconds; the time window ends this
             pending.last_error = Some(words);
+            if let What::Ping(ping) = &mut pending.what {
+                ping.master_was_away = true;
+            }
             pending.send_at = Some(clock::mono().plus_ms(limits::SALT_RETRY_MS));
             return;
         }
@@ -773,6 +831,10 @@ impl Salt {
 }
 
 impl Ping {
+    fn should_go_on(&self, missing: &[String]) -> bool {
+        self.master_was_away && !missing.is_empty() && clock::mono() < self.patience
+    }
+
     /// Answers are told when no more come for a moment, or the first has waited long enough: each telling costs a
     /// publish of its own.
     fn is_ripe(&self, now: Mono) -> bool {
@@ -804,7 +866,11 @@ impl Pending {
                 request.tgt = ping.tgt.clone();
                 request.tgt_type.clone_from(&ping.tgt_type);
                 request.fun = "test.ping";
-                request.timeout = limits::PING_TIMEOUT_MS.min(left_ms) as f64 / 1_000.0;
+                let window_ms = match ping.master_was_away {
+                    true => limits::PING_AGAIN_MS,
+                    false => limits::PING_TIMEOUT_MS,
+                };
+                request.timeout = window_ms.min(left_ms) as f64 / 1_000.0;
             }
             What::Launch(launching) => {
                 let machines = launching.dispatch.machines.iter().map(|(_, machine)| machine);
@@ -916,9 +982,7 @@ fn wrapper_call(
         .map_or_else(host_name, str::to_string);
     let link = entrance.link(&host, &dispatch.spec, settings);
     let env = launch::settings_of(dispatch, &link, settings);
-    // One dispatch serves all minions, and each wrapper must know which it is on: the command is a template, the
-    // only thing that Salt renders on the minion. `env` sets it whatever the minion's shell is.
-    let command = format!("env SP_MACHINE_ID='{{{{ grains['id'] }}}}' {path}");
+    let command = format!("{WRAPPER_PREFIX}{path}");
     [
         ("cmd", json!(command)),
         ("template", json!("jinja")),

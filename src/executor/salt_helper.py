@@ -19,6 +19,8 @@ PUBLISH_QUEUE = 65536  # requests that wait for a publisher
 ENDED_KEPT = 2000  # jobs whose late returns are still reported
 BUS_STALE_S = 2.0  # a publish that the bus has not shown by then: the bus is dead
 BUS_RETRY_S = 1.0
+CACHE_LOOK_S = 3.0  # a job that has not all returns by then is looked up in the job cache, later ever more seldom
+CACHE_LOOK_MAX_S = 30.0
 RETURN_CHARS = 65536  # kept of one text in a return, unless the request says otherwise
 
 # Salt prints to stdout here and there: what was stdout speaks the protocol, stdout itself goes to the log
@@ -74,6 +76,7 @@ class Job:
         self.got = set()
         self.published = None
         self.seen_on_bus = False
+        self.next_look = None  # into the job cache: the bus loses a return now and then
 
 
 LOCK = threading.RLock()
@@ -233,14 +236,14 @@ def publisher():
 def follow_bus():
     """The only reader of the bus; also keeps the time of all jobs."""
     returners = salt.loader.returners(OPTS, {})
-    bus, told, connected = None, None, 0.0
+    bus, told, alive = None, None, 0.0
     while True:
         if bus is None:
             try:
                 bus = salt.utils.event.get_master_event(OPTS, OPTS["sock_dir"], listen=True, raise_errors=True)
                 if not bus.connect_pub(timeout=2):
                     raise OSError("nobody answers on the event bus in %s" % OPTS["sock_dir"])
-                connected, up, why = time.monotonic(), True, ""
+                alive, up, why = time.monotonic(), True, ""
                 FILL.set()
             except Exception as error:
                 bus, up, why = close(bus), False, str(error)
@@ -258,28 +261,32 @@ def follow_bus():
             bus = close(bus)  # it returned at once and brought nothing: closed
             time.sleep(BUS_RETRY_S)
         if event is not None:
+            alive = time.monotonic()  # reconnecting a bus that works would lose what it carries
             part = event["tag"].split("/")
             with LOCK:
                 if len(part) == 4 and part[3] == "new" and part[2] in JOBS:
                     JOBS[part[2]].seen_on_bus = True
             if len(part) == 5 and part[3] == "ret":
                 returned(part[2], part[4], event["data"], "bus")
-        if look_at_times(returners, connected):
+        if look_at_times(returners, alive):
             bus = close(bus)
 
 
-def look_at_times(returners, connected):
+def look_at_times(returners, alive):
     """Ends what has had its time. True: the bus has missed a publish."""
     now = time.monotonic()
     with LOCK:
         jobs = [job for job in JOBS.values() if job.published]
         over = [job for job in jobs if now >= job.published + job.timeout]
-        unseen = [j for j in jobs if not j.seen_on_bus and now - max(j.published, connected) > BUS_STALE_S]
+        unseen = [j for j in jobs if not j.seen_on_bus and now - max(j.published, alive) > BUS_STALE_S]
     if FILL.is_set():
         FILL.clear()
         fill_from_cache(returners, jobs)
-    elif over:
-        fill_from_cache(returners, over)
+    else:
+        doubtful = [job for job in jobs if now >= (job.next_look or job.published + CACHE_LOOK_S)]
+        for job in doubtful:
+            job.next_look = now + min(CACHE_LOOK_MAX_S, now - job.published)
+        fill_from_cache(returners, set(over + doubtful))
     with LOCK:
         for job in over:
             if job.jid in JOBS:

@@ -7,6 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -89,8 +90,11 @@ fn identity(chain: &[u8], key: &[u8]) -> Result<Identity, String> {
 
 /// A key, and a certificate that does not expire: wrappers know the key by its pin.
 fn make(names: &[String]) -> Result<Vec<u8>, rcgen::Error> {
-    let made = rcgen::generate_simple_self_signed(names)?;
-    let pem = made.signing_key.serialize_pem() + &made.cert.pem();
+    let key = KeyPair::generate()?;
+    let mut params = CertificateParams::new(names)?;
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, "saltpeter");
+    let pem = key.serialize_pem() + &params.self_signed(&key)?.pem();
     Ok(pem.into_bytes())
 }
 

@@ -19,7 +19,7 @@ use tungstenite::{Message, WebSocket};
 
 use crate::support::Scratch;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 struct Endpoint {
     port: u16,
@@ -40,7 +40,7 @@ fn endpoint(cap: usize, budget_bytes: usize) -> Endpoint {
     let lanes = Lanes { control, bulk };
     let acceptor = machines::start(
         listener,
-        cap,
+        saltpeter::net::capacity::Capacity::new(cap),
         tls_config(),
         lanes,
         budget.clone(),

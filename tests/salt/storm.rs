@@ -1,8 +1,11 @@
 //! Many runs at once. Prints what they cost.
 
+use std::process::Command;
+
 use saltpeter::clock;
 use serde_json::json;
 
+use crate::bridge::{Bridge, new_jid};
 use crate::daemon::{Daemon, codes, job};
 use crate::{lab, processes};
 
@@ -58,6 +61,48 @@ fn many_runs_that_are_due_together_all_start() {
         (after[0] - before[0]) * 10,
         (after[1] - before[1]) * 10
     );
+}
+
+/// Puts returns of minions that do not exist on the master's event bus.
+const FIRE: &str = "
+import sys, time, salt.config, salt.utils.event
+opts = salt.config.client_config(sys.argv[1] + '/master')
+bus = salt.utils.event.get_master_event(opts, opts['sock_dir'], listen=False)
+for number in range(int(sys.argv[3])):
+    data = {'id': 'm%d' % number, 'jid': sys.argv[2], 'return': True, 'retcode': 0, 'success': True}
+    bus.fire_event(data, 'salt/job/%s/ret/m%d' % (sys.argv[2], number))
+time.sleep(3)
+";
+
+#[test]
+fn the_helper_hands_on_a_thousand_returns() {
+    const RETURNS: usize = 1_000;
+    let Some((lab, _hold)) = lab::alone() else { return };
+    let mut bridge = Bridge::start(lab);
+    let jid = new_jid();
+    let request = json!({"tgt": "web-a", "fun": "test.sleep", "arg": [8], "jid": jid, "timeout": 60});
+    bridge.run(request);
+    bridge.wait_for(30, |event| event["ev"] == "pub");
+    let pid = bridge.child.id() as i32;
+    let (before, begun) = (processes::cpu_ticks(pid), clock::mono());
+    let mut fire = Command::new(&lab.python)
+        .args(["-c", FIRE])
+        .arg(lab.config())
+        .args([&jid, &RETURNS.to_string()])
+        .spawn()
+        .unwrap();
+    let mut seen = 0;
+    bridge.events_for(60_000, |event| {
+        seen += usize::from(event["ev"] == "ret" && event["minion"] != "web-a");
+        seen == RETURNS
+    });
+    let took_ms = clock::mono().since_ms(begun);
+    let _ = fire.wait();
+    println!(
+        "{RETURNS} returns: {took_ms} ms; helper {} ms of CPU",
+        (processes::cpu_ticks(pid) - before) * 10
+    );
+    assert_eq!(seen, RETURNS);
 }
 
 /// Seconds within the day of an ISO time.

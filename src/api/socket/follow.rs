@@ -359,6 +359,10 @@ impl Follow {
         let piece = match source.next(&where_it_is, at, stop) {
             Next::Piece(piece) => Some(piece),
             Next::End => None,
+            Next::Later => {
+                text.is_paused = true;
+                return None;
+            }
             Next::Nothing => {
                 text.is_paused = true;
                 let since = *text.short_since.get_or_insert(now);

@@ -56,9 +56,9 @@ struct Made {
     details: HashMap<Arc<str>, (u64, Utf8Bytes)>,
 }
 
-/// Bytes of output that may be sent now.
+/// Bytes of output that may be sent now; below nothing: that much was sent ahead.
 struct Budget {
-    bytes: u64,
+    bytes: i64,
     filled: Mono,
 }
 
@@ -172,7 +172,7 @@ impl Hub {
     /// That much output is sent.
     pub fn spend(&self, bytes: u64) {
         let mut budget = self.budget.lock();
-        budget.bytes = budget.bytes.saturating_sub(bytes);
+        budget.bytes = budget.bytes.saturating_sub_unsigned(bytes);
     }
 
     fn run(&self, ended: &Receiver<()>) {
@@ -220,7 +220,8 @@ impl Hub {
         let mut budget = self.budget.lock();
         let now = clock::mono();
         let more = now.since_ms(budget.filled) * limits::UI_OUTPUT_BYTES_PER_S / 1_000;
-        budget.bytes = (budget.bytes + more).min(limits::UI_OUTPUT_BYTES_PER_S / 8);
+        let most = (limits::UI_OUTPUT_BYTES_PER_S / 8) as i64;
+        budget.bytes = budget.bytes.saturating_add_unsigned(more).min(most);
         budget.filled = now;
         budget.bytes > 0
     }
@@ -233,7 +234,7 @@ impl Source for Hub {
 
     fn next(&self, place: &Place, cursor: Cursor, stop: Option<u64>) -> Next {
         if !self.has_budget() {
-            return Next::Nothing;
+            return Next::Later;
         }
         self.texts.next(place, cursor, stop).unwrap_or_else(|error| {
             log::warn!("reading an output for the UI: {error}");

@@ -54,8 +54,10 @@ pub struct Piece {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Next {
     Piece(Arc<Piece>),
-    /// Nothing for now.
+    /// Nothing is stored of it yet.
     Nothing,
+    /// There may be more, but others have their turn.
+    Later,
     /// The text is complete.
     End,
 }

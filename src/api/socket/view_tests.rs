@@ -25,6 +25,8 @@ struct World {
     /// Bytes in one piece at most.
     piece_bytes: usize,
     stamps: RefCell<(u64, String)>,
+    /// Others have their turn.
+    is_busy: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -149,6 +151,9 @@ impl Source for World {
     }
 
     fn next(&self, place: &Place, cursor: Cursor, stop: Option<u64>) -> Next {
+        if self.is_busy {
+            return Next::Later;
+        }
         let text = self.stored.get(&place.id).map_or("", String::as_str);
         let text = &text[..text.len().min(place.output_bytes as usize)];
         if cursor.byte >= place.output_bytes {
@@ -434,6 +439,22 @@ fn output_that_never_comes_is_given_up() {
         pair.look(&mut world);
     }
     assert!(pair.ui.named.is_empty());
+    assert!(pair.ui.complete.contains("m"));
+}
+
+#[test]
+fn a_share_that_is_long_in_coming_is_not_taken_for_lost_output() {
+    let mut world = World::default();
+    let mut pair = Pair::new(&mut world);
+    world.quick(1, "all of it");
+    world.is_busy = true;
+    for _ in 0..=2 * limits::UI_OUTPUT_PATIENCE_MS / limits::UI_LOOK_MS {
+        pair.look(&mut world);
+    }
+    assert!(!pair.ui.complete.contains("m"));
+    world.is_busy = false;
+    pair.look(&mut world);
+    assert_eq!(pair.text(), "all of it");
     assert!(pair.ui.complete.contains("m"));
 }
 

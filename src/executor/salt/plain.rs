@@ -75,6 +75,23 @@ impl Plain {
         })
     }
 
+    /// The daemon was stalled: nobody's time has run.
+    pub(super) fn forgive(&mut self, stalled_ms: u64) {
+        let killed = self.killed.values_mut().map(|killed| &mut killed.asked);
+        for moment in self.heard.values_mut().chain(killed) {
+            *moment = moment.plus_ms(stalled_ms);
+        }
+    }
+
+    /// Machines of which nothing was heard for long, whether they or Salt are away.
+    fn away(&self, now: Mono) -> Vec<String> {
+        let is_away = |machine: &&String| {
+            let heard = self.heard.get(*machine);
+            heard.is_some_and(|heard| now.since_ms(*heard) >= limits::PLAIN_AWAY_MS)
+        };
+        self.open.keys().filter(is_away).cloned().collect()
+    }
+
     /// Those will not answer.
     pub(super) fn lost(&mut self, machines: &[String]) -> Vec<Event> {
         machines
@@ -181,6 +198,8 @@ impl Salt {
             for machine in over {
                 events.extend(plain.end(&machine, KILLED, KILLED_NOTE));
             }
+            let away = plain.away(now);
+            events.extend(plain.lost(&away));
             if plain.next_look.is_some_and(|at| at <= now) {
                 plain.next_look = Some(now.plus_ms(limits::PLAIN_LOOK_MS));
                 questions.push((*id, "saltutil.find_job", plain.open.keys().cloned().collect()));
@@ -229,21 +248,6 @@ impl Salt {
             let event = plain.end(machine, NO_ANSWER, GONE_NOTE);
             self.report_all(event);
         }
-    }
-
-    /// Minions have not answered a question about a command.
-    pub(super) fn unanswered(&mut self, of: u64, machines: &[String]) {
-        let now = clock::mono();
-        let Some(plain) = self.pending.get_mut(&of).and_then(Pending::plain) else {
-            return;
-        };
-        let is_away = |machine: &&String| {
-            let heard = plain.heard.get(*machine);
-            heard.is_none_or(|heard| now.since_ms(*heard) >= limits::PLAIN_AWAY_MS)
-        };
-        let away: Vec<String> = machines.iter().filter(is_away).cloned().collect();
-        let events = plain.lost(&away);
-        self.report_all(events);
     }
 }
 

@@ -252,6 +252,9 @@ fn maintenance_is_switched_on_top_of_the_files_for_a_while() {
     expect(&put(json!({"on": true, "reason": "all", "seconds": 3_600})), 200);
     expect(&daemon.post("/api/v1/jobs/j/run", &json!({})), 409);
     assert_eq!(daemon.get("/config").json()["maintenance"]["global"], true);
+    // a script with an empty variable must not lift it
+    let empty = control(&daemon, "DELETE", "/api/v1/maintenance?machine=", &json!({}));
+    expect(&empty, 400);
     expect(
         &control(&daemon, "DELETE", "/api/v1/maintenance", &json!({})),
         200,

@@ -3,6 +3,7 @@
 mod access;
 mod acts;
 mod hostile;
+mod proxy;
 mod reads;
 mod verbs;
 

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use crate::support::daemon::{Plan, every_second, job, job_with};
 use crate::support::peer::output_ack;
-use crate::support::{is_alive, parent_of, until};
+use crate::support::{is_alive, until};
 
 /// Prints `count` numbered lines, one every `pause` seconds.
 fn lines(count: u32, pause: &str) -> String {
@@ -184,26 +184,29 @@ fn sigterm_ends_the_daemon_within_2_s_and_the_jobs_go_on() {
         assert_eq!(daemon.output_text(&instance, machine), all_lines(25));
     }
     // and then the wrappers are gone
+    daemon.write_jobs("jobs", &json!({}));
     until("the wrappers' exit", || {
-        daemon.kill("tick");
-        let family = daemon.family();
-        family
-            .iter()
-            .all(|pid| *pid == daemon.pid() || parent_of_alive(*pid) == Some(daemon.pid()) || is_tick(*pid))
-            .then_some(())
+        (daemon.family() == [daemon.pid()]).then_some(())
     });
 }
 
-fn parent_of_alive(pid: i32) -> Option<i32> {
-    is_alive(pid).then(|| parent_of(pid))
-}
-
-fn is_tick(pid: i32) -> bool {
-    let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-    environment.is_empty()
-        || environment
-            .windows(16)
-            .any(|window| window == b"SP_JOB_NAME=tick")
+#[test]
+fn what_was_confirmed_holds_after_kill_9() {
+    let daemon = Plan::new(json!({"long": job("echo ready; exec sleep 60")}))
+        .restarts()
+        .start();
+    for _ in 0..3 {
+        let instance = daemon.run("long");
+        daemon.kill_hard();
+        daemon.start();
+        assert!(daemon.is_running(&instance), "a confirmed start is forgotten");
+        daemon.wait_output(&instance, "m1", "ready");
+        assert_eq!(daemon.kill("long").status, 200);
+        daemon.kill_hard();
+        daemon.start();
+        daemon.wait_ended(&instance);
+        assert_eq!(daemon.retcode(&instance, "m1"), 143);
+    }
 }
 
 #[test]

@@ -266,11 +266,20 @@ fn a_daemon_that_is_away_for_long_costs_the_command_nothing() {
     });
     daemon.wait_ended(&instance);
     assert_eq!(daemon.fact("revised_from", &instance, "m1"), Some(253));
-    let output = daemon.output(&instance, "m1");
-    assert!(output.starts_with(b"begun\n"));
-    let said_by_daemon = output
-        .split(|byte| *byte == b'\n')
-        .filter(|line| line.starts_with(b"[SALTPETER"))
-        .map(|line| line.len() + 1);
-    assert_eq!(output.len() - said_by_daemon.sum::<usize>(), 20_000_006);
+    // but for the daemon's own lines, each on a line of its own, it is what the command wrote
+    let mut expected = b"begun\n".to_vec();
+    expected.extend(b"0123456789abcdef\n".iter().cycle().take(20_000_000));
+    let mut output = daemon.output(&instance, "m1");
+    let own = b"[SALTPETER";
+    while let Some(from) = output.windows(own.len()).position(|window| window == own) {
+        let length = output[from..].iter().position(|byte| *byte == b'\n').unwrap() + 1;
+        let broken = usize::from(output[..from] != expected[..from]);
+        output.drain(from - broken..from + length);
+    }
+    assert!(
+        output == expected,
+        "{} bytes instead of {}",
+        output.len(),
+        expected.len()
+    );
 }

@@ -502,7 +502,10 @@ fn a_late_truth_replaces_what_was_presumed() {
     let mut back = orders.connect();
     back.output(1, "after\n");
     assert_eq!(back.hear(), output_ack(1));
-    assert!(daemon.is_running(&instance), "it counts as running again");
+    until("it to count as running again", || {
+        back.say("heartbeat", json!({}));
+        daemon.is_running(&instance).then_some(())
+    });
     back.complete(0, 2);
     daemon.wait_ended(&instance);
     assert_eq!(daemon.retcode(&instance, "m1"), 0);

@@ -467,10 +467,11 @@ fn a_job_of_another_user_has_nothing_of_roots() {
 
 #[test]
 fn a_lock_that_another_run_holds_ends_a_run_with_254() {
-    let dir = std::env::temp_dir().join(format!("sp-it-lock-{}", std::process::id()));
+    let scratch = crate::support::Scratch::new();
+    let lock = scratch.path().join("lock");
     let daemon = daemon(json!({
-        "holder": job_with("echo held; exec sleep 60", json!({"lockfile": dir})),
-        "other": job_with("echo ran", json!({"lockfile": dir})),
+        "holder": job_with("echo held; exec sleep 60", json!({"lockfile": lock})),
+        "other": job_with("echo ran", json!({"lockfile": lock})),
     }));
     let holder = daemon.run("holder");
     daemon.wait_output(&holder, "m1", "held");
@@ -480,9 +481,6 @@ fn a_lock_that_another_run_holds_ends_a_run_with_254() {
     daemon.kill("holder");
     daemon.wait_ended(&holder);
     assert_eq!(daemon.run_to_end("other"), (0, "ran\n".into()));
-    let _ = std::fs::remove_file(
-        dir.with_file_name(format!("{}.m1", dir.file_name().unwrap().to_str().unwrap())),
-    );
 }
 
 #[test]

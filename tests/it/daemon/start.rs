@@ -193,3 +193,21 @@ fn a_disk_that_fills_up_stops_no_cron_and_loses_no_output() {
     let doubled = "SELECT count(*) - count(DISTINCT due) FROM runs WHERE due IS NOT NULL";
     assert_eq!(daemon.number(doubled, ""), 0);
 }
+
+#[test]
+fn one_binary_alone_is_enough() {
+    let scratch = Scratch::new();
+    let alone = scratch.path().join("saltpeter");
+    let program = env!("CARGO_BIN_EXE_saltpeter");
+    // the same file where that is possible: a copy takes its time
+    if std::fs::hard_link(program, &alone).is_err() {
+        std::fs::copy(program, &alone).unwrap();
+    }
+    let daemon = Plan::new(json!({"a": job("echo alone; exit 3")}))
+        .program(&alone)
+        .start();
+    assert_eq!(daemon.run_to_end("a"), (3, "alone\n".into()));
+    // and it may be replaced while it runs
+    std::fs::remove_file(&alone).unwrap();
+    assert_eq!(daemon.run_to_end("a"), (3, "alone\n".into()));
+}

@@ -15,7 +15,7 @@ use std::time::Duration;
 use saltpeter::clock;
 
 /// The longest that anything in a test may take, on a busy machine.
-pub const PATIENCE_MS: u64 = 30_000;
+pub const PATIENCE_MS: u64 = 120_000;
 
 /// Looks until `look` gives something, or panics with `what` when patience ends.
 pub fn until<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {

@@ -74,7 +74,12 @@ fn cuts_in_the_middle_neither_lose_nor_double_a_byte() {
         assert!(told.output == bytes);
         assert!(told.connects >= 3, "{} connects", told.connects);
         assert_eq!(told.duplicates, 0, "the ack of the connect says what is held");
-        assert_eq!(told.starts, 1);
+        // a start whose ack a cut has taken is said again, once a connection at most
+        assert!(
+            (1..=told.connects).contains(&told.starts),
+            "{} starts",
+            told.starts
+        );
     });
 }
 
