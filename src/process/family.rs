@@ -33,9 +33,11 @@ pub fn exit_of(command: Pid) -> Option<Exit> {
 
 /// SIGTERM to the command's group first, then to what has left it. Stopped processes are woken to hear it.
 pub fn terminate(command: Pid) {
+    // looked for before: what ends meanwhile could hide its siblings
+    let relatives = descendants();
     let _ = kill_process_group(command, Signal::TERM);
     let _ = kill_process_group(command, Signal::CONT);
-    for relative in descendants() {
+    for relative in relatives {
         if relative.group != command.as_raw_nonzero().get() && !relative.zombie {
             let _ = kill_process(relative.pid, Signal::TERM);
         }
@@ -103,8 +105,31 @@ pub fn names(relatives: &[Relative]) -> String {
     names.join(", ")
 }
 
+/// From parent to child by the kernel's lists, so that the cost is that of the family and not of the host. A list may
+/// miss somebody while others of it are reaped; but what lives has a living ancestor among our own children, and that
+/// list is complete, for only we reap them: as long as anything lives, something is found.
 fn descendants() -> Vec<Relative> {
-    let mut others = processes();
+    let me = getpid();
+    if listed_children(me, me).is_none() {
+        return descendants_among(processes());
+    }
+    let mut found = Vec::new();
+    let mut open = started_by(me);
+    while let Some((parent, pid)) = open.pop() {
+        let Some((their_parent, relative)) = look_at(pid.as_raw_nonzero().get()) else {
+            continue;
+        };
+        // gone, and its pid given to a stranger; or ours by now, and found the next time
+        if their_parent != parent.as_raw_nonzero().get() {
+            continue;
+        }
+        open.extend(started_by(pid));
+        found.push(relative);
+    }
+    found
+}
+
+fn descendants_among(mut others: Vec<(i32, Relative)>) -> Vec<Relative> {
     let mut found = Vec::new();
     let mut parents = vec![getpid().as_raw_nonzero().get()];
     while let Some(parent) = parents.pop() {
@@ -123,18 +148,37 @@ fn descendants() -> Vec<Relative> {
 /// The kernel's own list where it keeps one, else a look through /proc.
 fn children() -> Vec<Pid> {
     let me = getpid();
-    let list = format!("/proc/self/task/{}/children", me.as_raw_nonzero());
-    match std::fs::read_to_string(list) {
-        Ok(list) => list
-            .split_ascii_whitespace()
-            .filter_map(|pid| Pid::from_raw(pid.parse().ok()?))
-            .collect(),
-        Err(_) => processes()
+    listed_children(me, me).unwrap_or_else(|| {
+        processes()
             .into_iter()
             .filter(|(parent, _)| *parent == me.as_raw_nonzero().get())
             .map(|(_, relative)| relative.pid)
-            .collect(),
-    }
+            .collect()
+    })
+}
+
+/// What a thread of that process has started. None: it is gone, or this kernel keeps no lists.
+fn listed_children(pid: Pid, thread: Pid) -> Option<Vec<Pid>> {
+    let path = format!(
+        "/proc/{}/task/{}/children",
+        pid.as_raw_nonzero(),
+        thread.as_raw_nonzero()
+    );
+    let list = std::fs::read_to_string(path).ok()?;
+    let pids = list.split_ascii_whitespace();
+    Some(pids.filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect())
+}
+
+/// A process with each of its children, whichever of its threads has started it.
+fn started_by(pid: Pid) -> Vec<(Pid, Pid)> {
+    let threads = std::fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero()));
+    let threads = threads.into_iter().flatten().flatten();
+    threads
+        .filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?))
+        .filter_map(|thread| listed_children(pid, thread))
+        .flatten()
+        .map(|child| (pid, child))
+        .collect()
 }
 
 /// Every process there is, with its parent's pid.
@@ -145,11 +189,15 @@ fn processes() -> Vec<(i32, Relative)> {
     entries
         .filter_map(|entry| {
             let name = entry.ok()?.file_name();
-            let pid: i32 = name.to_str()?.parse().ok()?;
-            let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
-            parse_stat(pid, &String::from_utf8_lossy(&stat))
+            look_at(name.to_str()?.parse().ok()?)
         })
         .collect()
+}
+
+/// A process and its parent's pid.
+fn look_at(pid: i32) -> Option<(i32, Relative)> {
+    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    parse_stat(pid, &String::from_utf8_lossy(&stat))
 }
 
 /// `pid (name) state ppid pgrp ...`; the name may hold anything, parentheses too.
@@ -184,6 +232,36 @@ mod tests {
         assert_eq!(relative.name, "a) b) (c?");
         assert!(parse_stat(8, "8 (x) Z 1 8 8").unwrap().1.zombie);
         assert_eq!(parse_stat(9, "rubbish"), None);
+    }
+
+    #[test]
+    fn a_grandchild_in_a_session_of_its_own_is_found_both_ways() {
+        let mut shell = std::process::Command::new("/bin/sh")
+            .args([
+                "-c",
+                "setsid sleep 1000 >&- & echo $!; sleep 1001 >&- & echo $!; exec >&-; wait",
+            ])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let said = std::io::read_to_string(shell.stdout.take().unwrap()).unwrap();
+        let sleepers: Vec<Pid> = said
+            .lines()
+            .take(2)
+            .map(|pid| Pid::from_raw(pid.parse().unwrap()).unwrap())
+            .collect();
+        let (listed, searched) = (descendants(), descendants_among(processes()));
+        for pid in &sleepers {
+            let _ = kill_process(*pid, Signal::KILL);
+        }
+        shell.wait().unwrap();
+        for pid in sleepers {
+            assert!(listed.iter().any(|relative| relative.pid == pid), "{listed:?}");
+            assert!(
+                searched.iter().any(|relative| relative.pid == pid),
+                "{searched:?}"
+            );
+        }
     }
 
     #[test]
