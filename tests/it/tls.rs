@@ -369,27 +369,3 @@ fn the_key_stays_over_a_restart() {
     daemon.start();
     assert_eq!(pin(&daemon), before);
 }
-
-/// `cargo test --release --test it measure_tls -- --ignored --nocapture --test-threads 1`
-#[test]
-#[ignore = "prints figures"]
-fn measure_tls_throughput() {
-    const BYTES: u64 = 1_000_000_000;
-    let line = "2026-11-21 10:00:00 a line of quite ordinary length, as a backup prints them";
-    let daemon = daemon(
-        &format!("yes '{line}' | head -c {BYTES}"),
-        json!({"output_limit": 1 << 20}),
-    );
-    for round in 0..3 {
-        for scheme in ["ws", "wss"] {
-            let instance = daemon.run("j");
-            let orders = daemon.orders(&instance, "m1");
-            let way = format!("{scheme}://127.0.0.1:{}", daemon.machines_port());
-            let begun = clock::mono();
-            wrapper(&daemon, &orders, &way, &[("SP_TLS_PIN", &pin(&daemon))]);
-            daemon.wait_ended(&instance);
-            let took_ms = clock::mono().since_ms(begun);
-            println!("FIGURE {scheme}, round {round}: {} MB/s", BYTES / 1_000 / took_ms);
-        }
-    }
-}

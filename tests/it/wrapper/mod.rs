@@ -2,7 +2,6 @@
 
 mod ending;
 mod family;
-mod measure;
 mod output;
 mod starting;
 mod throughput;
