@@ -396,6 +396,9 @@ pub const SALT_REQUESTS: usize = 16_384;
 pub const PING_TIMEOUT_MS: u64 = 20_000;
 /// The window of a ping where the master has just been away: those that did not answer are pinged again.
 pub const PING_AGAIN_MS: u64 = 5_000;
+/// A publish that took this long went to a master that had just come up (30 to 40 ms are usual, 2.7 s the worst of a
+/// storm of fifty): who is silent is pinged again.
+pub const SALT_SLOW_PUBLISH_MS: u64 = 2_000;
 /// From the order to a ping that is published: a master that restarts is waited for.
 pub const PING_PATIENCE_MS: u64 = 60_000;
 /// From the end of that window to the helper's word for it: the helper may have to be started again.

@@ -113,6 +113,8 @@ struct Pending {
     was_sent: bool,
     /// None: it is with the helper now.
     send_at: Option<Mono>,
+    /// When it was handed to the helper last.
+    sent: Mono,
     /// Ends without Salt's answer then.
     deadline: Mono,
     /// Why it was not published so far.
@@ -328,6 +330,7 @@ impl Salt {
             jid,
             was_sent,
             send_at: Some(Mono(0)),
+            sent: Mono(0),
             deadline,
             last_error: None,
             what,
@@ -348,6 +351,7 @@ impl Salt {
             if pending.send_at.is_some_and(|at| at <= now) {
                 process.say(&pending.request(*id, now).line());
                 pending.send_at = None;
+                pending.sent = now;
                 pending.was_sent = true;
             }
         }
@@ -612,6 +616,8 @@ impl Salt {
         pending.last_error = None;
         match &mut pending.what {
             What::Ping(ping) => {
+                // a master that took so long has just come up: minions find back to it one by one
+                ping.master_was_away |= now.since_ms(pending.sent) >= limits::SALT_SLOW_PUBLISH_MS;
                 ping.published = Some(now);
                 ping.unknown.extend(unknown);
                 pending.deadline = now.plus_ms(limits::PING_TIMEOUT_MS + limits::PING_GRACE_MS);
