@@ -19,7 +19,7 @@ use tungstenite::client::IntoClientRequest;
 use super::token;
 use crate::support::daemon::{Daemon, Plan, job};
 use crate::support::http::{Client, Reply};
-use crate::support::{PATIENCE_MS, Scratch, until};
+use crate::support::{PATIENCE_MS, Scratch, pause, until, until_within};
 use crate::tls::own_address;
 
 type Encrypted = StreamOwned<ClientConnection, TcpStream>;
@@ -239,6 +239,22 @@ fn a_handshake_that_stalls_is_dropped_and_delays_nobody() {
     stalled.write_all(&[tls::HANDSHAKE]).unwrap();
     assert_eq!(ask(&mut encrypted(&daemon, &pem), "/status").status, 200);
     assert!(clock::mono().since_ms(begun) < limits::HTTP_REQUEST_MS);
+    // nor does a record that comes byte by byte take any longer than one that comes whole
+    let mut half = encrypted(&daemon, &pem);
+    half.send(b"GET /sta").unwrap();
+    let mut dripping = TcpStream::connect(local(&daemon)).unwrap();
+    let is_over = |socket: &mut TcpStream| socket.write_all(&[0]).is_err();
+    // a record of 512 bytes
+    dripping.write_all(&[tls::HANDSHAKE, 3, 1, 2, 0, 1]).unwrap();
+    let dripped = clock::mono();
+    until_within(PATIENCE_MS + limits::HTTP_REQUEST_MS, "its end", || {
+        pause(200);
+        is_over(&mut dripping).then_some(())
+    });
+    let took_ms = clock::mono().since_ms(dripped);
+    let wanted = limits::HTTP_REQUEST_MS / 2..3 * limits::HTTP_REQUEST_MS;
+    assert!(wanted.contains(&took_ms), "ended after {took_ms} ms");
+    assert_eq!(half.reply().expect("an answer").status, 408);
     let result = stalled.read(&mut [0; 64]);
     let timed_out = matches!(&result, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock);
     assert!(!timed_out, "it is kept");
