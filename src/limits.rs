@@ -198,6 +198,8 @@ pub const HTTP_BODY_BYTES: usize = 1 << 20;
 pub const HTTP_REQUEST_MS: u64 = 10_000;
 /// Keep-alive without a request.
 pub const HTTP_IDLE_MS: u64 = 60_000;
+/// The files of the API's certificate are looked at no more often.
+pub const KEYS_LOOK_MS: u64 = 2_000;
 /// The engine's answer to an API call.
 pub const API_ANSWER_MS: u64 = 10_000;
 /// Wrong tokens from one address within [`AUTH_WINDOW_MS`]; more are refused.

@@ -2,15 +2,18 @@
 //! Must not know: WebSocket, who connects to whom.
 
 use std::fmt;
+use std::fs;
 use std::io::{self, Read, Write};
+use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use data_encoding::{BASE64, HEXLOWER_PERMISSIVE};
-use rustls::CertificateError;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use rustls::server::ParsedCertificate;
+use rustls::{CertificateError, ClientConfig, RootCertStore};
 
 /// The SHA-256 of a public key (the certificate's SubjectPublicKeyInfo): `SP_TLS_PIN=sha256:...`.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -22,6 +25,9 @@ pub struct Pin([u8; 32]);
 #[derive(Debug)]
 pub struct Tunnel(Box<rustls::Connection>);
 
+/// The first byte of every TLS connection (a record of the handshake); no HTTP method begins with it.
+pub const HANDSHAKE: u8 = 0x16;
+
 /// The algorithms of both sides.
 pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
@@ -29,6 +35,29 @@ pub fn provider() -> Arc<CryptoProvider> {
 
 /// Both ends are ours, so there is no older version to be spoken.
 pub const VERSIONS: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS13];
+
+/// For clients that believe whomever the certificates in the file `authority` vouch for. One among them that nobody can
+/// read (a system's bundle may have such) is left out.
+pub fn believing(authority: &Path) -> Result<ClientConfig, String> {
+    let pem = fs::read(authority).map_err(|error| error.to_string())?;
+    let mut roots = RootCertStore::empty();
+    let mut why = "has no certificate".to_string();
+    for certificate in CertificateDer::pem_slice_iter(&pem) {
+        let certificate = certificate.map_err(|error| format!("is no PEM: {error}"))?;
+        if let Err(error) = roots.add(certificate) {
+            why = error.to_string();
+        }
+    }
+    if roots.is_empty() {
+        return Err(why);
+    }
+    let config = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(VERSIONS)
+        .map_err(|error| error.to_string())?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(config)
+}
 
 impl Pin {
     /// The pin of a certificate's key. Fails for what is no X.509 certificate of version 3.
@@ -184,8 +213,7 @@ mod tests {
 
         use rustls::client::Resumption;
         use rustls::pki_types::ServerName;
-        use rustls::pki_types::pem::PemObject;
-        use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConnection};
+        use rustls::{ClientConnection, ServerConnection};
 
         use super::*;
         use crate::net::identity;

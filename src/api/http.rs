@@ -2,7 +2,6 @@
 //! Must not know: routes, who may what.
 
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -18,6 +17,18 @@ const CHUNK_BYTES: usize = 16 << 10;
 
 /// A socket with time-outs.
 pub trait Transport: Read + Write + Send {
+    /// What comes before the first request: the peer may begin TLS.
+    fn begin(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+    /// Nobody on the way can read or change what is sent.
+    fn is_tls(&self) -> bool {
+        false
+    }
+    /// The peer came in the clear and over a network, where it could have had TLS.
+    fn is_exposed(&self) -> bool {
+        false
+    }
     /// How long one read may wait.
     fn set_read_timeout_ms(&self, ms: u64) -> io::Result<()>;
     /// How long one write may wait.
@@ -25,7 +36,7 @@ pub trait Transport: Read + Write + Send {
     /// From here on neither reads nor writes wait.
     fn set_nonblocking(&self) -> io::Result<()>;
     /// Says that nothing more will be written.
-    fn finish(&self);
+    fn finish(&mut self);
     /// The peer has hung up.
     fn is_gone(&self) -> bool;
     /// Another descriptor of the same socket.
@@ -51,6 +62,8 @@ pub struct Request {
     pub keep_alive: bool,
     /// HTTP/1.0 knows no chunks.
     pub knows_chunks: bool,
+    /// It came encrypted.
+    pub is_tls: bool,
 }
 
 /// An answer.
@@ -159,6 +172,7 @@ impl<T: Transport> Wire<T> {
                 .write_all(b"HTTP/1.1 100 Continue\r\n\r\n")
                 .map_err(|_| NoRequest::Gone)?;
         }
+        request.is_tls = self.transport.is_tls();
         request.body = match framing {
             Framing::Length(length) => self.read_exactly(length, deadline)?,
             Framing::Chunked => self.read_chunks(deadline)?,
@@ -421,39 +435,14 @@ impl<T: Transport> Outlet for Pieces<'_, T> {
     }
 }
 
-fn has_hung_up(socket: impl AsFd) -> bool {
+/// The peer of a socket has.
+pub fn has_hung_up(socket: impl AsFd) -> bool {
     let mut slots = [PollFd::new(&socket, PollFlags::RDHUP)];
     let now = Timespec {
         tv_sec: 0,
         tv_nsec: 0,
     };
     poll(&mut slots, Some(&now)).is_ok_and(|ready| ready > 0)
-}
-
-impl Transport for TcpStream {
-    fn set_read_timeout_ms(&self, ms: u64) -> io::Result<()> {
-        self.set_read_timeout(Some(Duration::from_millis(ms)))
-    }
-
-    fn set_write_timeout_ms(&self, ms: u64) -> io::Result<()> {
-        self.set_write_timeout(Some(Duration::from_millis(ms)))
-    }
-
-    fn set_nonblocking(&self) -> io::Result<()> {
-        self.set_nonblocking(true)
-    }
-
-    fn finish(&self) {
-        let _ = self.shutdown(std::net::Shutdown::Write);
-    }
-
-    fn is_gone(&self) -> bool {
-        has_hung_up(self)
-    }
-
-    fn second_handle(&self) -> io::Result<OwnedFd> {
-        self.as_fd().try_clone_to_owned()
-    }
 }
 
 impl Transport for UnixStream {
@@ -469,7 +458,7 @@ impl Transport for UnixStream {
         self.set_nonblocking(true)
     }
 
-    fn finish(&self) {
+    fn finish(&mut self) {
         let _ = self.shutdown(std::net::Shutdown::Write);
     }
 
@@ -570,7 +559,7 @@ mod tests {
             Ok(())
         }
 
-        fn finish(&self) {}
+        fn finish(&mut self) {}
 
         fn is_gone(&self) -> bool {
             false

@@ -111,7 +111,10 @@ pub fn log_in(call: &Call) -> Answered {
 /// `POST /logout`.
 pub fn log_out(call: &Call) -> Answered {
     call.shared.sessions.close(call.request);
-    let cookie = format!("{COOKIE}=; Path=/; HttpOnly; SameSite=Strict; Max-Age=0");
+    let cookie = format!(
+        "{COOKIE}=; Path=/; HttpOnly; SameSite=Strict; Max-Age=0{}",
+        secure(call.request)
+    );
     Ok(see_other("/login").with("Set-Cookie", cookie))
 }
 
@@ -125,10 +128,11 @@ fn failed(call: &Call, address: IpAddr) -> Response {
     }
 }
 
-/// Behind a proxy that speaks TLS the cookie must not travel without it. Anybody can send the header, and harms only
+/// Over TLS, and behind a proxy that speaks it, the cookie must not travel without it. Anybody can send the header, and harms only
 /// himself.
 fn secure(request: &Request) -> &'static str {
     match request.header("x-forwarded-proto") {
+        _ if request.is_tls => "; Secure",
         Some("https") => "; Secure",
         _ => "",
     }

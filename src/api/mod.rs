@@ -6,7 +6,7 @@
 //! codec; `auth.rs` who may what; `guard.rs` wrong tokens; `views.rs` JSON shapes; `outputs.rs` ends of outputs;
 //! `query.rs` names, values and times; `routes.rs` the table of routes; `v1.rs`, `acts.rs`, `output.rs`, `old.rs`,
 //! `metrics.rs`, `login.rs` what is behind them; `waiting.rs` connections that wait; `socket/` the UI's
-//! WebSocket; `server.rs` threads and sockets.
+//! WebSocket; `tls.rs` certificate and encrypted sockets; `server.rs` threads and sockets.
 
 mod acts;
 mod asks;
@@ -23,6 +23,7 @@ mod query;
 mod routes;
 mod server;
 mod socket;
+mod tls;
 mod v1;
 mod views;
 mod waiting;
@@ -30,6 +31,7 @@ mod waiting;
 pub use asks::Asks;
 pub use feed::Feed;
 pub use server::{Api, Listeners, start};
+pub use tls::Keys;
 
 use std::io;
 use std::sync::Arc;

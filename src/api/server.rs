@@ -15,6 +15,7 @@ use rustix::net::{SocketFlags, sockopt};
 
 use super::auth::Via;
 use super::http::{NoRequest, Request, Response, Transport, Wire};
+use super::tls::{Keys, Socket};
 use super::waiting::{Guest, Waiting};
 use super::{Shared, routes, socket};
 use crate::net::capacity::{Capacity, Slot};
@@ -27,6 +28,8 @@ use crate::{limits, metrics};
 #[derive(Default)]
 pub struct Listeners {
     tcp: Option<TcpListener>,
+    /// For TLS on the port.
+    keys: Option<Arc<Keys>>,
     unix: Option<UnixListener>,
 }
 
@@ -38,7 +41,7 @@ pub struct Api {
 
 impl Listeners {
     /// `tcp` is non-blocking already. A `control.sock` that cannot be made is no reason not to start: it is logged.
-    pub fn new(tcp: Option<TcpListener>, state_dir: &Path) -> Listeners {
+    pub fn new(tcp: Option<TcpListener>, keys: Option<Keys>, state_dir: &Path) -> Listeners {
         let path = state_dir.join("control.sock");
         let unix = open_control(&path)
             .inspect_err(|error| {
@@ -48,7 +51,8 @@ impl Listeners {
                 );
             })
             .ok();
-        Listeners { tcp, unix }
+        let keys = keys.map(Arc::new);
+        Listeners { tcp, keys, unix }
     }
 }
 
@@ -155,7 +159,8 @@ impl Door {
         };
         if let Ok(peer) = socket.peer_addr() {
             let _ = socket.set_nodelay(true);
-            self.admit(socket, Via::Tcp { peer });
+            let keys = self.listeners.keys.clone();
+            self.admit(Socket::new(socket, keys), Via::Tcp { peer });
         }
     }
 
@@ -230,11 +235,19 @@ fn serve<T: Transport + AsFd>(
     mut guest: Guest,
 ) {
     let mut wire = Wire::new(transport);
+    guest.waits();
+    if let Err(error) = wire.transport.begin() {
+        return log::debug!("an API connection never began: {error}");
+    }
     loop {
         guest.waits();
         let read = wire.read_request();
         guest.is_served();
         let (request, response) = match read {
+            Ok(_) if wire.transport.is_exposed() => {
+                let response = routes::error(400, "this port speaks TLS here: use https://");
+                (Request::default(), response)
+            }
             Ok(request) if socket::is_wanted(&request) => {
                 match accept_ui(wire, request, via, own_uid, shared) {
                     // it waits for nothing any more
@@ -308,9 +321,9 @@ fn accept_ui<T: Transport + AsFd>(
 /// Reads what the peer may still send: a socket closed with unread bytes is reset, and the answer with it.
 fn hang_up<T: Transport>(mut transport: T) {
     transport.finish();
-    let _ = transport.set_read_timeout_ms(limits::CLOSE_LINGER_MS);
     let mut rest = [0; 4_096];
     for _ in 0..(2 * limits::HTTP_BODY_BYTES / rest.len()) {
+        let _ = transport.set_read_timeout_ms(limits::CLOSE_LINGER_MS);
         match transport.read(&mut rest) {
             Ok(count) if count > 0 => {}
             _ => return,

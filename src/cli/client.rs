@@ -6,13 +6,20 @@ use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection};
 use serde_json::Value;
 
 use super::Arguments;
 use crate::config::Loader;
 use crate::limits;
+use crate::tls::{self, Tunnel};
+
+/// The authorities that Debian and its kin keep.
+const SYSTEM_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 /// Exit codes of verbs that ask the daemon (sysexits.h has the larger ones).
 pub const UNREACHABLE: u8 = 69;
@@ -22,12 +29,14 @@ pub const NOT_ALLOWED: u8 = 77;
 pub struct Client {
     ways: Vec<Way>,
     token: Option<String>,
+    /// For `https://`: whom to believe.
+    trust: Option<Arc<ClientConfig>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Way {
     Unix(PathBuf),
-    Tcp { host: String, port: u16 },
+    Tcp { host: String, port: u16, is_tls: bool },
 }
 
 /// Why there is no answer that helps.
@@ -63,8 +72,13 @@ impl Client {
         let url = arguments.url.clone();
         let url = url.or_else(|| std::env::var("SALTPETER_URL").ok().filter(|url| !url.is_empty()));
         if let Some(url) = url {
-            let ways = vec![way_of_url(&url)?];
-            return Ok(Client { ways, token });
+            let way = way_of_url(&url)?;
+            let trust = match way {
+                Way::Tcp { is_tls: true, .. } => Some(trust(arguments)?),
+                _ => None,
+            };
+            let ways = vec![way];
+            return Ok(Client { ways, token, trust });
         }
         let loaded = Loader::new(arguments.config_dir()).load();
         let settings = loaded.map(|config| config.settings.clone()).unwrap_or_default();
@@ -74,9 +88,11 @@ impl Client {
                 Way::Tcp {
                     host: "127.0.0.1".into(),
                     port: settings.api_ws_port,
+                    is_tls: false,
                 },
             ],
             token,
+            trust: None,
         })
     }
 
@@ -128,7 +144,7 @@ impl Client {
     pub fn ask(&self, question: &Question) -> Result<Answer, Failure> {
         let mut failures = Vec::new();
         for way in &self.ways {
-            match way.connect(question.is_patient) {
+            match way.connect(question.is_patient, self.trust.as_ref()) {
                 Ok(stream) => {
                     return self
                         .exchange(way, stream, question)
@@ -190,9 +206,48 @@ pub fn encoded(text: &str) -> String {
 trait Stream: Read + Write + Send {}
 impl Stream for TcpStream {}
 impl Stream for UnixStream {}
+impl Stream for Encrypted {}
+
+/// A blocking socket and the TLS on it.
+struct Encrypted {
+    socket: TcpStream,
+    tunnel: Tunnel,
+}
+
+impl Encrypted {
+    /// The daemon is who it should be, or nothing is said to it.
+    fn begin(mut socket: TcpStream, host: &str, trust: Arc<ClientConfig>) -> io::Result<Encrypted> {
+        let name = ServerName::try_from(host.to_string())
+            .map_err(|_| io::Error::other("no certificate can vouch for such a name"))?;
+        let side = ClientConnection::new(trust, name).map_err(io::Error::other)?;
+        let mut tunnel = Tunnel::new(side);
+        let patience = Some(Duration::from_millis(limits::CLI_ANSWER_MS));
+        socket.set_read_timeout(patience)?;
+        match tunnel.shake_hands(&mut socket)? {
+            true => Ok(Encrypted { socket, tunnel }),
+            false => Err(io::ErrorKind::TimedOut.into()),
+        }
+    }
+}
+
+impl Read for Encrypted {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.tunnel.read(&mut self.socket, buffer)
+    }
+}
+
+impl Write for Encrypted {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.tunnel.write(&mut self.socket, bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.tunnel.flush(&mut self.socket)
+    }
+}
 
 impl Way {
-    fn connect(&self, is_patient: bool) -> io::Result<Box<dyn Stream>> {
+    fn connect(&self, is_patient: bool, trust: Option<&Arc<ClientConfig>>) -> io::Result<Box<dyn Stream>> {
         let patience = (!is_patient).then_some(Duration::from_millis(limits::CLI_ANSWER_MS));
         match self {
             Way::Unix(path) => {
@@ -200,8 +255,14 @@ impl Way {
                 stream.set_read_timeout(patience)?;
                 Ok(Box::new(stream))
             }
-            Way::Tcp { host, port } => {
-                let stream = TcpStream::connect((host.trim_matches(['[', ']']), *port))?;
+            Way::Tcp { host, port, .. } => {
+                let host = host.trim_matches(['[', ']']);
+                let stream = TcpStream::connect((host, *port))?;
+                if let Some(trust) = trust {
+                    let stream = Encrypted::begin(stream, host, trust.clone())?;
+                    stream.socket.set_read_timeout(patience)?;
+                    return Ok(Box::new(stream));
+                }
                 stream.set_read_timeout(patience)?;
                 Ok(Box::new(stream))
             }
@@ -211,7 +272,7 @@ impl Way {
     fn host(&self) -> String {
         match self {
             Way::Unix(_) => "localhost".into(),
-            Way::Tcp { host, port } => format!("{host}:{port}"),
+            Way::Tcp { host, port, .. } => format!("{host}:{port}"),
         }
     }
 }
@@ -220,7 +281,8 @@ impl std::fmt::Display for Way {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Way::Unix(path) => write!(f, "{}", path.display()),
-            Way::Tcp { .. } => write!(f, "http://{}", self.host()),
+            Way::Tcp { is_tls: false, .. } => write!(f, "http://{}", self.host()),
+            Way::Tcp { is_tls: true, .. } => write!(f, "https://{}", self.host()),
         }
     }
 }
@@ -228,17 +290,18 @@ impl std::fmt::Display for Way {
 fn way_of_url(url: &str) -> Result<Way, Failure> {
     let wrong = |why: &str| Failure {
         code: super::USAGE,
-        message: format!("'{url}' {why}; write http://HOST:PORT or unix:/PATH/control.sock"),
+        message: format!(
+            "'{url}' {why}; write http://HOST:PORT, https://HOST:PORT or unix:/PATH/control.sock"
+        ),
     };
     if let Some(path) = url.strip_prefix("unix:") {
         return Ok(Way::Unix(path.into()));
     }
-    if url.starts_with("https://") {
-        return Err(wrong("wants TLS, which this version does not speak"));
-    }
-    let authority = url
-        .strip_prefix("http://")
-        .ok_or_else(|| wrong("is no URL of the API"))?;
+    let (is_tls, authority) = match (url.strip_prefix("https://"), url.strip_prefix("http://")) {
+        (Some(authority), _) => (true, authority),
+        (None, Some(authority)) => (false, authority),
+        (None, None) => return Err(wrong("is no URL of the API")),
+    };
     let authority = authority.trim_end_matches('/');
     if authority.is_empty() || authority.contains(['/', '@', ' ', '\r', '\n']) {
         return Err(wrong("is no URL of the API"));
@@ -247,12 +310,37 @@ fn way_of_url(url: &str) -> Result<Way, Failure> {
         Some((host, port)) if !port.ends_with(']') => {
             (host, port.parse().map_err(|_| wrong("has a bad port"))?)
         }
+        _ if is_tls => (authority, 443),
         _ => (authority, 80),
     };
     Ok(Way::Tcp {
         host: host.into(),
         port,
+        is_tls,
     })
+}
+
+/// Whom `https://` believes: `--cacert`, SALTPETER_CACERT, or the authorities that this host knows.
+fn trust(arguments: &Arguments) -> Result<Arc<ClientConfig>, Failure> {
+    let named = arguments.cacert.clone().or_else(|| {
+        let path = std::env::var_os("SALTPETER_CACERT");
+        path.filter(|path| !path.is_empty()).map(PathBuf::from)
+    });
+    let usage = |message: String| Failure {
+        code: super::USAGE,
+        message,
+    };
+    let path = named
+        .or_else(|| Some(PathBuf::from(SYSTEM_AUTHORITIES)).filter(|path| path.exists()))
+        .ok_or_else(|| {
+            let needed =
+                "https:// needs a file of certificates to believe: --cacert FILE, or SALTPETER_CACERT";
+            usage(format!("{needed} (there is no {SYSTEM_AUTHORITIES} here)"))
+        })?;
+    let config = tls::believing(&path);
+    config
+        .map(Arc::new)
+        .map_err(|why| usage(format!("the certificates in '{}': {why}", path.display())))
 }
 
 fn read_answer(stream: Box<dyn Stream>) -> io::Result<Answer> {
@@ -358,12 +446,11 @@ mod tests {
 
     #[test]
     fn urls_are_read_and_bad_ones_refused() {
-        let tcp = |host: &str, port| {
-            Some(Way::Tcp {
-                host: host.into(),
-                port,
-            })
+        let way = |host: &str, port, is_tls| {
+            let host = host.into();
+            Some(Way::Tcp { host, port, is_tls })
         };
+        let tcp = |host, port| way(host, port, false);
         for (url, wanted) in [
             ("http://cron:8888", tcp("cron", 8888)),
             ("http://cron:8888/", tcp("cron", 8888)),
@@ -371,7 +458,9 @@ mod tests {
             ("http://[::1]:1", tcp("[::1]", 1)),
             ("http://[::1]", tcp("[::1]", 80)),
             ("unix:/run/s.sock", Some(Way::Unix("/run/s.sock".into()))),
-            ("https://cron", None),
+            ("https://cron", way("cron", 443, true)),
+            ("https://[::1]:8888/", way("[::1]", 8888, true)),
+            ("https://", None),
             ("cron:8888", None),
             ("http://", None),
             ("http://a/b", None),

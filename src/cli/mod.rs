@@ -73,6 +73,7 @@ struct Arguments {
     /// What stands after the verb without a dash.
     words: Vec<String>,
     url: Option<String>,
+    cacert: Option<PathBuf>,
     wait: bool,
     follow: bool,
     names: bool,
@@ -136,7 +137,7 @@ const VERBS: [VerbInfo; 16] = [
         "status",
         "show jobs, or one",
         0..=1,
-        &["--json", "--names", "--url"],
+        &["--json", "--names", "--url", "--cacert"],
         status::run,
         status::HELP,
     ),
@@ -144,7 +145,7 @@ const VERBS: [VerbInfo; 16] = [
         "run",
         "start a run",
         1..=1,
-        &["--machine", "--param", "--wait", "--json", "--url"],
+        &["--machine", "--param", "--wait", "--json", "--url", "--cacert"],
         run::run,
         run::RUN_HELP,
     ),
@@ -152,7 +153,7 @@ const VERBS: [VerbInfo; 16] = [
         "kill",
         "end runs",
         1..=2,
-        &["--json", "--url"],
+        &["--json", "--url", "--cacert"],
         run::kill,
         run::KILL_HELP,
     ),
@@ -160,7 +161,7 @@ const VERBS: [VerbInfo; 16] = [
         "retry",
         "run again on the machines that failed",
         1..=1,
-        &["--wait", "--json", "--url"],
+        &["--wait", "--json", "--url", "--cacert"],
         run::retry,
         run::RETRY_HELP,
     ),
@@ -168,7 +169,7 @@ const VERBS: [VerbInfo; 16] = [
         "logs",
         "print output",
         1..=2,
-        &["--follow", "--url"],
+        &["--follow", "--url", "--cacert"],
         logs::run,
         logs::HELP,
     ),
@@ -184,6 +185,7 @@ const VERBS: [VerbInfo; 16] = [
             "--count",
             "--json",
             "--url",
+            "--cacert",
         ],
         status::runs,
         status::RUNS_HELP,
@@ -192,7 +194,7 @@ const VERBS: [VerbInfo; 16] = [
         "pause",
         "keep a job from starting by itself",
         1..=1,
-        &["--reason", "--until", "--json", "--url"],
+        &["--reason", "--until", "--json", "--url", "--cacert"],
         maintenance::pause,
         maintenance::PAUSE_HELP,
     ),
@@ -200,7 +202,7 @@ const VERBS: [VerbInfo; 16] = [
         "resume",
         "let it start by itself again",
         1..=1,
-        &["--json", "--url"],
+        &["--json", "--url", "--cacert"],
         maintenance::resume,
         maintenance::PAUSE_HELP,
     ),
@@ -208,7 +210,7 @@ const VERBS: [VerbInfo; 16] = [
         "maintenance",
         "show maintenance, or switch it",
         0..=1,
-        &["--reason", "--machine", "--for", "--json", "--url"],
+        &["--reason", "--machine", "--for", "--json", "--url", "--cacert"],
         maintenance::run,
         maintenance::HELP,
     ),
@@ -411,6 +413,7 @@ fn take(
         }
         "--after" => arguments.after = Some(text()?),
         "--url" => arguments.url = Some(text()?),
+        "--cacert" => arguments.cacert = Some(text()?.into()),
         "--machine" => arguments.machines.push(text()?),
         "--param" => {
             let pair = text()?;
@@ -465,8 +468,10 @@ fn help_text() -> String {
         "saltpeter: cron for a fleet\n\nusage: saltpeter [VERB] [-c DIR] ...\n\nverbs:\n{verbs}\n\
          options:\n  \
          -c, --configdir DIR   the configuration directory (default: /etc/saltpeter)\n  \
-         --url URL             the daemon's API (or SALTPETER_URL): http://HOST:PORT, unix:/PATH/control.sock; else the\n                        \
-         control socket in the configuration's state_dir, else its port on this host\n  \
+         --url URL             the daemon's API (or SALTPETER_URL): http://HOST:PORT, https://HOST:PORT,\n                        \
+         unix:/PATH/control.sock; else the control socket in the configuration's state_dir,\n                        \
+         else its port on this host\n  \
+         --cacert FILE         certificates that https:// believes, PEM (or SALTPETER_CACERT; else the system's)\n  \
          -v, --version         print the version\n  \
          -h, --help            print this help, or a verb's\n\n\
          A token for the API is taken from SALTPETER_TOKEN. NO_COLOR takes the colours away.\n\n\
@@ -540,7 +545,7 @@ mod tests {
                 }
                 assert!(parsed(&words).is_ok(), "{words:?}: {:?}", parsed(&words));
                 assert!(
-                    verb.help.contains(option) || *option == "--url",
+                    verb.help.contains(option) || ["--url", "--cacert"].contains(option),
                     "{} {option}",
                     verb.name
                 );

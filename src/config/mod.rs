@@ -228,7 +228,8 @@ pub struct Settings {
     pub delivery: Delivery,
     pub history_days: u32,
     pub salt_python: Option<String>,
-    /// Certificate chain and key of the machines port, PEM; None: the daemon makes its own.
+    /// Certificate chain and key, PEM, of both ports. None: the daemon makes its own for the machines port, and the API
+    /// speaks no TLS.
     pub tls_cert: Option<PathBuf>,
     pub tls_key: Option<PathBuf>,
     /// Wrappers of ours are sent to the machines port with TLS (fine-print.md 23a).

@@ -114,12 +114,15 @@ fn start(opened: Opened, signals: Caught, descriptors: usize) -> io::Result<(Tur
     let machines = machines::start(
         machines,
         Capacity::of_machines(descriptors, &pool),
-        identity.config,
+        identity.config.clone(),
         lanes.clone(),
         budget,
         connections.clone(),
     )?;
-    let listeners = api::Listeners::new(api, &settings.state_dir);
+    // the machines' own key is for wrappers, who know its pin: no browser would believe it
+    let pair = settings.tls_cert.as_ref().zip(settings.tls_key.as_ref());
+    let keys = pair.map(|(certificate, key)| api::Keys::new(certificate, key, identity.config));
+    let listeners = api::Listeners::new(api, keys, &settings.state_dir);
     let api = api::start(listeners, Capacity::of_api(&pool), shared)?;
     let _ = lanes.control.send(Event::Listening);
     let ticker = ticker::start(lanes.control.clone(), connections.clone())?;

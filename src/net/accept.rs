@@ -18,7 +18,7 @@ use super::upgrade::{self, Refusal};
 use crate::clock::{self, Mono};
 use crate::limits;
 use crate::thread::{self, Actor};
-use crate::tls::Tunnel;
+use crate::tls::{self, Tunnel};
 use crate::wake::{self, Waker};
 
 /// A socket that has become a WebSocket; nothing of it has been read beyond `already_read`.
@@ -31,9 +31,6 @@ pub struct Upgraded {
     pub already_read: Vec<u8>,
     pub slot: Slot,
 }
-
-/// The first byte of every TLS connection (a record of the handshake); no HTTP method begins with it.
-const TLS_HANDSHAKE: u8 = 0x16;
 
 /// What is done with each; called on a handshake thread, must not wait.
 pub type OnUpgraded = Arc<dyn Fn(Upgraded) + Send + Sync>;
@@ -307,7 +304,7 @@ impl Desk {
             let mut first = [0];
             let count = guest.stream.socket().peek(&mut first)?;
             if let Some(config) = &self.tls
-                && first[..count] == [TLS_HANDSHAKE]
+                && first[..count] == [tls::HANDSHAKE]
             {
                 let side = ServerConnection::new(config.clone()).map_err(io::Error::other)?;
                 guest.stream.begin_tls(Tunnel::new(side));

@@ -3,18 +3,14 @@
 //! Must not know: sockets, what is said once the peer is known.
 
 use std::ffi::OsStr;
-use std::fs;
-use std::path::Path;
 use std::sync::Arc;
 
 use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{self, CryptoProvider};
-use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{
-    CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, OtherError, RootCertStore,
-    SignatureScheme,
+    CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, OtherError, SignatureScheme,
 };
 
 use crate::tls::{self, Pin};
@@ -47,7 +43,8 @@ impl Trust {
     pub fn of(pin: Option<&str>, authority: Option<&OsStr>) -> Result<Trust, String> {
         match (pin, authority) {
             (Some(pin), _) => by_pin(pin.parse().map_err(|why| format!("SP_TLS_PIN {why}"))?),
-            (None, Some(path)) => by_authority(path.as_ref())
+            (None, Some(path)) => tls::believing(path.as_ref())
+                .map(|config| trust(config, false))
                 .map_err(|why| format!("SP_TLS_CA '{}': {why}", path.to_string_lossy())),
             (None, None) => {
                 Err("SP_WEBSOCKET_URL asks for TLS: SP_TLS_PIN or SP_TLS_CA has to say whom to trust".into())
@@ -81,24 +78,6 @@ fn by_pin(pin: Pin) -> Result<Trust, String> {
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_no_client_auth();
     Ok(trust(config, true))
-}
-
-fn by_authority(path: &Path) -> Result<Trust, String> {
-    let pem = fs::read(path).map_err(|error| error.to_string())?;
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(&pem) {
-        let certificate = certificate.map_err(|error| format!("is no PEM: {error}"))?;
-        roots.add(certificate).map_err(|error| error.to_string())?;
-    }
-    if roots.is_empty() {
-        return Err("has no certificate".to_string());
-    }
-    let config = ClientConfig::builder_with_provider(tls::provider())
-        .with_protocol_versions(tls::VERSIONS)
-        .map_err(|error| error.to_string())?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(trust(config, false))
 }
 
 /// Each connection is verified anew: a session that is resumed would not be.

@@ -272,7 +272,7 @@ fn what_begins_like_tls_and_does_not_go_on_is_dropped_and_delays_nobody() {
 }
 
 /// An address of this host that is not loopback.
-fn own_address() -> Option<IpAddr> {
+pub fn own_address() -> Option<IpAddr> {
     let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
     // nothing is sent
     socket.connect("192.0.2.1:9").ok()?;

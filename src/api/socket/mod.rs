@@ -169,7 +169,7 @@ impl<T: Transport + AsFd> Connection<T> {
         log::debug!("UI of {} is gone: {why}", self.caller.who);
         let _ = self.socket.close(None);
         let _ = self.socket.flush();
-        self.socket.get_ref().finish();
+        self.socket.get_mut().finish();
     }
 
     fn turn(&mut self) -> Result<(), Over> {

@@ -5,6 +5,7 @@ mod acts;
 mod hostile;
 mod proxy;
 mod reads;
+mod tls;
 mod verbs;
 
 use serde_json::{Value, json};

@@ -58,7 +58,7 @@ impl Client<UnixStream> {
 }
 
 impl<S: Read + Write> Client<S> {
-    fn over(stream: S) -> Client<S> {
+    pub fn over(stream: S) -> Client<S> {
         Client {
             stream,
             buffer: Vec::new(),
