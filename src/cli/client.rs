@@ -223,10 +223,22 @@ impl Encrypted {
         let mut tunnel = Tunnel::new(side);
         let patience = Some(Duration::from_millis(limits::CLI_ANSWER_MS));
         socket.set_read_timeout(patience)?;
-        match tunnel.shake_hands(&mut socket)? {
+        match tunnel.shake_hands(&mut socket).map_err(plainly)? {
             true => Ok(Encrypted { socket, tunnel }),
             false => Err(io::ErrorKind::TimedOut.into()),
         }
+    }
+}
+
+/// What `openssl req -x509` makes by itself is refused with a word that helps nobody.
+fn plainly(error: io::Error) -> io::Error {
+    match error.to_string().as_str() {
+        "CaUsedAsEndEntity" => io::Error::new(
+            error.kind(),
+            "its certificate is an authority's (CA:TRUE); make it with '-addext basicConstraints=critical,CA:FALSE', or \
+             have the authority sign another",
+        ),
+        _ => error,
     }
 }
 
