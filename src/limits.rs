@@ -409,6 +409,8 @@ pub const PING_GRACE_MS: u64 = 30_000;
 pub const PING_QUIET_MS: u64 = 250;
 /// ...or the first has waited this long.
 pub const PING_GATHER_MS: u64 = 1_500;
+/// How often the local executor tells what still waits for its turn: well within `DISPATCH_TIMEOUT_MS`.
+pub const LOCAL_WAITING_MS: u64 = 10_000;
 /// Runs with the same targets share a ping that was published no longer ago than this.
 pub const PING_SHARED_MS: u64 = 2_000;
 /// From a dispatch, or its publish, to the minions' returns: a little less than `DISPATCH_TIMEOUT_MS`, so that it is

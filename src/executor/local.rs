@@ -37,6 +37,8 @@ pub struct Local {
     programs: Programs,
     /// Dispatches with machines that are not started yet.
     waiting: VecDeque<Dispatch>,
+    /// When the engine was told last what waits.
+    told_waiting: Mono,
     launched: Vec<Launched>,
 }
 
@@ -69,6 +71,7 @@ impl Local {
             bell,
             programs: Programs::find(),
             waiting: VecDeque::new(),
+            told_waiting: clock::mono(),
             launched: Vec::new(),
         }
     }
@@ -92,6 +95,7 @@ impl Local {
                 }
             }
             self.launch_waiting();
+            self.tell_waiting();
             match self.wait() {
                 Ok(ready) => self.reap(&ready),
                 Err(error) => return log::error!("waiting for wrappers to return: {error}"),
@@ -146,6 +150,20 @@ impl Local {
                     text,
                 }),
             }
+        }
+    }
+
+    /// What waits for its turn here is no launch that failed: its time begins anew.
+    fn tell_waiting(&mut self) {
+        let now = clock::mono();
+        if now.since_ms(self.told_waiting) < limits::LOCAL_WAITING_MS {
+            return;
+        }
+        self.told_waiting = now;
+        let waiting = self.waiting.iter().flat_map(|dispatch| &dispatch.machines);
+        let machine_runs: Vec<_> = waiting.map(|(machine_run, _)| *machine_run).collect();
+        if !machine_runs.is_empty() {
+            self.report(Event::Published { machine_runs });
         }
     }
 
