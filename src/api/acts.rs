@@ -199,6 +199,10 @@ fn body<T: DeserializeOwned>(call: &Call) -> Result<T, Denied> {
         [] => b"{}",
         bytes => bytes,
     };
+    // serde takes an array for a struct, field by field: nobody means that
+    if bytes.trim_ascii_start().first() != Some(&b'{') {
+        return Err(bad("the request's body is not a JSON object".to_string()));
+    }
     serde_json::from_slice(bytes)
         .map_err(|problem| bad(format!("the request's body is not what is expected: {problem}")))
 }

@@ -180,6 +180,9 @@ fn requests_that_cannot_be_served_get_a_fitting_status() {
         (post("/kill", json, r#"{"job":"hello"}"#), 409),
         (post("/kill", json, "not json"), 400),
         (post("/run", json, "{}"), 400),
+        // an array is no object, though serde would take its items for fields
+        (post("/run", json, r#"["hello"]"#), 400),
+        (post("/api/v1/jobs/hello/run", json, "[null, null]"), 400),
         (post("/run", "text/plain", r#"{"job":"hello"}"#), 415),
         (get("/run"), 405),
         (get("/nowhere"), 404),
