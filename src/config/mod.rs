@@ -30,6 +30,7 @@ mod yaml11;
 
 pub use load::Loader;
 pub use settings::restart_needed;
+pub use validate::TARGET_TYPES;
 pub use value::likeliest;
 
 /// Everything that the files of one directory say, after validation. Immutable; a reload makes a new one and

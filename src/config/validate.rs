@@ -54,7 +54,7 @@ impl Schedules {
     }
 }
 
-/// `target_type`: Salt's names.
+/// `target_type`: Salt's names, as LocalClient takes them. Salt itself reads an unknown kind as one that matches nothing.
 pub const TARGET_TYPES: [&str; 13] = [
     "glob",
     "pcre",

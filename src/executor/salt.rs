@@ -19,7 +19,7 @@ use super::link::Entrance;
 use super::local::host_name;
 use super::{CurrentSettings, Order, launch};
 use crate::clock::{self, Mono};
-use crate::config::{JobSpec, Settings, Targets};
+use crate::config::{JobSpec, Settings, TARGET_TYPES, Targets};
 use crate::engine::effect::Dispatch;
 use crate::engine::event::Event;
 use crate::engine::record::{MachineRunId, RunId};
@@ -43,25 +43,6 @@ const WRAPPER_PREFIX: &str = "{% if 'file.read' in salt and salt['file.file_exis
     and 'salt-minion.service' in salt['file.read']('/proc/self/cgroup') \
     and salt['config.get']('systemd.scope', True) and salt['cmd.which']('systemd-run') \
     %}systemd-run --scope --quiet {% endif %}env SP_MACHINE_ID='{{ grains['id'] }}' ";
-
-/// What LocalClient takes. Salt itself reads an unknown kind as one that matches nothing.
-const TARGET_TYPES: [&str; 15] = [
-    "glob",
-    "pcre",
-    "list",
-    "grain",
-    "grain_pcre",
-    "pillar",
-    "pillar_pcre",
-    "pillar_exact",
-    "nodegroup",
-    "range",
-    "compound",
-    "compound_pillar_exact",
-    "ipcidr",
-    "resource",
-    "managing_minion",
-];
 
 /// The executor's thread.
 pub struct Salt {
