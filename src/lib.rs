@@ -13,12 +13,14 @@
 //!
 //! | thread | what it does |
 //! |---|---|
-//! | `engine` | turns events into effects, publishes the board |
+//! | `main` | the engine: turns events into effects |
+//! | `publisher` | lets boards and answers out once storage has dealt with everything before them |
 //! | `ticker` | one tick a second on the wall clock's second, with the heartbeats read since the last |
 //! | `accept`, `handshake` | take wrapper sockets, do their TLS and WebSocket handshakes |
 //! | one a connection | reads frames, forwards them as events, writes what is in its outbox |
 //! | `storage` | commits what queued up, then releases the acks |
 //! | `executor` | starts wrappers: through Salt, with one helper process in Python, or on this host |
+//! | `log`, `signals` | write the daemon's log, so that a blocked stderr holds up nobody; hear SIGTERM and SIGHUP |
 //! | `job-log` | writes `logdir/<job>.log` |
 //! | `config` | notices changed job files |
 //! | `ui` | rings the UI's connections when there is a new board, ten times a second at most |
