@@ -26,6 +26,9 @@ pub enum Node {
     Map(Vec<(Node, Node)>),
 }
 
+/// Before UTF-8 text, as some editors put it.
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+
 /// Why a file cannot be read as one YAML document.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unreadable {
@@ -37,6 +40,8 @@ pub struct Unreadable {
 
 /// Reads one YAML document. An empty file is [`Node::Null`].
 pub fn read(bytes: &[u8]) -> Result<Node, Unreadable> {
+    // the parser would count the mark as a column, and take the next key for another document's
+    let bytes = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes);
     let budget = Cell::new(limits::CONFIG_NODES);
     let seed = NodeSeed { budget: &budget };
     seed.deserialize(serde_yaml::Deserializer::from_slice(bytes))

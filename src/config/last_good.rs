@@ -79,6 +79,11 @@ impl Store {
         Store { dir }
     }
 
+    /// Whether anything is kept of the file.
+    pub fn has(&self, file: &str) -> bool {
+        self.path(file).is_file()
+    }
+
     /// What is kept of the file; nothing if nothing is, or if it is not readable. Jobs that this version of the
     /// daemon does not take are left out.
     pub fn read(&self, file: &str, group: &str, defaults: &Defaults) -> Good {

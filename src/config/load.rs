@@ -16,8 +16,14 @@ use super::last_good::{Good, Store};
 use super::lines::Lines;
 use super::settings::{self, CONFIG_SECTION, MAINTENANCE_SECTION};
 use super::validate::{self, Defaults, Schedules, Source};
+use super::value;
 use super::{Config, Job, Maintenance, Problem, Settings, Severity};
 use crate::{clock, limits};
+
+/// Where a daemon with that state directory keeps what was last good.
+pub fn last_good_dir(state_dir: &Path) -> PathBuf {
+    state_dir.join("last-good")
+}
 
 /// Holds what the files of one directory said when they were last read.
 pub struct Loader {
@@ -90,8 +96,8 @@ impl Loader {
         &self.dir
     }
 
-    /// Where last good content is kept over a restart (`<state_dir>/last-good`, made when first needed); None:
-    /// nowhere. Bad files are looked at again with the next [`Loader::load`].
+    /// Where last good content is kept over a restart ([`last_good_dir`], made when first needed); None: nowhere. Bad
+    /// files are looked at again with the next [`Loader::load`].
     pub fn set_last_good(&mut self, dir: Option<PathBuf>) {
         self.store = dir.map(Store::new);
         self.store_is_new = true;
@@ -157,6 +163,24 @@ impl Loader {
         if self.dir_problems.is_empty() {
             store.forget_others(&names);
         }
+    }
+
+    /// The state directory in force after the first [`Loader::load`]. Where the file that names it cannot be read any
+    /// more, what stands there as its name counts if it keeps the last good content of that file: a daemon that
+    /// took the default instead would know nothing of its runs.
+    pub fn state_dir(&self) -> PathBuf {
+        let is_named = |state: &FileState| state.good.settings.iter().any(|(key, _)| key == STATE_DIR);
+        let bad = self.files.iter().filter(|(_, state)| state.bad);
+        let mut remembered = bad.filter_map(|(file, _)| {
+            let bytes = read(&self.dir.join(file)).ok()?;
+            let dir = self.dir.join(named_in_text(&bytes, STATE_DIR)?);
+            Store::new(last_good_dir(&dir)).has(file).then_some(dir)
+        });
+        match self.files.values().any(is_named) {
+            true => None,
+            false => remembered.next(),
+        }
+        .unwrap_or_else(|| self.settings().0.state_dir)
     }
 
     /// What the last [`Loader::load`] gave.
@@ -380,6 +404,9 @@ impl Loader {
 }
 
 const SUFFIX: &str = ".yaml";
+/// With this both sections' names begin.
+const SECTION_PREFIX: &str = "saltpeter";
+const STATE_DIR: &str = "state_dir";
 const KEPT: &str = "its last good content stays in force";
 const NOTHING_KEPT: &str = "nothing of it is in force";
 
@@ -517,6 +544,15 @@ impl Reading<'_, '_> {
 
     fn job(&mut self, name: &str, node: &Node) {
         let from = self.state.problems.len();
+        let beginning = name.get(..SECTION_PREFIX.len()).unwrap_or_default();
+        if beginning.eq_ignore_ascii_case(SECTION_PREFIX)
+            && let Some(section) = value::likeliest(name, [CONFIG_SECTION, MAINTENANCE_SECTION])
+        {
+            let reason = format!("is taken for a job; did you mean '{section}'?");
+            self.state
+                .problems
+                .push(self.source.problem(&[name], reason, Severity::Warning));
+        }
         let defaults = self.state.defaults;
         let job = validate::job(
             self.source,
@@ -638,29 +674,23 @@ fn list(dir: &Path) -> io::Result<Found> {
         if !is_job_file(&name) {
             continue;
         }
-        let metadata = fs::metadata(dir.join(&name));
-        let shown = name.to_string_lossy().into_owned();
-        match (name.into_string(), metadata) {
-            // gone since, or a link to nowhere: no such file
-            (_, Err(error)) if error.kind() == io::ErrorKind::NotFound => {}
-            (Ok(name), Err(_)) => {
-                found.files.insert(name, Stamp::unknown());
+        match name.into_string() {
+            Ok(name) => {
+                let path = dir.join(&name);
+                let stamp = match fs::metadata(&path) {
+                    Ok(metadata) if metadata.is_file() => Stamp::new(&metadata, now_us),
+                    // gone since
+                    Err(_) if fs::symlink_metadata(&path).is_err() => continue,
+                    // a link to nowhere, a directory: reading it says why it is none
+                    _ => Stamp::unknown(),
+                };
+                found.files.insert(name, stamp);
             }
-            (Ok(name), Ok(metadata)) if metadata.is_file() => {
-                found.files.insert(name, Stamp::new(&metadata, now_us));
-            }
-            (Ok(_), Ok(_)) => {
-                found
-                    .problems
-                    .push(whole_file(&shown, None, "is no regular file, not read".into()))
-            }
-            (Err(_), _) => {
-                found.problems.push(whole_file(
-                    &shown,
-                    None,
-                    "its name is no UTF-8, not read; rename it".into(),
-                ));
-            }
+            Err(name) => found.problems.push(whole_file(
+                &name.to_string_lossy(),
+                None,
+                "its name is no UTF-8, not read; rename it".into(),
+            )),
         }
     }
     found.problems.sort_by(|one, other| one.file.cmp(&other.file));
@@ -702,6 +732,10 @@ impl Stamp {
 fn read(path: &Path) -> Content {
     let told = |error: io::Error| format!("cannot be read: {error}");
     let mut bytes = Vec::new();
+    // looked at first: to open a device may do things, to open a pipe may wait for ever
+    if !fs::metadata(path).map_err(told)?.is_file() {
+        return Err("is no regular file".to_string());
+    }
     let file = File::open(path).map_err(told)?;
     file.take(limits::CONFIG_FILE_BYTES + 1)
         .read_to_end(&mut bytes)
@@ -720,6 +754,25 @@ fn has_settings(content: &Content) -> bool {
     content
         .as_ref()
         .is_ok_and(|bytes| bytes.windows(needle.len()).any(|window| window == needle))
+}
+
+/// What seems to stand behind `key:` in a text that is no YAML.
+fn named_in_text(bytes: &[u8], key: &str) -> Option<String> {
+    let text = String::from_utf8_lossy(bytes);
+    let mut values = text.lines().filter_map(|line| {
+        let (before, rest) = line.split_once(key)?;
+        let value = rest
+            .trim_start_matches(['"', '\''])
+            .trim_start()
+            .strip_prefix(':')?;
+        let value = value
+            .split([',', '}', '#'])
+            .next()?
+            .trim()
+            .trim_matches(['"', '\'']);
+        (!before.contains('#') && !value.is_empty()).then(|| value.to_string())
+    });
+    values.next()
 }
 
 fn whole_file(file: &str, line: Option<usize>, reason: String) -> Problem {

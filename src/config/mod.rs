@@ -28,7 +28,7 @@ pub mod watch;
 mod tests;
 mod yaml11;
 
-pub use load::Loader;
+pub use load::{Loader, last_good_dir};
 pub use settings::restart_needed;
 pub use validate::TARGET_TYPES;
 pub use value::likeliest;

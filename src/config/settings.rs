@@ -83,6 +83,8 @@ pub fn apply(settings: &mut Settings, key: &str, node: &Node, base: &Path) -> Re
         }
         "local_machines" | "api_hosts" | "api_allowed_origins" => value::text_doubt(node).map(str::to_string),
         _ if is_text => value::text_doubt(node).map(str::to_string),
+        "api_ws_port" | "machines_ws_port" | "output_limit" | "start_timeout" | "heartbeat_timeout"
+        | "history_days" => value::number_doubt(node),
         _ => None,
     })
 }

@@ -361,7 +361,11 @@ fn all_that_is_wrong_is_told_at_once_with_its_line() {
 
 #[test]
 fn a_misspelt_field_is_a_warning_with_the_likeliest_name() {
-    let config = Dir::with(&[("a.yaml", &job("j", "  timout: 5\n  zzz: 1\n  hard_timeout: 9\n"))]).load();
+    let config = Dir::with(&[(
+        "a.yaml",
+        &job("j", "  timout: 5\n  zzz: 1\n  hard_timeout: 9\n  minute: 5\n"),
+    )])
+    .load();
     assert_eq!(errors(&config), Vec::<&Problem>::new());
     let reasons: Vec<String> = config
         .problems
@@ -374,6 +378,7 @@ fn a_misspelt_field_is_a_warning_with_the_likeliest_name() {
             "a.yaml:9: warning: j.timout: unknown field, ignored; did you mean 'timeout'?",
             "a.yaml:10: warning: j.zzz: unknown field, ignored",
             "a.yaml:11: warning: j.hard_timeout: is ignored, as it always was; rename it to 'timeout'",
+            "a.yaml:12: warning: j.minute: unknown field, ignored; did you mean 'min'?",
         ]
     );
     assert_eq!(config.jobs["j"].spec.timeout_s, 3600);
@@ -816,7 +821,109 @@ fn what_is_no_job_file_is_left_alone() {
         .iter()
         .map(|problem| problem.file.as_str())
         .collect();
-    assert_eq!(files, ["pipe.yaml", "sub.yaml"]);
+    assert_eq!(files, ["link.yaml", "pipe.yaml", "sub.yaml"]);
+}
+
+#[test]
+fn a_job_file_that_becomes_a_link_to_nowhere_or_no_file_keeps_its_last_content() {
+    let dir = Dir::with(&[]);
+    let path = dir.0.join("a.yaml");
+    let mut loader = dir.loader();
+    let link = || std::os::unix::fs::symlink("nowhere", &path).unwrap();
+    let pipe = || rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RUSR).unwrap();
+    for become_bad in [&link as &dyn Fn(), &pipe] {
+        dir.write("a.yaml", job("one", ""));
+        assert_eq!(loader.load().unwrap().problems, []);
+        fs::remove_file(&path).unwrap();
+        become_bad();
+        let config = loader.load().unwrap();
+        assert!(config.jobs.contains_key("one"));
+        assert!(one_problem(&config).reason.ends_with("stays in force"));
+        fs::remove_file(&path).unwrap();
+        let config = loader.load().unwrap();
+        assert!(config.jobs.is_empty() && config.problems.is_empty());
+    }
+}
+
+#[test]
+fn a_byte_order_mark_is_no_part_of_the_text() {
+    let text = format!("\u{feff}{}{}", job("one", ""), job("two", "  tmeout: 5\n"));
+    let config = Dir::with(&[("a.yaml", &text)]).load();
+    assert_eq!(config.jobs.len(), 2);
+    let last_line = text.lines().count();
+    assert_eq!(one_problem(&config).line, Some(last_line));
+}
+
+#[test]
+fn numbers_are_read_as_the_old_daemon_read_them_or_told() {
+    let with = |field: &str| Dir::with(&[("a.yaml", &job("one", &format!("  {field}\n")))]).load();
+    for (field, seconds) in [
+        ("timeout: 1_000", 1_000),
+        ("timeout: 1:30", 90),
+        ("timeout: '90'", 90),
+        ("timeout: 0x10", 16),
+        ("timeout: '010'", 10),
+        ("timeout: 08", 8),
+    ] {
+        let config = with(field);
+        assert_eq!(config.problems, [], "{field}");
+        assert_eq!(config.jobs["one"].spec.timeout_s, seconds, "{field}");
+    }
+    for field in ["timeout: 010", "batch_size: 010", "start_deadline: 010"] {
+        let config = with(field);
+        let problem = one_problem(&config);
+        assert_eq!(problem.severity, Severity::Warning, "{field}");
+        assert!(problem.reason.contains("was 8 to the old daemon"), "{problem}");
+    }
+    assert_eq!(with("batch_size: 1_0").jobs["one"].spec.batch_size, 10);
+    let settings = "saltpeter_config: {api_ws_port: 8_888, history_days: 010}\n";
+    let config = Dir::with(&[("a.yaml", settings)]).load();
+    assert_eq!(
+        (config.settings.api_ws_port, config.settings.history_days),
+        (8_888, 10)
+    );
+    assert_eq!(one_problem(&config).field, "saltpeter_config.history_days");
+}
+
+#[test]
+fn a_section_that_is_misspelt_is_named() {
+    let text = "saltpeter_maintenence: {global: true}\nsaltpeter-config: {debug: true}\n";
+    let config = Dir::with(&[("a.yaml", text)]).load();
+    let told = |name: &str, section: &str| {
+        config.problems.iter().any(|problem| {
+            problem.field == name && problem.reason.ends_with(&format!("did you mean '{section}'?"))
+        })
+    };
+    assert!(told("saltpeter_maintenence", "saltpeter_maintenance"));
+    assert!(told("saltpeter-config", "saltpeter_config"));
+    let config = Dir::with(&[("a.yaml", &job("saltpeter_backup", ""))]).load();
+    assert_eq!(config.problems, []);
+}
+
+#[test]
+fn the_state_directory_is_remembered_where_the_file_that_names_it_is_bad() {
+    let texts = [
+        "saltpeter_config: {\"state_dir\": \"state\", debug: true}\n",
+        "# state_dir: old\nsaltpeter_config:\n  state_dir: state # here\n  debug: true\n",
+    ];
+    for text in texts {
+        let dir = Dir::with(&[("a.yaml", text), ("b.yaml", &job("one", ""))]);
+        let state_dir = dir.0.join("state");
+        for spoiled in ["", "more: [\n"] {
+            let mut loader = dir.loader();
+            loader.load().unwrap();
+            assert_eq!(loader.state_dir(), state_dir);
+            loader.set_last_good(Some(last_good_dir(&state_dir)));
+            assert!(loader.load().unwrap().settings.debug);
+            loader.save_last_good();
+            dir.write("a.yaml", text.to_string() + spoiled);
+        }
+        // another daemon's, or none's
+        fs::remove_dir_all(&state_dir).unwrap();
+        let mut loader = dir.loader();
+        loader.load().unwrap();
+        assert_eq!(loader.state_dir(), Settings::default().state_dir);
+    }
 }
 
 /// The same numbers in each run.

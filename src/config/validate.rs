@@ -234,6 +234,16 @@ impl<'a> JobFields<'_, 'a> {
         }
     }
 
+    /// As [`JobFields::get`]. Tells if YAML 1.1 read another number.
+    fn number<T>(&mut self, field: &str, read: impl Fn(&Node) -> Result<Option<T>, String>) -> Option<T> {
+        if let Some(doubt) = self.values.get(field).and_then(|node| value::number_doubt(node))
+            && self.source.lines.style(&[self.name, field]) != Style::Quoted
+        {
+            self.warning(field, doubt);
+        }
+        self.get(field, read)
+    }
+
     fn get<T>(&mut self, field: &str, read: impl Fn(&Node) -> Result<Option<T>, String>) -> Option<T> {
         let node = *self.values.get(field)?;
         read(node).unwrap_or_else(|reason| {
@@ -369,7 +379,7 @@ impl<'a> JobFields<'_, 'a> {
 
     fn spec(&mut self, group: &str, defaults: &Defaults) -> JobSpec {
         let heartbeat_timeout_ms = self
-            .get("heartbeat_timeout", value::milliseconds)
+            .number("heartbeat_timeout", value::milliseconds)
             .unwrap_or(defaults.heartbeat_timeout_ms);
         if heartbeat_timeout_ms <= limits::HEARTBEAT_INTERVAL_MS
             && self.values.contains_key("heartbeat_timeout")
@@ -388,7 +398,7 @@ impl<'a> JobFields<'_, 'a> {
             user: self.text("user"),
             env: self.env(),
             timeout_s: self
-                .get("timeout", value::seconds)
+                .number("timeout", value::seconds)
                 .map_or(TIMEOUT_S, |seconds| seconds.ceil() as u64),
             number_of_targets: self.count("number_of_targets"),
             batch_size: self.count("batch_size"),
@@ -400,11 +410,11 @@ impl<'a> JobFields<'_, 'a> {
             wrapper_logdir: self.text("wrapper_logdir"),
             saltpeter_server_host: self.text("saltpeter_server_host"),
             output_limit_bytes: self
-                .get("output_limit", value::whole)
+                .number("output_limit", value::whole)
                 .unwrap_or(defaults.output_limit_bytes),
             heartbeat_timeout_ms,
             start_timeout_ms: self
-                .get("start_timeout", value::milliseconds)
+                .number("start_timeout", value::milliseconds)
                 .unwrap_or(defaults.start_timeout_ms),
             start_deadline_s: self.start_deadline(),
             delivery: self
@@ -476,7 +486,8 @@ impl<'a> JobFields<'_, 'a> {
     fn command(&mut self) -> String {
         match self.values.get("command") {
             None => self.error("command", "is missing"),
-            Some(Node::Null) => self.warning("command", "is empty: the job does nothing"),
+            Some(Node::Text(text)) if !text.trim().is_empty() => {}
+            Some(Node::Null | Node::Text(_)) => self.warning("command", "is empty: the job does nothing"),
             Some(_) => {}
         }
         self.text("command").unwrap_or_default()
@@ -521,7 +532,7 @@ impl<'a> JobFields<'_, 'a> {
     }
 
     fn count(&mut self, field: &str) -> usize {
-        self.get(field, value::whole)
+        self.number(field, value::whole)
             .map_or(0, |count| usize::try_from(count).unwrap_or(usize::MAX))
     }
 
@@ -555,7 +566,7 @@ impl<'a> JobFields<'_, 'a> {
 
     /// fine-print.md 13: `catch_up: none` never starts late.
     fn start_deadline(&mut self) -> Option<i64> {
-        let seconds = self.get("start_deadline", value::seconds);
+        let seconds = self.number("start_deadline", value::seconds);
         let catch_up = self.choice("catch_up", &[("latest", true), ("none", false)]);
         let deadline_s = seconds.map_or(limits::START_DEADLINE_S, |seconds| seconds.ceil() as i64);
         catch_up.unwrap_or(true).then_some(deadline_s)

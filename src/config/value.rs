@@ -2,15 +2,23 @@
 //! Must not know: which field a value belongs to.
 
 use super::file::Node;
-use super::yaml11;
+use super::yaml11::{self, Reading};
 
-/// A whole number, 0 or more; the texts of such numbers count too. `Ok(None)`: nothing given.
+/// A whole number, 0 or more; the texts of such numbers count too, and what YAML 1.1 alone takes for one (`1_000`).
+/// `Ok(None)`: nothing given.
 pub fn whole(node: &Node) -> Result<Option<u64>, String> {
     let number = match node {
         Node::Null => return Ok(None),
         Node::Int(value) => u64::try_from(*value).ok(),
         Node::Float(value) if value.fract() == 0.0 && (0.0..9e15).contains(value) => Some(*value as u64),
-        Node::Text(text) => text.trim().parse().ok(),
+        Node::Text(text) => text
+            .trim()
+            .parse()
+            .ok()
+            .or_else(|| match yaml11::reading(text.trim()) {
+                Some(Reading::Int(value)) => u64::try_from(value).ok(),
+                _ => None,
+            }),
         _ => None,
     };
     number
@@ -24,7 +32,15 @@ pub fn seconds(node: &Node) -> Result<Option<f64>, String> {
         Node::Null => return Ok(None),
         Node::Int(value) => Some(*value as f64),
         Node::Float(value) => Some(*value),
-        Node::Text(text) => text.trim().parse().ok(),
+        Node::Text(text) => text
+            .trim()
+            .parse()
+            .ok()
+            .or_else(|| match yaml11::reading(text.trim()) {
+                Some(Reading::Int(value)) => Some(value as f64),
+                Some(Reading::Float(value)) => Some(value),
+                _ => None,
+            }),
         _ => None,
     };
     number
@@ -96,6 +112,23 @@ pub fn text_doubt(node: &Node) -> Option<&'static str> {
     }
 }
 
+/// Why a number that stands there as a text may not be the number that was meant: `010` was 8.
+pub fn number_doubt(node: &Node) -> Option<String> {
+    let Node::Text(text) = node else { return None };
+    let text = text.trim();
+    let old = match yaml11::reading(text)? {
+        Reading::Int(value) => value as f64,
+        Reading::Float(value) => value,
+        _ => return None,
+    };
+    (seconds(node) != Ok(Some(old))).then(|| {
+        let old = yaml11::plain_text(text);
+        format!(
+            "'{text}' was {old} to the old daemon (YAML 1.1) unless quoted; write it without leading zeros"
+        )
+    })
+}
+
 /// A short value for a message about a field that holds no secrets; long ones and collections by their kind.
 pub fn shown(node: &Node) -> String {
     match node {
@@ -110,13 +143,26 @@ pub fn shown(node: &Node) -> String {
 /// The entry of `known` that `word` most likely meant.
 pub fn likeliest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let word = word.to_lowercase();
-    known
-        .into_iter()
-        .map(|name| (strsim::damerau_levenshtein(&word, &name.to_lowercase()), name))
-        .filter(|(distance, name)| *distance <= (name.len().max(word.len()) / 3).max(1))
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, name)| name)
+    let (mut close, mut begun): (Option<(usize, &str)>, Option<&str>) = (None, None);
+    for name in known {
+        let lower = name.to_lowercase();
+        let distance = strsim::damerau_levenshtein(&word, &lower);
+        if distance <= (lower.len().max(word.len()) / 3).max(1)
+            && close.is_none_or(|(least, _)| distance < least)
+        {
+            close = Some((distance, name));
+        }
+        // minute, month, environment
+        let is_longer = begun.is_none_or(|known| known.len() < name.len());
+        if lower.len() >= LEAST_BEGINNING && word.starts_with(&lower) && is_longer {
+            begun = Some(name);
+        }
+    }
+    close.map(|(_, name)| name).or(begun)
 }
+
+/// Characters that say which longer word was meant.
+const LEAST_BEGINNING: usize = 3;
 
 /// `unknown ..., did you mean 'x'?` for a name that is none of `known`.
 pub fn unknown<'a>(what: &str, word: &str, known: impl IntoIterator<Item = &'a str>) -> String {

@@ -127,6 +127,16 @@ fn next_tells_the_due_times_of_each_job() {
     assert_eq!(answer, wanted);
     let output = saltpeter(&["next", "backup", "-n1", "--after", "2026-11-21"], &dir.0);
     assert_eq!(stdout(&output), "backup\n  2026-11-21T02:30:00Z\n");
+    for after in [
+        "2026-11-21T05:30:00+0300",
+        "2026-11-21T05:30:00+03:00",
+        "2026-11-21 05:30:00 +0300",
+        "2026-11-21 05:30:00+03:00",
+        "2026-11-21T02:30",
+    ] {
+        let output = saltpeter(&["next", "backup", "-n1", "--after", after], &dir.0);
+        assert_eq!(stdout(&output), "backup\n  2026-11-22T02:30:00Z\n", "{after}");
+    }
 }
 
 #[test]
