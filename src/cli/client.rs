@@ -14,7 +14,7 @@ use rustls::{ClientConfig, ClientConnection};
 use serde_json::Value;
 
 use super::Arguments;
-use crate::config::Loader;
+use crate::config::{self, Loader, Settings};
 use crate::limits;
 use crate::tls::{self, Tunnel};
 
@@ -80,8 +80,7 @@ impl Client {
             let ways = vec![way];
             return Ok(Client { ways, token, trust });
         }
-        let loaded = Loader::new(arguments.config_dir()).load();
-        let settings = loaded.map(|config| config.settings.clone()).unwrap_or_default();
+        let settings = settings(Loader::new(arguments.config_dir()));
         Ok(Client {
             ways: vec![
                 Way::Unix(settings.state_dir.join("control.sock")),
@@ -181,6 +180,17 @@ impl Client {
         stream.write_all(body.as_bytes())?;
         read_answer(stream)
     }
+}
+
+/// As the daemon has them, whose files may have become bad.
+fn settings(mut loader: Loader) -> Arc<Settings> {
+    if loader.load().is_ok() {
+        loader.set_last_good(Some(config::last_good_dir(&loader.state_dir())));
+    }
+    loader
+        .load()
+        .map(|config| config.settings.clone())
+        .unwrap_or_default()
 }
 
 impl Failure {

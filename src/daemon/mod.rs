@@ -78,6 +78,7 @@ fn start(opened: Opened, signals: Caught, descriptors: usize) -> io::Result<(Tur
     let Opened {
         loader,
         config,
+        settings,
         storage,
         recovered,
         api,
@@ -85,7 +86,6 @@ fn start(opened: Opened, signals: Caught, descriptors: usize) -> io::Result<(Tur
         identity,
         ports,
     } = opened;
-    let settings = config.settings.clone();
     let (lanes, inbox) = lanes();
     let connections = Arc::new(Connections::default());
     let mut engine = Engine::new(

@@ -17,6 +17,8 @@ pub struct Opened {
     pub loader: Loader,
     /// With the daemon's own problems.
     pub config: Arc<Config>,
+    /// What holds from here to the end.
+    pub settings: Arc<Settings>,
     pub storage: storage::Opened,
     pub recovered: Recovered,
     /// None: `api_ws: false`.
@@ -37,12 +39,17 @@ pub struct Ports {
 /// Opens everything. The error is one line for people.
 pub fn open(config_dir: &Path) -> Result<Opened, String> {
     let mut loader = Loader::new(config_dir.to_path_buf());
-    let settings = loader.load()?.settings.clone();
-    logging::set_debug(settings.debug);
-    let (storage, recovered) = storage::open(&settings.state_dir)?;
+    logging::set_debug(loader.load()?.settings.debug);
+    let state_dir = loader.state_dir();
+    let (storage, recovered) = storage::open(&state_dir)?;
     // only now is the place of last good content known; bad files are looked at again with it
-    loader.set_last_good(Some(settings.state_dir.join("last-good")));
+    loader.set_last_good(Some(config::last_good_dir(&state_dir)));
     let config = loader.load()?;
+    logging::set_debug(config.settings.debug);
+    let settings = Arc::new(Settings {
+        state_dir,
+        ..Settings::clone(&config.settings)
+    });
     let config = with_own_problems(config, &settings);
     config::log_problems(&[], &config.problems);
     let identity = identity_of(&settings)?;
@@ -73,6 +80,7 @@ pub fn open(config_dir: &Path) -> Result<Opened, String> {
     Ok(Opened {
         loader,
         config,
+        settings,
         storage,
         recovered,
         api,

@@ -141,6 +141,29 @@ fn a_job_that_is_not_valid_keeps_its_last_good_content_and_the_rest_of_the_file_
 }
 
 #[test]
+fn settings_that_cannot_be_read_hold_over_a_restart() {
+    let daemon = Plan::new(json!({"a": job("echo good")})).restarts().start();
+    let instance = daemon.run("a");
+    daemon.wait_ended(&instance);
+    let (api, machines) = (daemon.api_port(), daemon.machines_port());
+    daemon.set("api_ws_port", json!(api));
+    daemon.stop();
+    daemon.start();
+    daemon.write_file("0-settings.yaml", &format!("{{{}", daemon.settings_text()));
+    wait_bad(&daemon, "0-settings.yaml");
+    daemon.stop();
+    daemon.start();
+    let bad = wait_bad(&daemon, "0-settings.yaml");
+    assert!(
+        bad["reason"].as_str().unwrap().ends_with("stays in force"),
+        "{bad}"
+    );
+    assert_eq!((daemon.api_port(), daemon.machines_port()), (api, machines));
+    assert_eq!(daemon.result("a", "m1")["ret"], "good\n");
+    assert_eq!(daemon.run_to_end("a"), (0, "good\n".into()));
+}
+
+#[test]
 fn what_was_last_good_holds_over_a_restart_and_is_still_shown_as_bad() {
     let daemon = Plan::new(json!({"a": job("echo good")})).start();
     assert_eq!(daemon.run_to_end("a").0, 0);

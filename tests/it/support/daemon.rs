@@ -184,6 +184,11 @@ impl Daemon {
         );
     }
 
+    /// What `0-settings.yaml` says.
+    pub fn settings_text(&self) -> String {
+        json!({"saltpeter_config": *self.settings.lock()}).to_string()
+    }
+
     fn write_settings(&self) {
         let settings = json!({"saltpeter_config": *self.settings.lock()});
         self.write_jobs("0-settings", &settings);
