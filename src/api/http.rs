@@ -196,14 +196,16 @@ impl<T: Transport> Wire<T> {
             add("Content-Type", response.content_type);
         }
         match &response.body {
-            // a 204 has no body, and must not speak of one
-            Body::Bytes(_) if response.status == 204 => {}
+            // these have no body, and must not speak of one
+            Body::Bytes(_) if matches!(response.status, 204 | 304) => {}
             Body::Bytes(bytes) => add("Content-Length", &bytes.len().to_string()),
             Body::Sized(length, _) => add("Content-Length", &length.to_string()),
             Body::Stream(_) | Body::Follow(_) if is_chunked => add("Transfer-Encoding", "chunked"),
             Body::Stream(_) | Body::Follow(_) => {}
         }
-        add("Cache-Control", "no-store");
+        if !response.headers.iter().any(|(name, _)| *name == "Cache-Control") {
+            add("Cache-Control", "no-store");
+        }
         add("X-Content-Type-Options", "nosniff");
         for (name, value) in &response.headers {
             add(name, value);
@@ -490,6 +492,7 @@ pub fn phrase(status: u16) -> &'static str {
         204 => "No Content",
         206 => "Partial Content",
         303 => "See Other",
+        304 => "Not Modified",
         400 => "Bad Request",
         401 => "Unauthorized",
         403 => "Forbidden",

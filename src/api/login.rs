@@ -2,16 +2,20 @@
 //! Must not know: what else there is to see.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 
 use data_encoding::HEXLOWER;
 use parking_lot::Mutex;
 
 use super::auth::{self, Denied, Via};
 use super::http::{Body, Request, Response};
+use super::page;
+use super::query::Query;
 use super::routes::{Answered, Call};
 use crate::clock::{self, Mono};
 use crate::limits;
+use crate::machines::percent_encode;
+
+const TOO_MANY: &str = "Too many wrong tokens from your address: try again in a minute.";
 
 /// The cookie's name.
 const COOKIE: &str = "saltpeter_session";
@@ -69,8 +73,25 @@ impl Sessions {
 }
 
 /// `GET /login`.
-pub fn page(_call: &Call) -> Answered {
-    Ok(html(200, ""))
+pub fn page(call: &Call) -> Answered {
+    Ok(html(200, "", next(&call.query)))
+}
+
+/// Sends a browser to the login, and from there back to where it wanted to go.
+pub fn redirect(request: &Request) -> Response {
+    let wanted = match request.query.as_str() {
+        "" => request.path.clone(),
+        query => format!("{}?{query}", request.path),
+    };
+    match wanted.as_str() {
+        "/" => see_other("/login"),
+        wanted => see_other(&format!("/login?next={}", percent_encode(wanted))),
+    }
+}
+
+/// Somebody followed a link from elsewhere: the browser keeps the cookie back until a page of ours asks for itself.
+pub fn hides_cookie(request: &Request) -> bool {
+    request.header("sec-fetch-site") == Some("cross-site")
 }
 
 /// `POST /login`: a form with the token, from the page above.
@@ -82,17 +103,18 @@ pub fn log_in(call: &Call) -> Answered {
     if call.request.header("origin").is_none() {
         return Err(denied(403, "the request has no Origin"));
     }
-    let form = super::query::Query::parse(&String::from_utf8_lossy(&call.request.body));
+    let form = Query::parse(&String::from_utf8_lossy(&call.request.body));
     let token = form.get("token").unwrap_or_default();
     let found = auth::by_token(token, peer, &call.board.config.settings);
+    let next = next(&form);
     let Some(name) = found.and_then(|caller| caller.token) else {
-        return Ok(failed(call, peer.ip()));
+        return Ok(match call.shared.guard.may_fail(peer.ip()) {
+            true => html(401, "That is not one of the tokens.", next),
+            false => html(429, TOO_MANY, next),
+        });
     };
     if !call.shared.guard.is_welcome(peer.ip(), &name) {
-        return Ok(html(
-            429,
-            "Too many wrong tokens from your address: try again in a minute.",
-        ));
+        return Ok(html(429, TOO_MANY, next));
     }
     let id = call
         .shared
@@ -105,7 +127,7 @@ pub fn log_in(call: &Call) -> Answered {
         limits::SESSION_MS / 1_000,
         secure(call.request)
     );
-    Ok(see_other("/").with("Set-Cookie", cookie))
+    Ok(see_other(next).with("Set-Cookie", cookie))
 }
 
 /// `POST /logout`.
@@ -116,16 +138,6 @@ pub fn log_out(call: &Call) -> Answered {
         secure(call.request)
     );
     Ok(see_other("/login").with("Set-Cookie", cookie))
-}
-
-fn failed(call: &Call, address: IpAddr) -> Response {
-    match call.shared.guard.may_fail(address) {
-        true => html(401, "That is not one of the tokens."),
-        false => html(
-            429,
-            "Too many wrong tokens from your address: try again in a minute.",
-        ),
-    }
 }
 
 /// Over TLS, and behind a proxy that speaks it, the cookie must not travel without it. Anybody can send the header, and harms only
@@ -153,30 +165,36 @@ fn see_other(path: &str) -> Response {
     }
 }
 
-fn html(status: u16, message: &str) -> Response {
+/// Where to go after the login: a path of ours, nothing that leads elsewhere.
+fn next(values: &Query) -> &str {
+    let path = values.get("next").unwrap_or("/");
+    let is_ours = path.starts_with('/')
+        && !path.starts_with("//")
+        && path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\');
+    if is_ours { path } else { "/" }
+}
+
+fn html(status: u16, message: &str, next: &str) -> Response {
+    let next = next
+        .replace('&', "&amp;")
+        .replace('"', "&quot;")
+        .replace('<', "&lt;");
     let body = format!(
-        "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\n\
-         <title>Saltpeter: log in</title>\n\
-         <style>body{{font:16px system-ui;margin:15vh auto;max-width:22rem;padding:0 1rem}}\
-         input,button{{font:inherit;padding:.5rem;width:100%;box-sizing:border-box;margin:.5rem 0}}</style>\n\
-         <h1>Saltpeter</h1>\n<p role=\"alert\">{message}</p>\n\
-         <form method=\"post\" action=\"/login\"><label>Token\n\
-         <input type=\"password\" name=\"token\" autocomplete=\"current-password\" required autofocus></label>\n\
-         <button>Log in</button></form></html>\n"
+        "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <title>Saltpeter: log in</title>\n<link rel=\"icon\" href=\"/ui/icon.svg\">\n\
+         <link rel=\"stylesheet\" href=\"/ui/page.css\">\n\
+         <main class=\"login\">\n<h1>Saltpeter</h1>\n<p role=\"alert\">{message}</p>\n\
+         <form method=\"post\" action=\"/login\"><input type=\"hidden\" name=\"next\" value=\"{next}\">\n\
+         <label>Token\n<input type=\"password\" name=\"token\" autocomplete=\"current-password\" required autofocus></label>\n\
+         <button>Log in</button></form>\n</main>\n</html>\n"
     );
-    Response {
+    page::with_policy(Response {
         status,
         content_type: "text/html; charset=utf-8",
-        headers: vec![
-            (
-                "Content-Security-Policy",
-                "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
-                    .into(),
-            ),
-            ("Referrer-Policy", "same-origin".into()),
-        ],
+        headers: Vec::new(),
         body: Body::Bytes(body.into_bytes()),
-    }
+    })
 }
 
 fn denied(status: u16, message: &str) -> Denied {

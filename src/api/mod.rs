@@ -4,8 +4,8 @@
 //!
 //! Reading order: `feed.rs` the board as it reaches API threads; `asks.rs` questions to the engine; `http.rs` the
 //! codec; `auth.rs` who may what; `guard.rs` wrong tokens; `views.rs` JSON shapes; `outputs.rs` ends of outputs;
-//! `query.rs` names, values and times; `routes.rs` the table of routes; `v1.rs`, `acts.rs`, `output.rs`, `old.rs`,
-//! `metrics.rs`, `login.rs` what is behind them; `waiting.rs` connections that wait; `socket/` the UI's
+//! `query.rs` names, values and times; `routes.rs` the table of routes; `v1.rs`, `overview.rs`, `acts.rs`, `output.rs`,
+//! `old.rs`, `metrics.rs`, `login.rs`, `page.rs` what is behind them; `ui/` the page; `waiting.rs` connections that wait; `socket/` the UI's
 //! WebSocket; `tls.rs` certificate and encrypted sockets; `server.rs` threads and sockets.
 
 mod acts;
@@ -19,6 +19,8 @@ mod metrics;
 mod old;
 mod output;
 mod outputs;
+mod overview;
+mod page;
 mod query;
 mod routes;
 mod server;
@@ -38,6 +40,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use crate::clock::{self, Wall};
 use crate::storage::Reader;
 
 /// One reader for all API threads: it holds several descriptors, and connections are many. Locked for one short read
@@ -46,6 +49,8 @@ pub type Library = Arc<Mutex<Reader>>;
 
 /// What every API thread works with.
 pub struct Shared {
+    /// Tells one start of the daemon from the next.
+    started: Wall,
     pub feed: Arc<Feed>,
     pub asks: Arc<Asks>,
     pub library: Library,
@@ -62,6 +67,7 @@ impl Shared {
         let library = Arc::new(Mutex::new(reader));
         let outputs = outputs::Outputs::new(library.clone());
         Ok(Shared {
+            started: clock::wall(),
             feed,
             asks,
             library,

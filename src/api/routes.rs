@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::auth::{self, Caller, Denied, Via};
 use super::http::{self, Body, Request, Response};
 use super::query::Query;
-use super::{Shared, acts, login, metrics, old, output, v1, views};
+use super::{Shared, acts, login, metrics, old, output, overview, page, v1, views};
 use crate::config::{Role, Settings};
 use crate::engine::board::Board;
 use crate::machines::percent_decode;
@@ -28,6 +28,8 @@ pub struct Route {
 pub enum Needs {
     /// Anybody may: it tells nothing.
     Nothing,
+    /// A part of the page that tells nothing either; who may not read is sent to the login.
+    Page,
     Role(Role),
 }
 
@@ -47,9 +49,10 @@ const READ: Needs = Needs::Role(Role::Read);
 const OPERATE: Needs = Needs::Role(Role::Operate);
 const ADMIN: Needs = Needs::Role(Role::Admin);
 
-/// Everything that is answered, but for `/ws`.
+/// Everything that is answered, but for `/ws` and the page.
 pub const ROUTES: &[Route] = &[
     // the clean ones
+    route("GET", "/api/v1/overview", READ, overview::overview),
     route("GET", "/api/v1/jobs", READ, v1::jobs),
     route("GET", "/api/v1/jobs/{job}", READ, v1::job),
     route("POST", "/api/v1/jobs/{job}/run", OPERATE, acts::run),
@@ -98,6 +101,14 @@ pub const ROUTES: &[Route] = &[
     route("GET", "/status", READ, old::status),
     route("POST", "/run", OPERATE, acts::old_run),
     route("POST", "/kill", OPERATE, acts::old_kill),
+];
+
+/// The page and its files: for browsers alone, and nothing of the API.
+const PAGE: &[Route] = &[
+    route("GET", "/", Needs::Page, page::index),
+    route("GET", "/jobs/{job}", Needs::Page, page::index),
+    route("GET", "/runs/{instance}", Needs::Page, page::index),
+    route("GET", "/ui/{file}", Needs::Nothing, page::file),
 ];
 
 const fn route(
@@ -190,6 +201,7 @@ fn dispatch(shared: &Arc<Shared>, request: &Request, via: Via, own_uid: u32, boa
     let segments: Vec<&str> = request.path.split('/').skip(1).collect();
     let of_path: Vec<(&Route, Vec<String>)> = ROUTES
         .iter()
+        .chain(PAGE)
         .filter_map(|route| Some((route, matched(route.path, &segments)?)))
         .collect();
     if request.method == "OPTIONS" {
@@ -213,6 +225,14 @@ fn dispatch(shared: &Arc<Shared>, request: &Request, via: Via, own_uid: u32, boa
     };
     let caller = match route.needs {
         Needs::Nothing => nobody(),
+        Needs::Page => match admit(shared, request, via, own_uid, &settings) {
+            Ok(caller) => caller,
+            Err(denied) if denied.status == 401 && !login::hides_cookie(request) => {
+                return Ok(login::redirect(request));
+            }
+            Err(denied) if denied.status == 401 => nobody(),
+            Err(denied) => return Err(denied),
+        },
         Needs::Role(role) => {
             let caller = admit(shared, request, via, own_uid, &settings)?;
             auth::require(&caller, role)?;
@@ -337,7 +357,7 @@ mod tests {
 
     #[test]
     fn every_route_that_changes_something_needs_a_role_above_reading() {
-        for route in ROUTES.iter().filter(|route| route.method != "GET") {
+        for route in ROUTES.iter().chain(PAGE).filter(|route| route.method != "GET") {
             let is_login = matches!(route.path, "/login" | "/logout");
             assert!(
                 is_login || matches!(route.needs, Needs::Role(role) if role > Role::Read),
@@ -361,7 +381,7 @@ mod tests {
         }
         let in_code = ROUTES.iter().map(|route| {
             let role = match route.needs {
-                Needs::Nothing => "none",
+                Needs::Nothing | Needs::Page => "none",
                 Needs::Role(Role::Read) => "read",
                 Needs::Role(Role::Operate) => "operate",
                 Needs::Role(Role::Admin) => "admin",

@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::auth::Denied;
+use super::auth::{self, Denied};
 use super::http::{Body, Response};
 use super::query::bad;
 use super::routes::{Answered, Call};
 use super::views::{self, concerns};
 use crate::clock;
 use crate::config::{Problem, Role};
-use crate::engine::board::{JobBoard, MachineBoard, RunBoard};
+use crate::engine::board::{Board, JobBoard, MachineBoard, RunBoard};
 use crate::engine::record::RunId;
 use crate::limits;
 use crate::storage::{AuditFilter, Brief, Page, RunFilter, RunOutcome};
@@ -25,6 +25,8 @@ pub const OPENAPI: &str = include_str!("openapi.json");
 const PAGE: u64 = 100;
 /// Next runs shown of one job.
 const NEXT_RUNS: usize = 5;
+/// Machines named of those that failed in a recent run.
+const FAILED_SHOWN: usize = 10;
 /// Events without a start begin so long before their end.
 const EVENTS_MS: i64 = 3_600_000;
 
@@ -56,10 +58,15 @@ pub fn job(call: &Call) -> Answered {
         return Err(missing("there is no such job"));
     };
     let recent = call.query.number("recent", 0..=100)?.unwrap_or(20);
-    Ok(Response::json(
-        200,
-        &job_view(call, name, job, recent as usize, NEXT_RUNS)?,
-    ))
+    let mut shown = job_view(call, name, job, recent as usize, NEXT_RUNS)?;
+    if call.query.flag("machines")? {
+        for run in shown["recent"].as_array_mut().into_iter().flatten() {
+            let instance = run["instance"].as_str().unwrap_or_default();
+            let tally = call.shared.library.lock().tally(instance, FAILED_SHOWN);
+            run["machines"] = views::tally(&tally.map_err(internal)?);
+        }
+    }
+    Ok(Response::json(200, &shown))
 }
 
 /// `GET /api/v1/runs`.
@@ -156,17 +163,18 @@ struct Machine<'a> {
 
 /// `GET /api/v1/maintenance`.
 pub fn maintenance(call: &Call) -> Answered {
-    let board = &call.board;
+    Ok(Response::json(200, &maintenance_view(&call.board)))
+}
+
+/// What is in force, and why.
+pub fn maintenance_view(board: &Board) -> Value {
     let files = &board.config.maintenance;
     let switches: Vec<Value> = board.switches.iter().map(views::switch).collect();
-    Ok(Response::json(
-        200,
-        &json!({
-            "global": board.maintenance.global, "machines": board.maintenance.machines,
-            "files": {"global": files.global, "machines": files.machines},
-            "switches": switches,
-        }),
-    ))
+    json!({
+        "global": board.maintenance.global, "machines": board.maintenance.machines,
+        "files": {"global": files.global, "machines": files.machines},
+        "switches": switches,
+    })
 }
 
 /// `GET /api/v1/problems`.
@@ -230,11 +238,17 @@ pub fn audit(call: &Call) -> Answered {
 
 /// `GET /api/v1/whoami`.
 pub fn whoami(call: &Call) -> Answered {
-    let role = views::role(call.caller.role);
-    Ok(Response::json(
-        200,
-        &json!({"who": call.caller.who, "role": role}),
-    ))
+    Ok(Response::json(200, &you(call)))
+}
+
+/// Who asks, what he may do, and whether a login could change that.
+pub fn you(call: &Call) -> Value {
+    let caller = call.caller;
+    let has_session = caller.token.is_some() && auth::bearer(call.request).is_none();
+    json!({
+        "who": caller.who, "role": views::role(caller.role), "session": has_session,
+        "login": !call.board.config.settings.api_tokens.is_empty(),
+    })
 }
 
 /// `GET /api/v1/openapi.json`.

@@ -13,7 +13,7 @@ use crate::clock::Wall;
 use crate::config::{Job, Problem, Role, Severity};
 use crate::engine::board::{Board, JobBoard, MachineBoard, RunBoard, outcome_word};
 use crate::engine::record::{MachineStage, PauseRecord, RunRecord, RunStage, SwitchRecord};
-use crate::storage::{AuditEntry, Brief, Happening, HappeningKind};
+use crate::storage::{AuditEntry, Brief, Happening, HappeningKind, Tally};
 
 /// Stands for what the caller may not see.
 const HIDDEN: &str = "***";
@@ -444,6 +444,22 @@ pub fn brief(run: &Brief) -> Value {
         "instance": run.instance, "started": run.started.iso(), "ended": iso(run.ended),
         "outcome": run_outcome(run.ended, run.success),
     })
+}
+
+/// How a run's machines have ended: how many by outcome, and the first that failed.
+pub fn tally(tally: &Tally) -> Value {
+    let mut outcomes: BTreeMap<&str, u32> = BTreeMap::new();
+    for (retcode, count) in &tally.retcodes {
+        *outcomes
+            .entry(retcode.map_or("unfinished", outcome_word))
+            .or_default() += count;
+    }
+    let failed: Vec<Value> = tally
+        .failed
+        .iter()
+        .map(|(machine, retcode)| json!({"machine": machine, "retcode": retcode}))
+        .collect();
+    json!({"outcomes": outcomes, "failed": failed})
 }
 
 /// Why a job does not start by itself.

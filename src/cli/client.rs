@@ -202,16 +202,7 @@ impl Failure {
 }
 
 /// One part of a path or query, encoded.
-pub fn encoded(text: &str) -> String {
-    let mut encoded = String::new();
-    for byte in text.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => encoded.push(byte as char),
-            _ => encoded.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    encoded
-}
+pub use crate::machines::percent_encode as encoded;
 
 trait Stream: Read + Write + Send {}
 impl Stream for TcpStream {}

@@ -15,6 +15,9 @@ use crate::engine::record::{JobRecord, MachineRecord, PauseRecord, RunId, RunRec
 pub struct Board {
     /// Grows with every published change.
     pub version: u64,
+    /// Configuration, maintenance or troubles changed last in this version, or a job went: who has seen an older board
+    /// needs all of this one, who has not needs the jobs with a newer version.
+    pub whole_since: u64,
     pub config: Arc<Config>,
     pub jobs: BTreeMap<Arc<str>, Arc<JobBoard>>,
     /// Runs that have not ended, by instance.
@@ -32,6 +35,8 @@ pub struct Board {
 /// A job: configured, or known from its past.
 #[derive(Clone, Debug, Default)]
 pub struct JobBoard {
+    /// The board's version in which it changed last.
+    pub version: u64,
     pub record: JobRecord,
     pub next_run: Option<Wall>,
     /// The latest run, running or ended.
@@ -117,6 +122,9 @@ impl Engine {
         }
         let mut board = (*self.shown.board).clone();
         board.version += 1;
+        if self.shown.is_changed {
+            board.whole_since = board.version;
+        }
         board.config = self.config.clone();
         board.is_storage_down = self.storage_trouble.is_some();
         board.is_executor_down = self.executor_trouble.is_some();
@@ -170,15 +178,15 @@ impl Engine {
     }
 
     fn show_job(&mut self, board: &mut Board, name: &Arc<str>) {
-        let Some(state) = self.jobs.get_mut(name) else {
-            board.jobs.remove(name);
+        let known = self.jobs.get_mut(name);
+        let Some(state) = known.filter(|state| state.job.is_some() || !state.open.is_empty()) else {
+            if board.jobs.remove(name).is_some() {
+                board.whole_since = board.version;
+            }
             return;
         };
-        if state.job.is_none() && state.open.is_empty() {
-            board.jobs.remove(name);
-            return;
-        }
         let shown = Arc::new(JobBoard {
+            version: board.version,
             record: state.record.clone(),
             next_run: state.next_s.map(Wall::from_secs),
             last: state.last.clone(),

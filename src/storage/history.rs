@@ -52,6 +52,15 @@ pub struct Brief {
     pub success: Option<bool>,
 }
 
+/// How the machines of a run have ended; those that do not count are left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Exit codes, and how many have each. None: not ended.
+    pub retcodes: Vec<(Option<i32>, u32)>,
+    /// The first that failed, by name.
+    pub failed: Vec<(String, i32)>,
+}
+
 /// Which part of a long answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Page {
@@ -123,6 +132,29 @@ impl Reader {
                     })
                 })?
                 .collect()
+        })
+    }
+
+    /// How a run's machines have ended, and the first `failed` that did not end well.
+    pub fn tally(&self, instance: &str, failed: usize) -> Result<Tally, String> {
+        self.with_state(|connection| {
+            let retcodes = connection
+                .prepare_cached(
+                    "SELECT m.retcode, count(*) FROM machine_runs m JOIN runs r ON m.run = r.id
+                     WHERE r.instance = ?1 AND NOT m.not_counted GROUP BY m.retcode",
+                )?
+                .query_map([instance], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .collect::<rusqlite::Result<_>>()?;
+            let failed = connection
+                .prepare_cached(
+                    "SELECT m.machine, m.retcode FROM machine_runs m JOIN runs r ON m.run = r.id
+                     WHERE r.instance = ?1 AND NOT m.not_counted AND m.retcode <> 0 ORDER BY m.machine LIMIT ?2",
+                )?
+                .query_map(params![instance, failed as i64], |row| {
+                    Ok((row.get(0)?, row.get(1)?))
+                })?
+                .collect::<rusqlite::Result<_>>()?;
+            Ok(Tally { retcodes, failed })
         })
     }
 

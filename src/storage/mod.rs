@@ -36,7 +36,7 @@ use crate::thread::{self, Actor};
 
 pub use controls::{AuditEntry, AuditFilter};
 pub use events::{Happening, HappeningKind};
-pub use history::{Brief, Page, Reader, RunFilter, RunOutcome};
+pub use history::{Brief, Page, Reader, RunFilter, RunOutcome, Tally};
 pub use stream::{OutputShape, OutputStream};
 
 /// What the storage thread is asked to do. One queue, served in order.

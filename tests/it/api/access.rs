@@ -255,3 +255,85 @@ fn who_guesses_tokens_is_slowed_and_who_has_one_goes_on() {
     assert!((1..=21).contains(&told), "{told} lines");
     assert!(!daemon.said().contains("guess-"), "what was tried is in no log");
 }
+
+#[test]
+fn who_may_not_read_is_sent_to_the_login_and_from_there_to_where_he_wanted() {
+    let daemon = daemon();
+    let location = |reply: &Reply| reply.header("location").unwrap_or_default().to_string();
+    for (path, login) in [
+        ("/", "/login"),
+        ("/jobs/a%2Fb", "/login?next=%2Fjobs%2Fa%252Fb"),
+        (
+            "/runs/j_1?machine=m%261",
+            "/login?next=%2Fruns%2Fj_1%3Fmachine%3Dm%25261",
+        ),
+    ] {
+        let reply = daemon.get(path);
+        assert_eq!(
+            (reply.status, location(&reply)),
+            (303, login.to_string()),
+            "{path}"
+        );
+        // a link from elsewhere: the browser keeps the cookie back, the page's script finds out
+        let linked = with_headers(&daemon, "GET", path, &[("Sec-Fetch-Site", "cross-site")], b"");
+        assert_eq!(linked.status, 200);
+    }
+    assert_eq!(daemon.get("/ui/main.js").status, 200, "its files tell nothing");
+    for path in ["/api/v1/overview", "/api/v1/jobs/j"] {
+        assert_eq!(
+            with_headers(&daemon, "GET", path, &[("Sec-Fetch-Site", "cross-site")], b"").status,
+            401
+        );
+    }
+    let page = daemon.get("/login?next=%2Fruns%2Fj_1%3Fmachine%3D%22%3E%3Cb%3E%26amp");
+    assert!(
+        !page.text().contains("<b>") && page.text().contains("&quot;>&lt;b>"),
+        "{}",
+        page.text()
+    );
+    let page = daemon.get("/login?next=%2Fruns%2Fj_1%3Fmachine%3D%2522%26amp");
+    assert!(
+        page.text().contains("value=\"/runs/j_1?machine=%22&amp;amp\""),
+        "{}",
+        page.text()
+    );
+    let log_in = |next: &str| {
+        let headers = [("Origin", "http://localhost")];
+        let body = format!("token=r&next={next}");
+        with_headers(&daemon, "POST", "/login", &headers, body.as_bytes())
+    };
+    for (next, wanted) in [
+        ("%2Fjobs%2Fa%252Fb", "/jobs/a%2Fb"),
+        ("%2F", "/"),
+        ("https%3A%2F%2Fevil.example.com", "/"),
+        ("%2F%2Fevil.example.com", "/"),
+        ("%2F%5Cevil.example.com", "/"),
+        ("%2F%0D%0ASet-Cookie%3A+a%3Db", "/"),
+        ("%2F%09%2Fevil.example.com", "/"),
+    ] {
+        let reply = log_in(next);
+        assert_eq!(
+            (reply.status, location(&reply)),
+            (303, wanted.to_string()),
+            "{next}"
+        );
+    }
+    let cookie = log_in("%2F")
+        .header("set-cookie")
+        .unwrap()
+        .split(';')
+        .next()
+        .unwrap()
+        .to_string();
+    let page = with_headers(&daemon, "GET", "/jobs/j", &[("Cookie", &cookie)], b"");
+    assert_eq!(page.status, 200);
+    let who = with_headers(&daemon, "GET", "/api/v1/whoami", &[("Cookie", &cookie)], b"").json();
+    assert_eq!(
+        (&who["session"], &who["login"], &who["role"]),
+        (&json!(true), &json!(true), &json!("read"))
+    );
+    assert_eq!(
+        ask(&daemon, "r", "GET", "/api/v1/whoami", &json!({})).json()["session"],
+        false
+    );
+}

@@ -280,3 +280,168 @@ fn the_document_is_served_to_anybody() {
     assert_eq!(document["openapi"], "3.1.0");
     assert!(document["paths"]["/api/v1/jobs/{job}/run"]["post"].is_object());
 }
+
+#[test]
+fn the_overview_tells_everything_once_and_then_what_has_changed() {
+    let daemon = Plan::new(json!({"a": job("true"), "b.c": job("exit 3"), "d": job("sleep 600")})).start();
+    daemon.write_file("bad.yaml", "b:\n  min: 99\n");
+    let look = |since: &str| expect(&daemon.get(&format!("/api/v1/overview?since={since}")), 200);
+    let all = until("the problems", || {
+        let all = look("");
+        (!all["problems"].as_array()?.is_empty()).then_some(all)
+    });
+    assert_eq!(all["whole"], true);
+    assert_eq!(
+        all["you"],
+        json!({"who": "somebody at 127.0.0.1", "role": "operate", "session": false, "login": false})
+    );
+    assert_eq!(all["maintenance"]["global"], false);
+    assert_eq!(all["troubles"], json!([]));
+    let names = |answer: &serde_json::Value| -> Vec<String> {
+        let jobs = answer["jobs"].as_array().unwrap();
+        jobs.iter()
+            .map(|job| job["name"].as_str().unwrap().to_string())
+            .collect()
+    };
+    assert_eq!(names(&all), ["a", "b.c", "d"]);
+    let none = look(all["as_of"].as_str().unwrap());
+    assert_eq!((&none["whole"], names(&none)), (&json!(false), vec![]));
+    assert!(none.get("problems").is_none() && none.get("maintenance").is_none());
+
+    let instance = daemon.run("d");
+    let some = until("the run", || {
+        let some = look(none["as_of"].as_str().unwrap());
+        (some["running"][0]["machines"] == 1).then_some(some)
+    });
+    assert_eq!((&some["whole"], names(&some)), (&json!(false), vec!["d".into()]));
+    assert_eq!(
+        (&some["jobs"][0]["state"], &some["jobs"][0]["last_ok"]),
+        (&json!("running"), &json!(null))
+    );
+    assert_eq!(
+        (&some["running"][0]["instance"], &some["running"][0]["ended"]),
+        (&json!(instance), &json!(0))
+    );
+    daemon.run_to_end("b.c");
+    let some = until("the end", || {
+        let some = look(some["as_of"].as_str().unwrap());
+        names(&some).contains(&"b.c".into()).then_some(some)
+    });
+    let failed = some["jobs"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|job| job["name"] == "b.c")
+        .unwrap();
+    assert_eq!(
+        (&failed["state"], &failed["last_ok"]),
+        (&json!("failed"), &json!(false))
+    );
+    assert_eq!(
+        (&failed["last_failed_count"], &failed["last_total_count"]),
+        (&json!(1), &json!(1))
+    );
+
+    // a job that goes, and a daemon that has begun anew
+    daemon.write_jobs("jobs", &json!({"a": job("true"), "d": job("sleep 600")}));
+    let less = until("a job fewer", || {
+        let less = look(some["as_of"].as_str().unwrap());
+        (less["whole"] == true && less["jobs"].as_array()?.len() == 2).then_some(less)
+    });
+    assert_eq!(names(&less), ["a", "d"]);
+    for odd in ["1-1", "x", "-", "0-99999999999999999999", "%00"] {
+        assert_eq!(look(odd)["whole"], true, "{odd}");
+    }
+}
+
+#[test]
+fn recent_runs_tell_how_their_machines_ended_to_who_asks() {
+    let fields = json!({"targets": "*"});
+    let command = r#"[ "$SP_MACHINE_ID" = m1 ] || exit 3"#;
+    let daemon = Plan::new(json!({"j": job_with(command, fields)})).start();
+    let instance = daemon.run("j");
+    daemon.wait_ended(&instance);
+    let told = expect(&daemon.get("/api/v1/jobs/j?machines=1"), 200);
+    assert_eq!(
+        told["recent"][0]["machines"],
+        json!({"outcomes": {"success": 1, "failed": 2}, "failed": [{"machine": "m2", "retcode": 3}, {"machine": "m3", "retcode": 3}]})
+    );
+    assert!(
+        expect(&daemon.get("/api/v1/jobs/j"), 200)["recent"][0]
+            .get("machines")
+            .is_none()
+    );
+    expect(&daemon.get("/api/v1/jobs/j?machines=yes"), 400);
+}
+
+#[test]
+fn the_pages_files_are_served_to_anybody_and_only_once() {
+    let daemon = Plan::new(json!({})).start();
+    for path in ["/", "/jobs/a%2F..%2Fb", "/runs/x?machine=y"] {
+        let page = daemon.get(path);
+        assert_eq!(
+            (page.status, page.header("content-type")),
+            (200, Some("text/html; charset=utf-8"))
+        );
+        let policy = page.header("content-security-policy").unwrap();
+        assert!(
+            policy.starts_with("default-src 'none'; script-src 'self'") && !policy.contains("unsafe"),
+            "{policy}"
+        );
+        assert_eq!(page.header("x-content-type-options"), Some("nosniff"));
+        // what it names is there, and nothing of anybody else's
+        for name in page.text().split(['"']).filter(|text| text.starts_with("/ui/")) {
+            assert_eq!(daemon.get(name).status, 200, "{name}");
+        }
+        assert!(!page.text().contains("://") && !page.text().contains("<script>"));
+    }
+    let script = daemon.get("/ui/main.js");
+    assert_eq!(
+        script.header("content-type"),
+        Some("text/javascript; charset=utf-8")
+    );
+    assert_eq!(script.header("cache-control"), Some("no-cache"));
+    let tag = script.header("etag").unwrap();
+    for known in [
+        tag.to_string(),
+        format!("W/{tag}"),
+        format!("\"x\", {tag}"),
+        "*".into(),
+    ] {
+        let again = with_headers(&daemon, "GET", "/ui/main.js", &[("If-None-Match", &known)], b"");
+        assert_eq!((again.status, again.body.len()), (304, 0), "{known}");
+        assert_eq!(
+            (again.header("etag"), again.header("content-length")),
+            (Some(tag), None)
+        );
+    }
+    let other = with_headers(&daemon, "GET", "/ui/main.js", &[("If-None-Match", "\"x\"")], b"");
+    assert_eq!(other.status, 200);
+    let mut client = daemon.http();
+    client
+        .send(b"HEAD /ui/page.css HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        .unwrap();
+    let mut answer = Vec::new();
+    std::io::Read::read_to_end(&mut client.stream, &mut answer).unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 200 OK\r\n") && answer.ends_with(b"\r\n\r\n"));
+    for path in ["/", "/ui/main.js", "/jobs/a"] {
+        let refused = with_headers(&daemon, "POST", path, &[], b"");
+        assert_eq!(
+            (refused.status, refused.header("allow")),
+            (405, Some("GET")),
+            "{path}"
+        );
+    }
+    for path in [
+        "/ui/",
+        "/ui/index.html",
+        "/ui/../main.js",
+        "/ui/%2e%2e%2fmain.js",
+        "/ui/main.js/",
+        "/jobs/",
+        "/jobs/a/b",
+        "/runs",
+    ] {
+        assert_eq!(daemon.get(path).status, 404, "{path}");
+    }
+}

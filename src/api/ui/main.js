@@ -1,0 +1,248 @@
+// The frame: polls how everything stands, shows what concerns all, and the view that the address names.
+//
+// Reading order: `api.js` asks the daemon; `dom.js`, `time.js`, `dialog.js` make and change elements; `overview.js`,
+// `job.js`, `run.js` are the views, `output.js` a part of the last. A view is `{node, title, changed, stop}`: `changed`
+// is called after each poll, `title` for the window's title.
+
+import { Refused, Unreachable, get, part } from "./api.js";
+import { badge, counted, h, list, setText, show } from "./dom.js";
+import { clock, now, synchronize, tick } from "./time.js";
+import { jobView } from "./job.js";
+import { overviewView } from "./overview.js";
+import { runView } from "./run.js";
+
+/** Between two polls, in milliseconds: while somebody looks, and while the window is behind others. */
+const POLL_MS = 2_000;
+const POLL_HIDDEN_MS = 30_000;
+/** What an action's result stays on the page, in milliseconds. */
+const SAID_MS = 8_000;
+
+const ROLES = ["read", "operate", "admin"];
+
+const state = {
+  jobs: new Map(),
+  running: [],
+  maintenance: { global: false, machines: [], switches: [] },
+  problems: [],
+  troubles: [],
+  you: null,
+};
+let asOf = null;
+let page = null;
+let isNewer = false;
+let silentSince = null;
+let silentWhy = "";
+let view = null;
+let timer = null;
+let isPolling = false;
+
+/** What a view may use of the frame. */
+const app = {
+  state,
+  /** Whoever looks may do what needs this role. */
+  may: (role) => state.you !== null && ROLES.indexOf(state.you.role) >= ROLES.indexOf(role),
+  say,
+  go,
+  /** Does something, tells how it went, and looks again at once; gives the answer, or null. */
+  async act(ask, done) {
+    try {
+      const answer = await ask();
+      say(done ?? answer.message ?? "done");
+      poll();
+      return answer;
+    } catch (problem) {
+      say(problem.message, true);
+      return null;
+    }
+  },
+  /** For what a view asks beside the poll: true if the daemon has answered. */
+  trouble(problem) {
+    if (problem instanceof Unreachable) unreachable(problem);
+    else if (!(problem instanceof Refused)) throw problem;
+  },
+};
+
+const element = (id) => document.getElementById(id);
+
+// -- the poll
+
+async function poll() {
+  if (isPolling) return;
+  isPolling = true;
+  clearTimeout(timer);
+  try {
+    take(await get(`/api/v1/overview${asOf ? `?since=${part(asOf)}` : ""}`));
+    silentSince = null;
+  } catch (problem) {
+    if (problem instanceof Refused && problem.status === 401) return;
+    unreachable(problem);
+  } finally {
+    isPolling = false;
+    timer = setTimeout(poll, document.hidden ? POLL_HIDDEN_MS : POLL_MS);
+  }
+  frame();
+  view?.changed();
+  title();
+}
+
+function unreachable(problem) {
+  silentSince ??= now();
+  silentWhy = problem.message;
+  frame();
+}
+
+function take(answer) {
+  asOf = answer.as_of;
+  synchronize(answer.now);
+  state.you = answer.you;
+  state.running = answer.running;
+  if (answer.whole) {
+    state.jobs.clear();
+    state.maintenance = answer.maintenance;
+    state.problems = answer.problems;
+    state.troubles = answer.troubles;
+  }
+  for (const job of answer.jobs) state.jobs.set(job.name, job);
+  page ??= answer.page;
+  isNewer = page !== answer.page;
+  setText(element("version"), answer.version);
+}
+
+// -- what concerns all
+
+function frame() {
+  const { you } = state;
+  if (you) {
+    const rights = { read: "may look", operate: "may run and kill", admin: "may do everything" }[you.role];
+    setText(element("who"), `${you.who}, ${rights}`);
+    show(element("logout"), you.session);
+    show(element("login"), you.login && !you.session);
+  }
+  list(element("banner"), bars(), (bar) => bar.key, makeBar, (node, bar) => {
+    setText(node.firstChild.nextSibling, bar.text);
+  });
+}
+
+function makeBar(bar) {
+  const action = bar.action ? h("button", { on: { click: bar.action.run } }, bar.action.text) : null;
+  const more = bar.link ? h("a", { href: bar.link.path }, bar.link.text) : null;
+  return h("p", { class: `bar ${bar.kind}` }, badge(bar.kind, bar.word), h("span"), " ", action, more);
+}
+
+function bars() {
+  const { maintenance, problems, troubles } = state;
+  const found = [];
+  if (silentSince !== null) {
+    found.push({
+      key: "silent", kind: "bad", word: "no answer",
+      text: `${silentWhy}; since ${clock(silentSince)}, asking again and again. What stands here may be old.`,
+    });
+  }
+  if (isNewer) {
+    found.push({
+      key: "newer", kind: "warn", word: "upgraded", text: "The daemon has a newer page than this one.",
+      action: { text: "Load it", run: () => location.reload() },
+    });
+  }
+  for (const trouble of troubles) found.push({ key: `t${trouble}`, kind: "bad", word: "trouble", text: trouble });
+  if (maintenance.global) {
+    found.push({
+      key: "global", kind: "warn", word: "maintenance", text: `No run starts. ${why(maintenance, null)}`,
+    });
+  }
+  if (maintenance.machines.length > 0) {
+    const names = maintenance.machines.slice(0, 10).join(", ");
+    const more = maintenance.machines.length > 10 ? ", …" : "";
+    const reasons = maintenance.machines.length === 1 ? why(maintenance, maintenance.machines[0]) : "";
+    found.push({
+      key: "machines", kind: "warn", word: "maintenance",
+      text: `${counted(maintenance.machines.length, "machine")} left out of every run: ${names}${more}. ${reasons}`,
+    });
+  }
+  if (problems.length > 0 && location.pathname !== "/") {
+    const errors = problems.filter((problem) => problem.severity === "error").length;
+    found.push({
+      key: "problems", kind: errors > 0 ? "bad" : "warn", word: "job files",
+      text: `${counted(problems.length, "problem")}, ${counted(errors, "error")} among them.`,
+      link: { path: "/", text: "Show" },
+    });
+  }
+  return found;
+}
+
+/** Who has switched maintenance, why, and until when. */
+function why(maintenance, machine) {
+  const found = maintenance.switches.find((entry) => entry.on && entry.machine === machine);
+  if (!found) return "So the files say.";
+  return `${found.reason} (${found.by}, until ${clock(Date.parse(found.until))})`;
+}
+
+let quiet = null;
+
+function say(text, isBad = false) {
+  const node = element("said");
+  clearTimeout(quiet);
+  node.className = isBad ? "bad" : "good";
+  node.textContent = text;
+  quiet = setTimeout(() => { node.textContent = ""; }, SAID_MS);
+}
+
+// -- views
+
+function go(path) {
+  history.pushState(null, "", path);
+  open();
+}
+
+function open() {
+  view?.stop();
+  const parts = location.pathname.split("/");
+  let name = "";
+  try {
+    name = decodeURIComponent(parts[2] ?? "");
+  } catch {
+    // no name of ours
+  }
+  if (parts[1] === "jobs") view = jobView(app, name);
+  else if (parts[1] === "runs") view = runView(app, name);
+  else view = overviewView(app);
+  const main = element("main");
+  main.replaceChildren(view.node);
+  frame();
+  if (state.you) view.changed();
+  title();
+  scrollTo(0, 0);
+}
+
+function title() {
+  const text = view.title();
+  document.title = text ? `${text} – Saltpeter` : "Saltpeter";
+}
+
+document.addEventListener("click", (event) => {
+  const target = event.target.closest?.("a");
+  const isPlain = event.button === 0 && !event.metaKey && !event.ctrlKey && !event.shiftKey && !event.altKey;
+  if (!target || !isPlain || event.defaultPrevented || target.hasAttribute("download")) return;
+  const url = new URL(target.href);
+  if (url.origin !== location.origin || url.hash || !/^\/($|jobs\/|runs\/)/.test(url.pathname)) return;
+  event.preventDefault();
+  if (view.stays?.(url)) {
+    history.pushState(null, "", url);
+    view.moved();
+    return;
+  }
+  go(url.pathname + url.search);
+  element("main").focus({ preventScroll: true });
+});
+
+addEventListener("popstate", open);
+document.addEventListener("visibilitychange", () => {
+  view?.looked?.(!document.hidden);
+  if (!document.hidden) poll();
+});
+setInterval(() => {
+  if (!document.hidden) tick(document);
+}, 1_000);
+
+open();
+poll();
