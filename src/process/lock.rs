@@ -1,10 +1,9 @@
 //! The lock that keeps two runs of a job apart: an flock that the kernel frees when its holder dies.
 //! Must not know: processes, frames.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FileType, FlockOperation, Mode, OFlags};
@@ -29,16 +28,13 @@ fn take_path(path: &Path) -> Result<OwnedFd, String> {
     let shown = path.display();
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let file = rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)
-        .map_err(|error| format!("cannot open {shown}: {}", io::Error::from(error)))?;
+        .map_err(|error| why_not_opened(path, error.into()))?;
     let status = rustix::fs::fstat(&file).map_err(|error| format!("cannot look at {shown}: {error}"))?;
     if !FileType::from_raw_mode(status.st_mode).is_file() {
         return Err(format!("{shown} is no plain file"));
     }
     if status.st_uid != geteuid().as_raw() {
-        return Err(format!(
-            "{shown} belongs to uid {}, so it is not trusted; remove it",
-            status.st_uid
-        ));
+        return Err(not_ours(path, status.st_uid));
     }
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
@@ -47,26 +43,57 @@ fn take_path(path: &Path) -> Result<OwnedFd, String> {
     }
 }
 
+/// The kernel refuses another's file in a directory for all (`fs.protected_regular`) before its owner could be looked at.
+fn why_not_opened(path: &Path, error: io::Error) -> String {
+    use std::os::unix::fs::MetadataExt;
+    let shown = path.display();
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if found.is_symlink() => format!("{shown} is a link, which is not followed; remove it"),
+        Ok(found) if found.uid() != geteuid().as_raw() => not_ours(path, found.uid()),
+        _ => format!("cannot open {shown}: {error}"),
+    }
+}
+
+fn not_ours(path: &Path, owner: u32) -> String {
+    let shown = path.display();
+    format!("{shown} belongs to uid {owner}, so it is not trusted; remove it")
+}
+
 /// One per job and machine; as root in /run/lock, else in a directory of the user's own.
 fn default_path(job: &str, machine: &str) -> Result<PathBuf, String> {
-    let file = format!("sp-wrapper_{}_{}.lock", safe_name(job), safe_name(machine));
+    let file = default_name(job, machine);
     if geteuid().is_root() {
-        return Ok(Path::new("/run/lock").join(file));
+        let directory = Path::new("/run/lock");
+        // small containers come without it; should that fail, opening the file says why
+        let _ = std::fs::create_dir_all(directory);
+        return Ok(directory.join(file));
     }
     let directory = private_directory().join("sp-wrapper");
     make_private(&directory).map_err(|error| format!("cannot make {}: {error}", directory.display()))?;
     Ok(directory.join(file))
 }
 
-/// The user's cache directory (`$XDG_CACHE_HOME`, `~/.cache` by the user database).
+/// Neither name can hold a NUL: between them, encoded, it keeps `a_b` on `c` apart from `a` on `b_c`.
+fn default_name(job: &str, machine: &str) -> String {
+    format!("sp-wrapper_{}.lock", safe_name(&format!("{job}\0{machine}")))
+}
+
+/// Where this user's own files lie (`$XDG_CACHE_HOME`, `~/.cache` by the user database). A user without a home gets a
+/// directory in `/var/tmp`.
 pub fn private_directory() -> PathBuf {
-    if let Some(cache) = std::env::var_os("XDG_CACHE_HOME").filter(|cache| cache.as_bytes().starts_with(b"/"))
-    {
-        return PathBuf::from(cache);
+    let uid = geteuid().as_raw();
+    let home = user::account_of(uid).ok().flatten().map(|account| account.home);
+    private_directory_of(uid, std::env::var_os("XDG_CACHE_HOME"), home)
+}
+
+fn private_directory_of(uid: u32, cache: Option<OsString>, home: Option<OsString>) -> PathBuf {
+    if let Some(cache) = cache.map(PathBuf::from).filter(|cache| cache.is_absolute()) {
+        return cache;
     }
-    let account = user::account_of(geteuid().as_raw()).ok().flatten();
-    let home = account.map_or_else(|| "/nonexistent".into(), |account| account.home);
-    Path::new(&home).join(".cache")
+    match home.map(PathBuf::from).filter(|home| home.is_dir()) {
+        Some(home) => home.join(".cache"),
+        None => PathBuf::from(format!("/var/tmp/sp-wrapper-{uid}")),
+    }
 }
 
 /// Makes a directory that only this user may enter, with its parents, and refuses one that is somebody else's.
@@ -147,9 +174,54 @@ mod tests {
         drop(take_path(&path).unwrap());
         let link = directory.join("link");
         std::os::unix::fs::symlink(&path, &link).unwrap();
-        assert!(take_path(&link).is_err());
+        assert!(
+            take_path(&link)
+                .unwrap_err()
+                .ends_with("is a link, which is not followed; remove it")
+        );
         assert!(take_path(&directory).is_err());
         std::fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn another_users_file_is_named_as_such_wherever_it_lies() {
+        if !geteuid().is_root() {
+            return eprintln!("SKIPPED: needs root");
+        }
+        let directory = scratch("foreign");
+        let path = directory.join("l");
+        std::fs::write(&path, "").unwrap();
+        std::os::unix::fs::chown(&path, Some(65534), None).unwrap();
+        for mode in [0o755, 0o1777] {
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
+            std::fs::set_permissions(&directory, mode).unwrap();
+            let error = take_path(&path).unwrap_err();
+            assert!(
+                error.ends_with("belongs to uid 65534, so it is not trusted; remove it"),
+                "{error}"
+            );
+        }
+        std::fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn each_job_on_each_machine_has_a_lock_of_its_own_however_long_their_names() {
+        assert_ne!(default_name("a_b", "c"), default_name("a", "b_c"));
+        let long = |machine: &str| default_name(&"j".repeat(300), &(machine.to_string() + &"m".repeat(253)));
+        assert_ne!(long("a"), long("b"));
+        assert!(long("a").len() < 255);
+    }
+
+    #[test]
+    fn a_user_without_a_home_has_a_private_directory_all_the_same() {
+        let directory = |cache: &str, home: Option<&str>| {
+            private_directory_of(7, Some(cache.into()), home.map(OsString::from))
+        };
+        assert_eq!(directory("/c", Some("/")), Path::new("/c"));
+        assert_eq!(directory("c", Some("/")), Path::new("/.cache"));
+        let own = Path::new("/var/tmp/sp-wrapper-7");
+        assert_eq!(directory("", Some("/nonexistent")), own);
+        assert_eq!(directory("", None), own);
     }
 
     #[test]
