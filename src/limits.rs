@@ -315,8 +315,10 @@ pub const OUTPUT_INTERVAL_MS: u64 = 1_000;
 pub const ACK_TIMEOUT_MS: u64 = 20_000;
 /// Spool files of dead wrappers older than this are removed.
 pub const SPOOL_LEFTOVER_MS: u64 = 86_400_000;
-/// Largest spool file: the spool on disk is a row of such files, so that what was sent frees its space.
+/// Largest spool file, as long as [`SPOOL_SEGMENTS`] are enough: the spool on disk is a row of such files, so that what was sent frees its space.
 pub const SPOOL_SEGMENT_BYTES: u64 = 16 << 20;
+/// Spool files at a time: each is an open descriptor. Where the limit needs more, they are larger.
+pub const SPOOL_SEGMENTS: u64 = 64;
 /// What a spool file holds at least, however small the limit.
 pub const SPOOL_SEGMENT_LEAST_BYTES: u64 = 64 << 10;
 /// Output that comes after silence is gathered this long: a burst is one frame, and still feels immediate.

@@ -157,12 +157,13 @@ impl Spool {
                     self.queue.lock().left_out_at_end += bytes.len() as u64;
                     bytes.len()
                 }
-                Place::Nowhere => {
-                    return Appended::Full {
-                        taken: offered - bytes.len(),
-                    };
-                }
+                Place::Nowhere => 0,
             };
+            if taken == 0 {
+                return Appended::Full {
+                    taken: offered - bytes.len(),
+                };
+            }
             bytes = &bytes[taken..];
         }
         let mut queue = self.queue.lock();
@@ -287,7 +288,9 @@ impl Queue {
         {
             return last.place(segment_bytes);
         }
-        if self.disk_bytes() + segment_bytes > self.limit_bytes && !self.closing {
+        let is_full = self.disk_bytes() + segment_bytes > self.limit_bytes
+            || self.segments.len() > limits::SPOOL_SEGMENTS as usize;
+        if is_full && !self.closing {
             if !self.may_leave_out {
                 self.reader_waits = true;
                 return Place::Nowhere;
@@ -301,7 +304,9 @@ impl Queue {
     }
 
     fn segment_bytes(&self) -> u64 {
-        (self.limit_bytes / 16).clamp(limits::SPOOL_SEGMENT_LEAST_BYTES, limits::SPOOL_SEGMENT_BYTES)
+        let usual =
+            (self.limit_bytes / 16).clamp(limits::SPOOL_SEGMENT_LEAST_BYTES, limits::SPOOL_SEGMENT_BYTES);
+        usual.max(self.limit_bytes / limits::SPOOL_SEGMENTS)
     }
 
     fn new_segment(&mut self) -> io::Result<Place> {
@@ -367,13 +372,27 @@ impl Queue {
             }
             // the owner never removes a file that is not full yet unless it was read to its end: see `stage`
             (Ok(()), None) => length,
-            (Err(error), _) => match self.without_disk(&error) {
-                Place::LeftOut => {
-                    self.left_out_at_end += length as u64;
-                    length
+            (Err(error), _) => {
+                self.drop_unused_segment();
+                match self.without_disk(&error) {
+                    Place::LeftOut => {
+                        self.left_out_at_end += length as u64;
+                        length
+                    }
+                    _ => 0,
                 }
-                _ => 0,
-            },
+            }
+        }
+    }
+
+    /// On a full disk a file can still be made, but not filled: each would hold a descriptor, until the connection to
+    /// the daemon finds none.
+    fn drop_unused_segment(&mut self) {
+        if self.segments.back().is_some_and(|last| last.written == 0)
+            && let Some(last) = self.segments.pop_back()
+        {
+            let _ = std::fs::remove_file(last.path);
+            self.left_out_at_end += last.left_out_before;
         }
     }
 
@@ -617,6 +636,78 @@ mod tests {
         let all = String::from_utf8(take_all(&spool)).unwrap();
         assert!(all.ends_with("\n[200000 bytes left out]\n"));
         std::fs::remove_file(file).unwrap();
+    }
+
+    /// What a full disk says to a write; the file itself can be made.
+    fn fail_to_write(spool: &Spool, length: usize) {
+        let mut queue = spool.queue.lock();
+        if let Place::Disk { .. } = queue.place_for(length) {
+            queue.wrote(length, Err(io::ErrorKind::StorageFull.into()));
+        }
+    }
+
+    #[test]
+    fn a_full_disk_costs_no_descriptors() {
+        let (spool, root) = spool("full", 1 << 30);
+        append(&spool, &pattern(MEMORY / 100_000 * 100_000));
+        for _ in 0..1_000 {
+            fail_to_write(&spool, 100_000);
+        }
+        assert_eq!(spool.queue.lock().segments.len(), 0);
+        // a disk that takes something now and then
+        for _ in 0..1_000 {
+            fail_to_write(&spool, 100_000);
+            append(&spool, b"x");
+        }
+        assert!(spool.queue.lock().segments.len() <= limits::SPOOL_SEGMENTS as usize + 1);
+        let all = String::from_utf8(take_all(&spool)).unwrap();
+        let left_out: u64 = all
+            .lines()
+            .filter_map(|line| {
+                line.strip_prefix('[')?
+                    .strip_suffix(" bytes left out]")?
+                    .parse::<u64>()
+                    .ok()
+            })
+            .sum();
+        let kept = all.bytes().filter(|&byte| byte == b'x').count() as u64;
+        assert!(kept > 0);
+        // `pattern` has an x of its own now and then
+        let own = pattern(MEMORY / 100_000 * 100_000)
+            .iter()
+            .filter(|&&byte| byte == b'x')
+            .count() as u64;
+        assert_eq!(left_out + kept - own, 2_000 * 100_000 + 1_000);
+        drop(spool);
+        std::fs::remove_dir_all(root).unwrap();
+    }
+
+    #[test]
+    fn a_disk_that_is_full_while_the_daemon_takes_output_makes_the_reader_wait() {
+        let (spool, root) = spool("busy", 1 << 30);
+        spool.set_may_leave_out(false);
+        append(&spool, &pattern(MEMORY / 100_000 * 100_000));
+        append(&spool, &pattern(100_000));
+        if let Some(last) = spool.queue.lock().segments.back_mut() {
+            // open for reading only: each write fails
+            last.file = Arc::new(File::open(&last.path).unwrap());
+        }
+        assert_eq!(spool.append(b"more"), Appended::Full { taken: 0 });
+        assert!(spool.queue.lock().reader_waits);
+        drop(spool);
+        std::fs::remove_dir_all(root).unwrap();
+    }
+
+    #[test]
+    fn however_large_its_limit_a_spool_is_a_short_row_of_files() {
+        for limit_bytes in [0, 1 << 20, 1 << 30, 1 << 40, u64::MAX] {
+            let (spool, _) = spool("large", limit_bytes);
+            let segment_bytes = spool.queue.lock().segment_bytes();
+            assert!(
+                limit_bytes / segment_bytes <= limits::SPOOL_SEGMENTS,
+                "{limit_bytes}"
+            );
+        }
     }
 
     #[test]
