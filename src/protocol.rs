@@ -19,6 +19,9 @@ pub const FEATURE_WINDOW: &str = "window";
 /// Feature: after a reconnect the wrapper sends `connect` again, and its ack carries `last_seq`.
 pub const FEATURE_RESUME: &str = "resume";
 
+/// What follows it must still fit where seqs are stored, in 63 bits and in answers that may be -1.
+const HIGHEST_SEQ: u64 = i64::MAX as u64 - 1;
+
 /// Whom a frame speaks of. A session belongs to (`instance`, `machine`), never to a socket.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionKey {
@@ -173,6 +176,9 @@ impl ErrorCode {
 /// Reads a frame from a wrapper. Unknown fields are ignored: a newer wrapper may send more.
 pub fn decode_wrapper_frame(text: &str) -> Result<WrapperFrame, BadFrame> {
     let raw: RawWrapperFrame = serde_json::from_str(text).map_err(bad)?;
+    if raw.seq.is_some_and(|seq| seq > HIGHEST_SEQ) {
+        return Err(BadFrame("a seq that nobody can have counted to".into()));
+    }
     let key = SessionKey {
         job: raw.job_name,
         instance: raw.job_instance,

@@ -167,7 +167,7 @@ impl Session {
             DaemonFrame::OutputAck { seq } => self.held(now, seq.saturating_add(1)),
             DaemonFrame::NackOutOfOrder { expected_seq, .. } => self.nacked(now, expected_seq),
             DaemonFrame::SyncResponse { last_seq } => {
-                self.held(now, u64::try_from(last_seq + 1).unwrap_or(0))
+                self.held(now, u64::try_from(last_seq.saturating_add(1)).unwrap_or(0))
             }
             DaemonFrame::CompleteAck { .. } if self.complete_sent => {
                 self.closed = true;
