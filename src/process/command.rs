@@ -99,10 +99,13 @@ fn become_command(
             return (Stage::Streams, io::Error::last_os_error());
         }
     }
-    if let Some(account) = &prepared.account
-        && let Err(error) = user::become_account(account)
-    {
-        return (Stage::User, error);
+    if let Some(account) = &prepared.account {
+        // for `echo oops > /dev/stderr`, which opens it anew; who may not, goes without
+        // SAFETY: plain numbers
+        unsafe { libc::fchown(streams[1], account.uid, account.gid) };
+        if let Err(error) = user::become_account(account) {
+            return (Stage::User, error);
+        }
     }
     // SAFETY: both paths end with NUL
     let entered = unsafe {

@@ -212,6 +212,19 @@ fn a_user_is_become_whole() {
     assert_eq!(lines[6], "/", "a home that does not exist is no failure");
 }
 
+#[test]
+fn a_user_may_open_his_standard_streams_anew() {
+    if !is_root("a_user_may_open_his_standard_streams_anew") {
+        return;
+    }
+    let mut job = order("echo out > /dev/stdout; echo err > /dev/stderr");
+    job.user = Some("nobody".into());
+    let daemon = FakeDaemon::with_job(job);
+    let _run = launch(&daemon, "streams");
+    assert_eq!(daemon.outcome(), 0);
+    assert_eq!(daemon.text(), "out\nerr\n");
+}
+
 /// 10: a missing directory or user was noticed after 31 s, as 254.
 #[test]
 fn what_cannot_be_started_is_a_reported_255_that_names_the_fault() {
