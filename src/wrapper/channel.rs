@@ -17,6 +17,14 @@ pub enum Security {
     Tls(Trust),
 }
 
+/// Where to connect to, taken from the URL.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// A name, or an IP address without brackets.
+    pub host: String,
+    pub port: u16,
+}
+
 /// A non-blocking connection.
 #[derive(Debug)]
 pub struct Channel {
@@ -35,6 +43,31 @@ impl Security {
             return Trust::of(pin, authority).map(Security::Tls);
         }
         Err("SP_WEBSOCKET_URL is no ws:// or wss:// address".to_string())
+    }
+}
+
+impl Address {
+    /// From a URL that [`Security::of`] has accepted. The error is the line for stderr.
+    pub fn of(url: &str) -> Result<Address, String> {
+        let uri = url.parse::<tungstenite::http::Uri>().ok();
+        let found = uri.as_ref().and_then(|uri| {
+            let authority = uri.authority()?;
+            let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+            let usual = if url.starts_with("wss:") { 443 } else { 80 };
+            let (_, behind) = authority
+                .as_str()
+                .rsplit_once(']')
+                .unwrap_or(("", authority.as_str()));
+            let port = match behind.rsplit_once(':') {
+                Some((_, port)) => port.parse().ok()?,
+                None => usual,
+            };
+            (!host.is_empty()).then(|| Address {
+                host: host.to_string(),
+                port,
+            })
+        });
+        found.ok_or_else(|| "SP_WEBSOCKET_URL is no address: ws://host:port/ is expected".to_string())
     }
 }
 
@@ -96,5 +129,29 @@ impl Write for Channel {
 impl AsFd for Channel {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_has_a_host_and_a_port() {
+        let address = |url: &str| Address::of(url).ok().map(|address| (address.host, address.port));
+        assert_eq!(address("ws://h:1/?token=t"), Some(("h".into(), 1)));
+        assert_eq!(address("ws://[::1]:8889/"), Some(("::1".into(), 8889)));
+        assert_eq!(address("ws://10.0.0.1"), Some(("10.0.0.1".into(), 80)));
+        assert_eq!(address("wss://h/x"), Some(("h".into(), 443)));
+        for odd in [
+            "ws://",
+            "ws:///x",
+            "ws://h:99999/",
+            "ws://h:x/",
+            "ws://a b/",
+            "ws://:1/",
+        ] {
+            assert_eq!(address(odd), None, "{odd}");
+        }
     }
 }

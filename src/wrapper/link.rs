@@ -18,7 +18,7 @@ use crate::clock::{self, Mono};
 use crate::limits;
 use crate::protocol::{self, DaemonFrame, OutputBody, SessionKey, WrapperBody};
 use crate::wake::{self, Waker};
-use crate::wrapper::channel::{Channel, Security};
+use crate::wrapper::channel::{Address, Channel, Security};
 use crate::wrapper::session::Outgoing;
 use crate::wrapper::supervise::{Event, spawn};
 
@@ -211,14 +211,8 @@ impl Caller {
 
     /// A connection, and whether a job may be taken from it.
     fn connect(&self) -> Result<(WebSocket<Channel>, bool), String> {
-        let uri: tungstenite::http::Uri = self.url.parse().map_err(|_| "SP_WEBSOCKET_URL is no address")?;
-        let host = uri.host().ok_or("SP_WEBSOCKET_URL names no host")?;
-        let host = host.trim_start_matches('[').trim_end_matches(']');
-        let usual_port = match self.security {
-            Security::Plain => 80,
-            Security::Tls(_) => 443,
-        };
-        let addresses = (host, uri.port_u16().unwrap_or(usual_port))
+        let Address { host, port } = Address::of(&self.url)?;
+        let addresses = (host.as_str(), port)
             .to_socket_addrs()
             .map_err(|error| format!("looking up '{host}': {error}"))?;
         let mut reason = format!("'{host}' has no address");
@@ -227,7 +221,7 @@ impl Caller {
             let limit = std::time::Duration::from_millis(limits::LINK_CONNECT_MS);
             let connected = TcpStream::connect_timeout(&address, limit).map_err(|error| error.to_string());
             let shaken = connected
-                .and_then(|stream| self.secure(stream, host, until))
+                .and_then(|stream| self.secure(stream, &host, until))
                 .and_then(|channel| self.shake_hands(channel, until));
             match shaken {
                 Ok(socket) => {

@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use crate::limits;
 use crate::process::order::{Launch, LockWish};
 use crate::protocol::JobOrder;
-use crate::wrapper::channel::Security;
+use crate::wrapper::channel::{Address, Security};
 
 /// What the launcher asked for, validated.
 #[derive(Clone, Debug)]
@@ -88,6 +88,7 @@ impl Settings {
             text("SP_TLS_PIN").as_deref(),
             raw("SP_TLS_CA").map(OsString::as_os_str),
         )?;
+        Address::of(&url)?;
         let job = required("SP_JOB_NAME")?;
         let instance = text("SP_JOB_INSTANCE")
             .or_else(|| text("SP_JOB_INSTANCE_NAME"))

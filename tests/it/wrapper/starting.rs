@@ -37,6 +37,16 @@ fn missing_settings_are_one_line_and_exit_1() {
         let text = String::from_utf8(output.stderr).unwrap();
         assert!(text.contains(missing) && text.lines().count() == 1, "{text}");
     }
+    for url in ["http://h:1/", "ws://", "ws:///x", "ws://h:99999/", "ws://a b/"] {
+        let mut run = Run::new(&daemon, "missing").env("SP_WEBSOCKET_URL", url);
+        let output = run.launch();
+        assert_eq!(output.status.code(), Some(1), "{url}");
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            text.contains("SP_WEBSOCKET_URL is no") && text.lines().count() == 1,
+            "{text}"
+        );
+    }
     never_within(300, "a wrapper without settings connected", || {
         daemon.told(|told| told.connects > 0)
     });
