@@ -632,6 +632,10 @@ mod tests {
         for rubbish in ["", "[]", "{}", "nul", r#"{"type":"connect"}"#] {
             assert!(decode_wrapper_frame(rubbish).is_err(), "{rubbish}");
         }
+        for (seq, is_read) in [(HIGHEST_SEQ, true), (HIGHEST_SEQ + 1, false), (u64::MAX, false)] {
+            let bare = bare.replace('}', &format!(r#","seq":{seq}}}"#));
+            assert_eq!(decode_wrapper_frame(&bare).is_ok(), is_read, "{bare}");
+        }
         let unknown = r#"{"type":"dance","job_name":"j","job_instance":"j_1","machine":"m"}"#;
         assert_eq!(
             decode_wrapper_frame(unknown).unwrap_err().0,

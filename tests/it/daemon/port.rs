@@ -387,7 +387,7 @@ fn what_is_no_frame_ends_its_connection_and_harms_no_other() {
     let orders = launched(&daemon);
     let mut peer = orders.start();
     type Offence = (&'static str, fn(&mut crate::support::peer::Peer));
-    let offences: [Offence; 9] = [
+    let offences: [Offence; 10] = [
         ("no JSON", |peer| peer.say_text("{")),
         ("no object", |peer| peer.say_text("[1, 2]")),
         ("no fields", |peer| peer.say_text(r#"{"type": "connect"}"#)),
@@ -397,6 +397,9 @@ fn what_is_no_frame_ends_its_connection_and_harms_no_other() {
         }),
         ("negative seq", |peer| {
             peer.say("output", json!({"seq": -1, "data": "x"}))
+        }),
+        ("a seq beyond all bounds", |peer| {
+            peer.say("output", json!({"seq": u64::MAX, "data": "x"}))
         }),
         ("bad base64", |peer| {
             peer.say("output", json!({"seq": 0, "data_base64": "!!"}))
