@@ -3,22 +3,18 @@
 //! Must not know: who asks for a reload, and what becomes of the jobs.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
-use std::fs::{self, File, Metadata};
 use std::hash::{BuildHasher, RandomState};
-use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::file::{self, Node};
 use super::last_good::{Good, Store};
-use super::lines::Lines;
-use super::settings::{self, CONFIG_SECTION, MAINTENANCE_SECTION};
-use super::validate::{self, Defaults, Schedules, Source};
-use super::value;
+use super::listing::{self, Content, SUFFIX, Stamp};
+use super::reading::{self, Past, Taken};
+use super::settings::{self, CONFIG_SECTION};
+use super::validate::{Defaults, Schedules};
 use super::{Config, Job, Maintenance, Problem, Settings, Severity};
-use crate::{clock, limits};
+
+const STATE_DIR: &str = "state_dir";
 
 /// Where a daemon with that state directory keeps what was last good.
 pub fn last_good_dir(state_dir: &Path) -> PathBuf {
@@ -58,21 +54,6 @@ struct FileState {
     bad: bool,
     problems: Vec<Problem>,
 }
-
-/// Tells a changed file from an unchanged one without reading it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp {
-    device: u64,
-    inode: u64,
-    bytes: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-    /// False: so young that a further change might leave the same stamp.
-    settled: bool,
-}
-
-/// A file's content, or why there is none.
-type Content = Result<Vec<u8>, String>;
 
 impl Loader {
     /// For the `*.yaml` files of `dir`. Reads nothing yet.
@@ -116,7 +97,7 @@ impl Loader {
     /// `Err`: the directory cannot be read and never could. One that becomes unreadable later keeps what was in
     /// force, with a problem.
     pub fn load(&mut self) -> Result<Arc<Config>, String> {
-        match list(&self.dir) {
+        match listing::list(&self.dir) {
             Ok(found) => {
                 self.store_is_new = false;
                 let as_before = self.dir_problems == found.problems;
@@ -139,7 +120,7 @@ impl Loader {
                     "cannot read the directory '{}': {error}; what was in force stays",
                     self.dir.display()
                 );
-                self.dir_problems = vec![whole_file("", None, reason)];
+                self.dir_problems = vec![Problem::of_file("", None, reason)];
             }
         }
         Ok(self.publish())
@@ -172,7 +153,7 @@ impl Loader {
         let is_named = |state: &FileState| state.good.settings.iter().any(|(key, _)| key == STATE_DIR);
         let bad = self.files.iter().filter(|(_, state)| state.bad);
         let mut remembered = bad.filter_map(|(file, _)| {
-            let bytes = read(&self.dir.join(file)).ok()?;
+            let bytes = listing::read(&self.dir.join(file)).ok()?;
             let dir = self.dir.join(named_in_text(&bytes, STATE_DIR)?);
             Store::new(last_good_dir(&dir)).has(file).then_some(dir)
         });
@@ -213,7 +194,7 @@ impl Loader {
             {
                 continue;
             }
-            let content = read(&self.dir.join(&file));
+            let content = listing::read(&self.dir.join(&file));
             let hash = content.as_ref().ok().map(|bytes| self.hasher.hash_one(bytes));
             match known {
                 Some(state) if hash.is_some() && state.hash == hash => state.stamp = stamp,
@@ -248,7 +229,7 @@ impl Loader {
             .map(|(file, state)| (file.clone(), state.stamp))
             .collect();
         for (file, stamp) in outdated {
-            let content = read(&self.dir.join(&file));
+            let content = listing::read(&self.dir.join(&file));
             let hash = content.as_ref().ok().map(|bytes| self.hasher.hash_one(bytes));
             self.evaluate(file, stamp, hash, content);
         }
@@ -258,16 +239,7 @@ impl Loader {
     fn evaluate(&mut self, file: String, stamp: Stamp, hash: Option<u64>, content: Content) {
         let previous = self.files.remove(&file);
         let asked_store = previous.as_ref().is_some_and(|state| state.asked_store);
-        let mut state = FileState {
-            stamp,
-            hash,
-            defaults: self.defaults,
-            good: Good::default(),
-            asked_store,
-            unsaved: previous.as_ref().is_none_or(|state| state.unsaved),
-            bad: false,
-            problems: Vec::new(),
-        };
+        let unsaved = content.is_ok() || previous.as_ref().is_none_or(|state| state.unsaved);
         let group = file.strip_suffix(SUFFIX).unwrap_or(&file).to_string();
         let mut past = Past {
             good: previous.map(|state| state.good).unwrap_or_default(),
@@ -276,30 +248,17 @@ impl Loader {
             group: &group,
             defaults: &self.defaults,
         };
-        let lines = Lines::new(content.as_deref().unwrap_or_default());
-        let source = Source {
-            file: &file,
-            lines: &lines,
+        let Taken { good, problems } = reading::take(&content, &mut past, &self.dir, &mut self.schedules);
+        let state = FileState {
+            stamp,
+            hash,
+            defaults: self.defaults,
+            good,
+            asked_store: asked_store || past.store.is_none() && self.store.is_some(),
+            unsaved,
+            bad: problems.iter().any(|problem| problem.severity == Severity::Error),
+            problems,
         };
-        let (schedules, dir) = (&mut self.schedules, self.dir.as_path());
-        let mut reading = Reading {
-            source,
-            dir,
-            schedules,
-            past: &mut past,
-            state: &mut state,
-        };
-        match &content {
-            Ok(bytes) => reading.content(bytes),
-            Err(reason) => reading.keep_all(None, reason),
-        }
-        // in reading order; the sort is stable
-        state.problems.sort_by_key(|problem| problem.line);
-        state.asked_store |= past.store.is_none() && self.store.is_some();
-        state.bad = state
-            .problems
-            .iter()
-            .any(|problem| problem.severity == Severity::Error);
         self.files.insert(file, state);
     }
 
@@ -323,7 +282,7 @@ impl Loader {
                     let group = &earlier.group;
                     problems.push(Problem {
                         field: name.clone(),
-                        ..whole_file(
+                        ..Problem::of_file(
                             file,
                             None,
                             format!("also defined in '{group}{SUFFIX}': this one counts; rename one"),
@@ -341,7 +300,7 @@ impl Loader {
             problems.push(Problem {
                 field: format!("{CONFIG_SECTION}.{key}"),
                 severity: Severity::Warning,
-                ..whole_file(
+                ..Problem::of_file(
                     &file,
                     None,
                     format!("also set in '{earlier}': this one counts; remove one"),
@@ -357,7 +316,7 @@ impl Loader {
                 .map_or("", |(file, _)| file);
             problems.push(Problem {
                 field: format!("{CONFIG_SECTION}.{key}"),
-                ..whole_file(file, None, reason.to_string())
+                ..Problem::of_file(file, None, reason.to_string())
             });
         }
         self.publish_if_new(jobs, settings, maintenance, problems)
@@ -403,352 +362,6 @@ impl Loader {
     }
 }
 
-const SUFFIX: &str = ".yaml";
-/// With this both sections' names begin.
-const SECTION_PREFIX: &str = "saltpeter";
-const STATE_DIR: &str = "state_dir";
-const KEPT: &str = "its last good content stays in force";
-const NOTHING_KEPT: &str = "nothing of it is in force";
-
-/// What was good of a file before: in memory, else in the store, which is asked when it is first needed.
-struct Past<'a> {
-    good: Good,
-    store: Option<&'a Store>,
-    file: &'a str,
-    group: &'a str,
-    defaults: &'a Defaults,
-}
-
-impl Past<'_> {
-    fn ask_store(&mut self) {
-        if let Some(store) = self.store.take() {
-            let kept = store.read(self.file, self.group, self.defaults);
-            self.good.add_missing(kept);
-        }
-    }
-
-    fn job(&mut self, name: &str) -> Option<Arc<Job>> {
-        if !self.good.jobs.contains_key(name) {
-            self.ask_store();
-        }
-        self.good.jobs.get(name).cloned()
-    }
-
-    fn setting(&mut self, key: &str) -> Option<Node> {
-        let find = |good: &Good| {
-            good.settings
-                .iter()
-                .find(|(name, _)| name == key)
-                .map(|(_, node)| node.clone())
-        };
-        find(&self.good).or_else(|| {
-            self.ask_store();
-            find(&self.good)
-        })
-    }
-}
-
-/// One readable file on its way into its state.
-struct Reading<'a, 'b> {
-    source: Source<'a>,
-    dir: &'a Path,
-    schedules: &'a mut Schedules,
-    past: &'a mut Past<'b>,
-    state: &'a mut FileState,
-}
-
-impl Reading<'_, '_> {
-    fn content(&mut self, bytes: &[u8]) {
-        self.state.unsaved = true;
-        if file::pieces(bytes, limits::CONFIG_PIECE_BYTES).is_some_and(|pieces| self.pieces(&pieces)) {
-            return;
-        }
-        self.state.good = Good::default();
-        self.state.problems.clear();
-        match file::read(bytes) {
-            Ok(Node::Null) => {}
-            Ok(Node::Map(entries)) => self.entries(&entries),
-            Ok(other) => {
-                self.keep_all(
-                    Some(1),
-                    &format!("a job file is a mapping of jobs, not {}", other.kind()),
-                );
-            }
-            Err(why) => self.keep_all(why.line, &format!("cannot be read: {}", why.reason)),
-        }
-    }
-
-    /// Takes a large file piece by piece; false: it has to be taken whole.
-    fn pieces(&mut self, pieces: &[&[u8]]) -> bool {
-        let mut seen = BTreeSet::new();
-        for piece in pieces {
-            let Ok(Node::Map(entries)) = file::read(piece) else {
-                return false;
-            };
-            // a key given twice, or one that needs a word, is told with the whole file in view
-            let is_simple = |(key, _): &(Node, Node)| key.key_text().is_some_and(|name| seen.insert(name));
-            if !entries.iter().all(is_simple) {
-                return false;
-            }
-            self.entries(&entries);
-        }
-        true
-    }
-
-    fn entries(&mut self, entries: &[(Node, Node)]) {
-        let mut last: BTreeMap<String, usize> = BTreeMap::new();
-        for (index, (key, _)) in entries.iter().enumerate() {
-            let Some(name) = key.key_text() else {
-                let reason = format!("a job's name is {}; name it with a text", key.kind());
-                self.state
-                    .problems
-                    .push(whole_file(self.source.file, None, reason));
-                continue;
-            };
-            if last.insert(name.clone(), index).is_some() {
-                let reason = "given twice in this file: the later one counts; rename one";
-                self.state
-                    .problems
-                    .push(self.source.problem(&[&name], reason, Severity::Error));
-            }
-        }
-        for (index, (key, node)) in entries.iter().enumerate() {
-            match key.key_text() {
-                Some(name) if last.get(&name) == Some(&index) => self.entry(&name, node),
-                _ => {}
-            }
-        }
-    }
-
-    /// The file tells nothing: all that was good of it stays.
-    fn keep_all(&mut self, line: Option<usize>, reason: &str) {
-        self.past.ask_store();
-        let kept = if self.past.good.is_empty() {
-            NOTHING_KEPT
-        } else {
-            KEPT
-        };
-        self.state
-            .problems
-            .push(whole_file(self.source.file, line, format!("{reason}; {kept}")));
-        self.state.good = std::mem::take(&mut self.past.good);
-    }
-
-    fn entry(&mut self, name: &str, node: &Node) {
-        match name {
-            CONFIG_SECTION => self.settings(node),
-            MAINTENANCE_SECTION => self.maintenance(node),
-            _ => self.job(name, node),
-        }
-    }
-
-    fn job(&mut self, name: &str, node: &Node) {
-        let from = self.state.problems.len();
-        let beginning = name.get(..SECTION_PREFIX.len()).unwrap_or_default();
-        if beginning.eq_ignore_ascii_case(SECTION_PREFIX)
-            && let Some(section) = value::likeliest(name, [CONFIG_SECTION, MAINTENANCE_SECTION])
-        {
-            let reason = format!("is taken for a job; did you mean '{section}'?");
-            self.state
-                .problems
-                .push(self.source.problem(&[name], reason, Severity::Warning));
-        }
-        let defaults = self.state.defaults;
-        let job = validate::job(
-            self.source,
-            self.past.group,
-            name,
-            node,
-            &defaults,
-            self.schedules,
-            &mut self.state.problems,
-        );
-        let in_force = match job {
-            Some(job) => match self.past.good.jobs.get(name) {
-                Some(known) if **known == job => Some(known.clone()),
-                _ => Some(Arc::new(job)),
-            },
-            None => {
-                let kept = self.past.job(name);
-                let note = if kept.is_some() {
-                    "the job's last good version stays in force"
-                } else {
-                    "no job is made"
-                };
-                for problem in &mut self.state.problems[from..] {
-                    if problem.severity == Severity::Error {
-                        problem.reason = format!("{}; {note}", problem.reason);
-                    }
-                }
-                kept
-            }
-        };
-        if let Some(job) = in_force {
-            self.state.good.jobs.insert(name.to_string(), job);
-        }
-    }
-
-    fn settings(&mut self, node: &Node) {
-        let entries = match node {
-            Node::Null => return,
-            Node::Map(entries) => entries,
-            other => {
-                let reason = format!("must be a mapping of settings, not {}; {KEPT}", other.kind());
-                self.state
-                    .problems
-                    .push(self.source.problem(&[CONFIG_SECTION], reason, Severity::Error));
-                self.past.ask_store();
-                self.state.good.settings = std::mem::take(&mut self.past.good.settings);
-                return;
-            }
-        };
-        validate::doubled_keys(self.source, CONFIG_SECTION, entries, &mut self.state.problems);
-        let mut scratch = Settings::default();
-        for (key, node) in entries {
-            let Some(key) = key.key_text() else { continue };
-            let path = [CONFIG_SECTION, key.as_str()];
-            let mut in_force = Some(node.clone());
-            match settings::apply(&mut scratch, &key, node, self.dir) {
-                Ok(None) => {}
-                Ok(Some(doubt)) => {
-                    self.state
-                        .problems
-                        .push(self.source.problem(&path, doubt, Severity::Warning));
-                }
-                Err(reason) => {
-                    in_force = self.past.setting(&key);
-                    let note = if in_force.is_some() {
-                        "the last good value"
-                    } else {
-                        "the default"
-                    };
-                    let reason = format!("{reason}; {note} is in force");
-                    self.state
-                        .problems
-                        .push(self.source.problem(&path, reason, Severity::Error));
-                }
-            }
-            if let Some(node) = in_force {
-                self.state.good.settings.retain(|(name, _)| *name != key);
-                self.state.good.settings.push((key, node));
-            }
-        }
-    }
-
-    fn maintenance(&mut self, node: &Node) {
-        let (source, problems) = (self.source, &mut self.state.problems);
-        let read = settings::maintenance(node, |key, doubt| {
-            problems.push(source.problem(&[MAINTENANCE_SECTION, key], doubt, Severity::Warning));
-        });
-        self.state.good.maintenance = read.unwrap_or_else(|(key, reason)| {
-            let path: &[&str] = if key.is_empty() {
-                &[MAINTENANCE_SECTION]
-            } else {
-                &[MAINTENANCE_SECTION, key.as_str()]
-            };
-            let reason = format!("{reason}; the file's last good maintenance is in force");
-            self.state
-                .problems
-                .push(self.source.problem(path, reason, Severity::Error));
-            self.past.ask_store();
-            self.past.good.maintenance.clone()
-        });
-    }
-}
-
-/// What a directory holds.
-struct Found {
-    files: BTreeMap<String, Stamp>,
-    problems: Vec<Problem>,
-}
-
-/// Looks at every `*.yaml`; reads none. Hidden ones are editors' and other programs' business.
-fn list(dir: &Path) -> io::Result<Found> {
-    let mut found = Found {
-        files: BTreeMap::new(),
-        problems: Vec::new(),
-    };
-    let now_us = clock::wall().0;
-    for entry in fs::read_dir(dir)? {
-        let name = entry?.file_name();
-        if !is_job_file(&name) {
-            continue;
-        }
-        match name.into_string() {
-            Ok(name) => {
-                let path = dir.join(&name);
-                let stamp = match fs::metadata(&path) {
-                    Ok(metadata) if metadata.is_file() => Stamp::new(&metadata, now_us),
-                    // gone since
-                    Err(_) if fs::symlink_metadata(&path).is_err() => continue,
-                    // a link to nowhere, a directory: reading it says why it is none
-                    _ => Stamp::unknown(),
-                };
-                found.files.insert(name, stamp);
-            }
-            Err(name) => found.problems.push(whole_file(
-                &name.to_string_lossy(),
-                None,
-                "its name is no UTF-8, not read; rename it".into(),
-            )),
-        }
-    }
-    found.problems.sort_by(|one, other| one.file.cmp(&other.file));
-    Ok(found)
-}
-
-/// Whether a directory entry is a job file by its name.
-pub(super) fn is_job_file(name: &OsString) -> bool {
-    let bytes = name.as_encoded_bytes();
-    bytes.ends_with(SUFFIX.as_bytes()) && !bytes.starts_with(b".")
-}
-
-impl Stamp {
-    fn new(metadata: &Metadata, now_us: i64) -> Stamp {
-        let changed_us = metadata.ctime().saturating_mul(1_000_000) + metadata.ctime_nsec() / 1_000;
-        Stamp {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            bytes: metadata.size(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-            settled: now_us.saturating_sub(changed_us) > limits::CONFIG_UNSETTLED_MS * 1_000,
-        }
-    }
-
-    /// Of a file that cannot be looked at: tried again every time.
-    fn unknown() -> Stamp {
-        Stamp {
-            device: 0,
-            inode: 0,
-            bytes: 0,
-            modified: (0, 0),
-            changed: (0, 0),
-            settled: false,
-        }
-    }
-}
-
-fn read(path: &Path) -> Content {
-    let told = |error: io::Error| format!("cannot be read: {error}");
-    let mut bytes = Vec::new();
-    // looked at first: to open a device may do things, to open a pipe may wait for ever
-    if !fs::metadata(path).map_err(told)?.is_file() {
-        return Err("is no regular file".to_string());
-    }
-    let file = File::open(path).map_err(told)?;
-    file.take(limits::CONFIG_FILE_BYTES + 1)
-        .read_to_end(&mut bytes)
-        .map_err(told)?;
-    if bytes.len() as u64 > limits::CONFIG_FILE_BYTES {
-        return Err(format!(
-            "is larger than {} bytes; split it",
-            limits::CONFIG_FILE_BYTES
-        ));
-    }
-    Ok(bytes)
-}
-
 fn has_settings(content: &Content) -> bool {
     let needle = CONFIG_SECTION.as_bytes();
     content
@@ -773,14 +386,4 @@ fn named_in_text(bytes: &[u8], key: &str) -> Option<String> {
         (!before.contains('#') && !value.is_empty()).then(|| value.to_string())
     });
     values.next()
-}
-
-fn whole_file(file: &str, line: Option<usize>, reason: String) -> Problem {
-    Problem {
-        file: file.to_string(),
-        line,
-        field: String::new(),
-        reason,
-        severity: Severity::Error,
-    }
 }

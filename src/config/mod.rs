@@ -1,7 +1,7 @@
 //! The configuration directory as the rest of the daemon sees it: valid jobs, settings, maintenance, problems.
-//! `file.rs` has the shapes on disk, `validate.rs` makes [`Job`]s of them, `settings.rs` the rest, `load.rs` reads a
-//! directory and keeps what was last good, `watch.rs` is the thread that notices changes, `reference.rs` tells people
-//! and editors what there is.
+//! `file.rs` has the shapes on disk, `validate.rs` makes [`Job`]s of them, `settings.rs` the rest, `reading.rs` takes one
+//! file and keeps what was last good of it, `load.rs` all files of a directory (`listing.rs` says which), `watch.rs` is the
+//! thread that notices changes, `reference.rs` tells people and editors what there is.
 //! Must not know: the engine, runs, sockets.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,7 +17,9 @@ use crate::schedule::{Schedule, Tz};
 mod file;
 mod last_good;
 mod lines;
+mod listing;
 mod load;
+mod reading;
 pub mod reference;
 mod settings;
 mod validate;
@@ -359,6 +361,19 @@ pub struct Problem {
 pub enum Severity {
     Warning,
     Error,
+}
+
+impl Problem {
+    /// An error that concerns a file as a whole.
+    fn of_file(file: &str, line: Option<usize>, reason: String) -> Problem {
+        Problem {
+            file: file.to_string(),
+            line,
+            field: String::new(),
+            reason,
+            severity: Severity::Error,
+        }
+    }
 }
 
 impl std::fmt::Display for Problem {

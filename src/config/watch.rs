@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::io::Errno;
 
-use super::{Config, Loader, load, log_problems};
+use super::{Config, Loader, listing, log_problems};
 use crate::clock::Mono;
 use crate::thread::Actor;
 use crate::wake::{self, Waker};
@@ -284,7 +284,7 @@ impl Directory {
                 .file_name()
                 .map(|name| OsStr::from_bytes(name.to_bytes()).to_os_string());
             match name {
-                Some(name) if load::is_job_file(&name) => {
+                Some(name) if listing::is_job_file(&name) => {
                     if what.contains(ReadFlags::MODIFY) {
                         pending.open.insert(name);
                     } else if !what.contains(ReadFlags::ATTRIB) {
