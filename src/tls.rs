@@ -25,6 +25,14 @@ pub struct Pin([u8; 32]);
 #[derive(Debug)]
 pub struct Tunnel(Box<rustls::Connection>);
 
+/// A wire, and the TLS on it if there is any: what is read and written is the peer's plain text.
+#[derive(Debug)]
+pub struct Line<W> {
+    pub wire: W,
+    /// Behind a pointer: a plain connection pays eight bytes for it. Set before anything is read or written.
+    pub tunnel: Option<Tunnel>,
+}
+
 /// The first byte of every TLS connection (a record of the handshake); no HTTP method begins with it.
 pub const HANDSHAKE: u8 = 0x16;
 
@@ -182,6 +190,47 @@ impl Tunnel {
             }
         }
         Ok(())
+    }
+}
+
+impl<W> Line<W> {
+    /// Nobody on the way can read or change what is sent.
+    pub fn is_tls(&self) -> bool {
+        self.tunnel.is_some()
+    }
+}
+
+impl<W: Write> Line<W> {
+    /// Where TLS is spoken, tells the peer that nothing more comes.
+    pub fn close_tls(&mut self) {
+        if let Some(tunnel) = &mut self.tunnel {
+            tunnel.close(&mut self.wire);
+        }
+    }
+}
+
+impl<W: Read + Write> Read for Line<W> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match &mut self.tunnel {
+            None => self.wire.read(buffer),
+            Some(tunnel) => tunnel.read(&mut self.wire, buffer),
+        }
+    }
+}
+
+impl<W: Write> Write for Line<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match &mut self.tunnel {
+            None => self.wire.write(bytes),
+            Some(tunnel) => tunnel.write(&mut self.wire, bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match &mut self.tunnel {
+            None => self.wire.flush(),
+            Some(tunnel) => tunnel.flush(&mut self.wire),
+        }
     }
 }
 

@@ -20,7 +20,7 @@ use crate::clock::{self, Mono};
 use crate::limits;
 use crate::machines::is_loopback;
 use crate::net::identity;
-use crate::tls::{HANDSHAKE, Tunnel};
+use crate::tls::{HANDSHAKE, Line, Tunnel};
 
 /// The pair that `tls_cert` and `tls_key` name, as it is now.
 #[derive(Debug)]
@@ -93,9 +93,8 @@ fn stamp(path: &Path) -> Stamp {
 
 /// A connection of the API's port.
 pub struct Socket {
-    wire: Timed,
+    line: Line<Timed>,
     keys: Option<Arc<Keys>>,
-    tunnel: Option<Tunnel>,
 }
 
 /// The socket with deadlines: a TLS record that comes byte by byte takes no longer than one that comes whole.
@@ -108,14 +107,14 @@ struct Timed {
 impl Socket {
     /// Takes over a blocking socket. Without `keys` there is no TLS.
     pub fn new(socket: TcpStream, keys: Option<Arc<Keys>>) -> Socket {
+        let wire = Timed {
+            socket,
+            read_until: Cell::new(clock::mono().plus_ms(limits::HTTP_IDLE_MS)),
+            is_nonblocking: Cell::new(false),
+        };
         Socket {
-            wire: Timed {
-                socket,
-                read_until: Cell::new(clock::mono().plus_ms(limits::HTTP_IDLE_MS)),
-                is_nonblocking: Cell::new(false),
-            },
+            line: Line { wire, tunnel: None },
             keys,
-            tunnel: None,
         }
     }
 
@@ -124,8 +123,8 @@ impl Socket {
         let mut tunnel = Tunnel::new(side);
         self.set_read_timeout_ms(limits::HTTP_REQUEST_MS)?;
         self.set_write_timeout_ms(limits::HTTP_REQUEST_MS)?;
-        match tunnel.shake_hands(&mut self.wire)? {
-            true => self.tunnel = Some(tunnel),
+        match tunnel.shake_hands(&mut self.line.wire)? {
+            true => self.line.tunnel = Some(tunnel),
             false => return Err(io::ErrorKind::TimedOut.into()),
         }
         Ok(())
@@ -140,7 +139,7 @@ impl Transport for Socket {
         };
         self.set_read_timeout_ms(limits::HTTP_IDLE_MS)?;
         let mut first = [0];
-        let count = self.wire.wait(|socket| socket.peek(&mut first))?;
+        let count = self.line.wire.wait(|socket| socket.peek(&mut first))?;
         match first[..count] == [HANDSHAKE] {
             true => self.shake_hands(keys.current()),
             false => Ok(()),
@@ -148,74 +147,64 @@ impl Transport for Socket {
     }
 
     fn is_tls(&self) -> bool {
-        self.tunnel.is_some()
+        self.line.is_tls()
     }
 
     fn is_exposed(&self) -> bool {
         let is_near = |socket: &TcpStream| socket.peer_addr().is_ok_and(|peer| is_loopback(peer.ip()));
-        self.keys.is_some() && self.tunnel.is_none() && !is_near(&self.wire.socket)
+        self.keys.is_some() && !self.is_tls() && !is_near(&self.line.wire.socket)
     }
 
     fn set_read_timeout_ms(&self, ms: u64) -> io::Result<()> {
-        self.wire.read_until.set(clock::mono().plus_ms(ms));
+        self.line.wire.read_until.set(clock::mono().plus_ms(ms));
         Ok(())
     }
 
     fn set_write_timeout_ms(&self, ms: u64) -> io::Result<()> {
-        self.wire
+        self.line
+            .wire
             .socket
             .set_write_timeout(Some(Duration::from_millis(ms)))
     }
 
     fn set_nonblocking(&self) -> io::Result<()> {
-        self.wire.is_nonblocking.set(true);
-        self.wire.socket.set_nonblocking(true)
+        self.line.wire.is_nonblocking.set(true);
+        self.line.wire.socket.set_nonblocking(true)
     }
 
     fn finish(&mut self) {
-        if let Some(tunnel) = &mut self.tunnel {
-            tunnel.close(&mut self.wire);
-        }
-        let _ = self.wire.socket.shutdown(Shutdown::Write);
+        self.line.close_tls();
+        let _ = self.line.wire.socket.shutdown(Shutdown::Write);
     }
 
     fn is_gone(&self) -> bool {
-        has_hung_up(&self.wire.socket)
+        has_hung_up(&self.line.wire.socket)
     }
 
     fn second_handle(&self) -> io::Result<OwnedFd> {
-        self.wire.socket.as_fd().try_clone_to_owned()
+        self.line.wire.socket.as_fd().try_clone_to_owned()
     }
 }
 
 impl Read for Socket {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match &mut self.tunnel {
-            None => self.wire.read(buffer),
-            Some(tunnel) => tunnel.read(&mut self.wire, buffer),
-        }
+        self.line.read(buffer)
     }
 }
 
 impl Write for Socket {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match &mut self.tunnel {
-            None => self.wire.write(bytes),
-            Some(tunnel) => tunnel.write(&mut self.wire, bytes),
-        }
+        self.line.write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        match &mut self.tunnel {
-            None => Ok(()),
-            Some(tunnel) => tunnel.flush(&mut self.wire),
-        }
+        self.line.flush()
     }
 }
 
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.wire.socket.as_fd()
+        self.line.wire.socket.as_fd()
     }
 }
 

@@ -307,7 +307,7 @@ impl Desk {
                 && first[..count] == [tls::HANDSHAKE]
             {
                 let side = ServerConnection::new(config.clone()).map_err(io::Error::other)?;
-                guest.stream.begin_tls(Tunnel::new(side));
+                guest.stream.tunnel = Some(Tunnel::new(side));
             }
             guest.is_begun = true;
         }

@@ -6,19 +6,14 @@ use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 
-use crate::tls::Tunnel;
+use crate::tls::Line;
 
 /// A non-blocking socket, and the TLS on it if there is any.
-#[derive(Debug)]
-pub struct Stream {
-    wire: Wire,
-    /// Behind a pointer: a plain connection pays eight bytes for it.
-    tunnel: Option<Tunnel>,
-}
+pub type Stream = Line<Wire>;
 
 /// The socket as it is.
 #[derive(Debug)]
-struct Wire {
+pub struct Wire {
     socket: TcpStream,
     /// The last read got less than it asked for: until poll says otherwise the next one would only say "would block".
     /// At ten thousand beating wrappers that is a fifth of all system calls.
@@ -40,16 +35,6 @@ impl Stream {
         }
     }
 
-    /// From now on everything goes through `tunnel`. Nothing may have been read or written yet.
-    pub fn begin_tls(&mut self, tunnel: Tunnel) {
-        self.tunnel = Some(tunnel);
-    }
-
-    /// Nobody on the way can read or change what is sent.
-    pub fn is_tls(&self) -> bool {
-        self.tunnel.is_some()
-    }
-
     /// Poll says that there is something: ask the kernel again.
     pub fn may_have_more(&mut self) {
         self.wire.drained = false;
@@ -67,9 +52,7 @@ impl Stream {
 
     /// Tells the peer that nothing more comes.
     pub fn end_writing(&mut self) {
-        if let Some(tunnel) = &mut self.tunnel {
-            tunnel.close(&mut self.wire);
-        }
+        self.close_tls();
         // a peer that is gone needs no telling
         let _ = self.wire.socket.shutdown(Shutdown::Write);
     }
@@ -78,31 +61,6 @@ impl Stream {
 impl From<TcpStream> for Stream {
     fn from(socket: TcpStream) -> Stream {
         Stream::new(socket)
-    }
-}
-
-impl Read for Stream {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match &mut self.tunnel {
-            None => self.wire.read(buffer),
-            Some(tunnel) => tunnel.read(&mut self.wire, buffer),
-        }
-    }
-}
-
-impl Write for Stream {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match &mut self.tunnel {
-            None => self.wire.write(bytes),
-            Some(tunnel) => tunnel.write(&mut self.wire, bytes),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        match &mut self.tunnel {
-            None => Ok(()),
-            Some(tunnel) => tunnel.flush(&mut self.wire),
-        }
     }
 }
 
