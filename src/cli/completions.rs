@@ -44,12 +44,7 @@ fn with_jobs() -> Vec<&'static str> {
 
 fn options(verb: &VerbInfo) -> Vec<&'static str> {
     let common = ["--help", "--configdir"];
-    verb.options
-        .iter()
-        .copied()
-        .filter(|option| option.starts_with("--"))
-        .chain(common)
-        .collect()
+    verb.takes().chain(common).collect()
 }
 
 fn bash() -> String {

@@ -100,184 +100,89 @@ struct VerbInfo {
     about: &'static str,
     /// How many words follow it.
     words: RangeInclusive<usize>,
-    /// Options besides `-c` and `-h`.
-    options: &'static [&'static str],
+    /// Options besides `-c`, `-h` and those of [`VerbInfo::asks`].
+    own_options: &'static [&'static str],
     /// Its first word is a job's name, or may be.
     takes_job: bool,
+    /// It asks the daemon, and may be told where that is.
+    asks: bool,
     run: fn(&Arguments) -> ExitCode,
     help: &'static str,
 }
 
+/// What every verb takes that asks the daemon.
+const ASKING: &[&str] = &["--url", "--cacert"];
+
+/// The first is what happens without a verb.
+#[rustfmt::skip]
 const VERBS: [VerbInfo; 16] = [
-    verb(
-        "serve",
-        "run the daemon (what happens without a verb)",
-        0..=0,
-        &["--log-format"],
-        serve_verb,
-        serve::HELP,
-    ),
-    verb(
-        "check",
-        "tell what is wrong with the configuration",
-        0..=0,
-        &["--json"],
-        check_verb,
-        check::HELP,
-    ),
-    of_job(
-        "next",
-        "tell when jobs are due",
-        0..=1,
-        &["--count", "--after", "--json"],
-        next::run,
-        next::HELP,
-    ),
-    of_job(
-        "status",
-        "show jobs, or one",
-        0..=1,
-        &["--json", "--names", "--url", "--cacert"],
-        status::run,
-        status::HELP,
-    ),
-    of_job(
-        "run",
-        "start a run",
-        1..=1,
-        &["--machine", "--param", "--wait", "--json", "--url", "--cacert"],
-        run::run,
-        run::RUN_HELP,
-    ),
-    of_job(
-        "kill",
-        "end runs",
-        1..=2,
-        &["--json", "--url", "--cacert"],
-        run::kill,
-        run::KILL_HELP,
-    ),
-    verb(
-        "retry",
-        "run again on the machines that failed",
-        1..=1,
-        &["--wait", "--json", "--url", "--cacert"],
-        run::retry,
-        run::RETRY_HELP,
-    ),
-    of_job(
-        "logs",
-        "print output",
-        1..=2,
-        &["--follow", "--url", "--cacert"],
-        logs::run,
-        logs::HELP,
-    ),
-    of_job(
-        "runs",
-        "show runs",
-        0..=1,
-        &[
-            "--machine",
-            "--outcome",
-            "--from",
-            "--until",
-            "--count",
-            "--json",
-            "--url",
-            "--cacert",
-        ],
-        status::runs,
-        status::RUNS_HELP,
-    ),
-    of_job(
-        "pause",
-        "keep a job from starting by itself",
-        1..=1,
-        &["--reason", "--until", "--json", "--url", "--cacert"],
-        maintenance::pause,
-        maintenance::PAUSE_HELP,
-    ),
-    of_job(
-        "resume",
-        "let it start by itself again",
-        1..=1,
-        &["--json", "--url", "--cacert"],
-        maintenance::resume,
-        maintenance::PAUSE_HELP,
-    ),
-    verb(
-        "maintenance",
-        "show maintenance, or switch it",
-        0..=1,
-        &["--reason", "--machine", "--for", "--json", "--url", "--cacert"],
-        maintenance::run,
-        maintenance::HELP,
-    ),
-    verb(
-        "token",
-        "make a token for the API",
-        2..=2,
-        &["--json"],
-        token::run,
-        token::HELP,
-    ),
-    verb(
-        "schema",
-        "print the JSON Schema of the job files",
-        0..=0,
-        &[],
-        schema::run,
-        schema::HELP,
-    ),
-    verb(
-        "compare",
-        "tell what another daemon started and this one did not",
-        1..=1,
-        &[],
-        compare::run,
-        compare::HELP,
-    ),
-    verb(
-        "completions",
-        "print completions for a shell",
-        1..=1,
-        &[],
-        completions::run,
-        completions::HELP,
-    ),
+    verb("serve", "run the daemon (what happens without a verb)", serve_verb, serve::HELP).options(&["--log-format"]),
+    verb("check", "tell what is wrong with the configuration", check_verb, check::HELP).options(&["--json"]),
+    verb("next", "tell when jobs are due", next::run, next::HELP).of_job(0..=1).options(&["--count", "--after", "--json"]),
+    verb("status", "show jobs, or one", status::run, status::HELP).of_job(0..=1).options(&["--json", "--names"]).asking(),
+    verb("run", "start a run", run::run, run::RUN_HELP)
+        .of_job(1..=1).options(&["--machine", "--param", "--wait", "--json"]).asking(),
+    verb("kill", "end runs", run::kill, run::KILL_HELP).of_job(1..=2).options(&["--json"]).asking(),
+    verb("retry", "run again on the machines that failed", run::retry, run::RETRY_HELP)
+        .words(1..=1).options(&["--wait", "--json"]).asking(),
+    verb("logs", "print output", logs::run, logs::HELP).of_job(1..=2).options(&["--follow"]).asking(),
+    verb("runs", "show runs", status::runs, status::RUNS_HELP)
+        .of_job(0..=1).options(&["--machine", "--outcome", "--from", "--until", "--count", "--json"]).asking(),
+    verb("pause", "keep a job from starting by itself", maintenance::pause, maintenance::PAUSE_HELP)
+        .of_job(1..=1).options(&["--reason", "--until", "--json"]).asking(),
+    verb("resume", "let it start by itself again", maintenance::resume, maintenance::PAUSE_HELP)
+        .of_job(1..=1).options(&["--json"]).asking(),
+    verb("maintenance", "show maintenance, or switch it", maintenance::run, maintenance::HELP)
+        .words(0..=1).options(&["--reason", "--machine", "--for", "--json"]).asking(),
+    verb("token", "make a token for the API", token::run, token::HELP).words(2..=2).options(&["--json"]),
+    verb("schema", "print the JSON Schema of the job files", schema::run, schema::HELP),
+    verb("compare", "tell what another daemon started and this one did not", compare::run, compare::HELP).words(1..=1),
+    verb("completions", "print completions for a shell", completions::run, completions::HELP).words(1..=1),
 ];
 
+/// One that takes neither words nor options of its own.
 const fn verb(
     name: &'static str,
     about: &'static str,
-    words: RangeInclusive<usize>,
-    options: &'static [&'static str],
     run: fn(&Arguments) -> ExitCode,
     help: &'static str,
 ) -> VerbInfo {
     VerbInfo {
         name,
         about,
-        words,
-        options,
+        words: 0..=0,
+        own_options: &[],
         takes_job: false,
+        asks: false,
         run,
         help,
     }
 }
 
-const fn of_job(
-    name: &'static str,
-    about: &'static str,
-    words: RangeInclusive<usize>,
-    options: &'static [&'static str],
-    run: fn(&Arguments) -> ExitCode,
-    help: &'static str,
-) -> VerbInfo {
-    VerbInfo {
-        takes_job: true,
-        ..verb(name, about, words, options, run, help)
+impl VerbInfo {
+    const fn words(self, words: RangeInclusive<usize>) -> VerbInfo {
+        VerbInfo { words, ..self }
+    }
+
+    const fn of_job(self, words: RangeInclusive<usize>) -> VerbInfo {
+        VerbInfo {
+            takes_job: true,
+            ..self.words(words)
+        }
+    }
+
+    const fn options(self, own_options: &'static [&'static str]) -> VerbInfo {
+        VerbInfo { own_options, ..self }
+    }
+
+    const fn asking(self) -> VerbInfo {
+        VerbInfo { asks: true, ..self }
+    }
+
+    /// What it takes besides `-c` and `-h`.
+    fn takes(&self) -> impl Iterator<Item = &'static str> {
+        let asking: &[&str] = if self.asks { ASKING } else { &[] };
+        self.own_options.iter().chain(asking).copied()
     }
 }
 
@@ -330,8 +235,8 @@ fn parse(command_line: impl IntoIterator<Item = OsString>) -> Result<Action, Str
                 let long = format!("--{long}");
                 let known = VERBS
                     .iter()
-                    .flat_map(|verb| verb.options)
-                    .find(|option| **option == long);
+                    .flat_map(VerbInfo::takes)
+                    .find(|option| *option == long);
                 let Some(known) = known else {
                     return Err(error_text(Long(&long[2..]).unexpected()));
                 };
@@ -339,27 +244,22 @@ fn parse(command_line: impl IntoIterator<Item = OsString>) -> Result<Action, Str
             }
         }
     }
-    let Some(verb) = verb.or(VERBS.first()) else {
-        return Ok(Action::Print(help_text()));
-    };
     if help {
-        let is_general = verb.name == "serve" && arguments.words.is_empty();
-        return Ok(Action::Print(if is_general {
-            help_text()
-        } else {
-            verb.help.to_string()
-        }));
+        let text = verb.map_or_else(help_text, |verb| verb.help.to_string());
+        return Ok(Action::Print(text));
     }
+    let verb = verb.unwrap_or(&VERBS[0]);
     fits(verb, &given, &arguments)?;
     Ok(Action::Run(verb, Box::new(arguments)))
 }
 
 /// What was given is what the verb takes.
 fn fits(verb: &VerbInfo, given: &[&'static str], arguments: &Arguments) -> Result<(), String> {
-    if let Some(option) = given.iter().find(|option| !verb.options.contains(option)) {
+    let takes = |verb: &VerbInfo, option: &str| verb.takes().any(|known| known == option);
+    if let Some(option) = given.iter().find(|option| !takes(verb, option)) {
         let takers: Vec<&str> = VERBS
             .iter()
-            .filter(|verb| verb.options.contains(option))
+            .filter(|verb| takes(verb, option))
             .map(|verb| verb.name)
             .collect();
         return Err(format!(
@@ -532,12 +432,12 @@ mod tests {
     #[test]
     fn every_option_of_every_verb_is_understood() {
         for verb in &VERBS {
-            for option in verb.options {
+            for option in verb.takes() {
                 let mut words = vec![verb.name];
                 words.extend(std::iter::repeat_n("word", *verb.words.start()));
                 words.push(option);
-                if !["--json", "--wait", "--follow", "--names"].contains(option) {
-                    words.push(match *option {
+                if !["--json", "--wait", "--follow", "--names"].contains(&option) {
+                    words.push(match option {
                         "--param" => "a=b",
                         "--log-format" => "json",
                         _ => "7",
@@ -545,11 +445,21 @@ mod tests {
                 }
                 assert!(parsed(&words).is_ok(), "{words:?}: {:?}", parsed(&words));
                 assert!(
-                    verb.help.contains(option) || ["--url", "--cacert"].contains(option),
+                    verb.help.contains(option) || ASKING.contains(&option),
                     "{} {option}",
                     verb.name
                 );
             }
+        }
+    }
+
+    #[test]
+    fn help_is_of_the_verb_that_is_named_and_of_all_without_one() {
+        let shown = |words: &[&str]| parsed(words).unwrap_err();
+        assert_eq!(shown(&["--help"]), help_text());
+        for verb in &VERBS {
+            assert_eq!(shown(&[verb.name, "-h"]), verb.help);
+            assert!(help_text().contains(verb.about), "{}", verb.name);
         }
     }
 

@@ -1,7 +1,9 @@
 //! The reference that people read names every field, as the code has it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use saltpeter::config::Loader;
 use saltpeter::config::reference::{self, Field, JOB, Kind, MAINTENANCE, SETTINGS};
@@ -56,6 +58,68 @@ fn the_man_page_names_every_field() {
     for (part, fields) in PARTS {
         let begin = format!(".\\\" {part}\n");
         hold(&path, &begin, ".\\\" end", &reference::roff(fields));
+    }
+}
+
+fn help(arguments: &[&str]) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_saltpeter"));
+    let output = command.args(arguments).arg("--help").output().unwrap();
+    assert!(output.status.success(), "{arguments:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// A man page's text without the escapes that matter here.
+fn man(page: &str) -> String {
+    let text = fs::read_to_string(top().join("packaging/man").join(page)).unwrap();
+    text.replace("\\-", "-")
+}
+
+#[test]
+fn man_page_and_overview_name_every_verb_and_every_option() {
+    let (man, overview) = (
+        man("saltpeter.1"),
+        fs::read_to_string(top().join("packaging/doc/http-and-cli.md")).unwrap(),
+    );
+    let general = help(&[]);
+    let (_, verbs) = general.split_once("verbs:\n").unwrap();
+    let mut count = 0;
+    for verb in verbs.lines().take_while(|line| !line.is_empty()) {
+        let (verb, about) = verb.trim().split_once(' ').unwrap();
+        let is_named = |line: &str| line.starts_with(&format!(".BR {verb} ")) || line == format!(".B {verb}");
+        assert!(man.lines().any(is_named), "{verb}");
+        assert!(
+            overview.contains(&format!("| `{verb}` | {} |", about.trim())),
+            "{verb}"
+        );
+        let help = help(&[verb]);
+        let is_option_or_code = |word: &&str| word.starts_with("--") || word.starts_with("SALTPETER_");
+        let words = help.split(|letter: char| !letter.is_ascii_alphanumeric() && !"-_".contains(letter));
+        for option in words.filter(is_option_or_code) {
+            assert!(man.contains(option), "{verb} {option}");
+        }
+        for code in ["69", "77"].iter().filter(|code| help.contains(**code)) {
+            assert!(
+                man.contains(&format!(".B {code}\n")) && overview.contains(&format!(" {code} ")),
+                "{verb} {code}"
+            );
+        }
+        count += 1;
+    }
+    assert!(count > 10);
+}
+
+/// The variables stand in quotes in the one file that reads them.
+#[test]
+fn the_wrappers_man_page_names_every_variable_that_it_reads() {
+    let man = man("sp-wrapper.1");
+    let source = fs::read_to_string(top().join("src/wrapper/settings.rs")).unwrap();
+    let quoted = source.split('"').skip(1).step_by(2);
+    let names: BTreeSet<&str> = quoted
+        .filter(|name| name.starts_with("SP_") && *name != "SP_TEST_PANIC" && !name.contains(' '))
+        .collect();
+    assert!(names.len() > 10, "{names:?}");
+    for name in names {
+        assert!(man.contains(name), "{name}");
     }
 }
 
