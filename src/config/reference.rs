@@ -28,8 +28,8 @@ pub enum Kind {
     Whole,
     /// Fractions allowed.
     Seconds,
-    /// One of the seven fields of a schedule.
-    Schedule,
+    /// One of the seven fields of a schedule: the smallest and the largest number.
+    Schedule(u16, u16),
     /// A text or a list of texts.
     Texts,
     Choice(&'static [&'static str]),
@@ -65,13 +65,13 @@ const DELIVERIES: &[&str] = &["auto", "env", "socket"];
 pub const JOB: &[Field] = &[
     field("description", Kind::Text, "", "nightly dump", "for people; shown beside the job"),
     field("enabled", Kind::Flag, "true", "false", "`false`: never due, and cannot be started by hand"),
-    field("sec", Kind::Schedule, "0", "30", "seconds of the minute, 0 to 59"),
-    field("min", Kind::Schedule, "required", "'*/5'", "minutes, 0 to 59"),
-    field("hour", Kind::Schedule, "required", "2", "hours, 0 to 23"),
-    field("dom", Kind::Schedule, "required", "'*'", "days of the month, 1 to 31; `L` is the last; a job is due when `dom` and `dow` both match"),
-    field("mon", Kind::Schedule, "required", "1-6", "months, 1 to 12 or `jan` to `dec`"),
-    field("dow", Kind::Schedule, "required", "mon-fri", "days of the week, 0 or `sun` to 6 or `sat`; 7 is Sunday, too"),
-    field("year", Kind::Schedule, "'*'", "'2027'", "years; one that is past: never due"),
+    field("sec", Kind::Schedule(0, 59), "0", "30", "seconds of the minute, 0 to 59"),
+    field("min", Kind::Schedule(0, 59), "required", "'*/5'", "minutes, 0 to 59"),
+    field("hour", Kind::Schedule(0, 23), "required", "2", "hours, 0 to 23"),
+    field("dom", Kind::Schedule(1, 31), "required", "'*'", "days of the month, 1 to 31; `L` is the last; a job is due when `dom` and `dow` both match"),
+    field("mon", Kind::Schedule(1, 12), "required", "1-6", "months, 1 to 12 or `jan` to `dec`"),
+    field("dow", Kind::Schedule(0, 7), "required", "mon-fri", "days of the week, 0 or `sun` to 6 or `sat`; 7 is Sunday, too"),
+    field("year", Kind::Schedule(1970, 2099), "'*'", "'2027'", "years; one that is past: never due"),
     field("timezone", Kind::Text, "the setting `timezone`", "Europe/Berlin", "the IANA zone whose wall clock the schedule means"),
     field("utc", Kind::Flag, "false", "false", "`true`: UTC, whatever the setting `timezone` says; in the old daemon it had no effect"),
     field("command", Kind::Text, "required", "/usr/local/bin/dump --all", "run by `/bin/sh -c` on each machine"),
@@ -258,19 +258,30 @@ fn shape(kind: Kind) -> Value {
             {"enum": [0, 1]},
             {"type": "string", "pattern": "^(y|Y|yes|Yes|YES|n|N|no|No|NO|true|True|TRUE|false|False|FALSE|on|On|ON|off|Off|OFF)$"},
         ]}),
-        Kind::Whole => number("integer", "^[0-9]+$"),
-        Kind::Seconds => number("number", "^[0-9]+([.][0-9]+)?$"),
-        Kind::Schedule => json!({"type": ["string", "integer"]}),
+        Kind::Whole => number("integer", "^ *[0-9]+ *$"),
+        Kind::Seconds => number("number", "^ *([0-9]+([.][0-9]*)?|[.][0-9]+) *$"),
+        Kind::Schedule(smallest, largest) => json!({"anyOf": [
+            {"type": "integer", "minimum": smallest, "maximum": largest},
+            {"type": "string", "pattern": "^ *[0-9A-Za-z*,/-]+ *$"},
+        ]}),
         Kind::Texts => json!({"anyOf": [
             text,
             {"type": "array", "items": {"type": ["string", "integer"]}},
         ]}),
-        Kind::Choice(words) => json!({"enum": words}),
+        // YAML 1.1 reads an unquoted `off` as false
+        Kind::Choice(words) if words.contains(&"off") => {
+            json!({"anyOf": [{"enum": words}, {"enum": [null, false]}]})
+        }
+        Kind::Choice(words) => json!({"anyOf": [{"enum": words}, {"type": "null"}]}),
         Kind::Mapping => json!({"type": ["object", "null"], "additionalProperties": {
             "type": ["string", "number", "boolean", "null"],
         }}),
-        Kind::Port => json!({"type": "integer", "minimum": 0, "maximum": 65535}),
-        Kind::Tokens => json!({"type": "array", "items": {
+        Kind::Port => json!({"anyOf": [
+            {"type": "integer", "minimum": 0, "maximum": 65535},
+            {"type": "string", "pattern": "^ *[0-9]{1,5} *$"},
+            {"type": "null"},
+        ]}),
+        Kind::Tokens => json!({"type": ["array", "null"], "items": {
             "type": "object",
             "properties": {
                 "name": {"type": "string"},
@@ -290,7 +301,7 @@ fn kind_text(kind: Kind) -> String {
         Kind::Flag => "boolean".to_string(),
         Kind::Whole => "whole number".to_string(),
         Kind::Seconds => "seconds".to_string(),
-        Kind::Schedule => "schedule".to_string(),
+        Kind::Schedule(..) => "schedule".to_string(),
         Kind::Texts => "text or list".to_string(),
         Kind::Choice(words) => words.join(", "),
         Kind::Mapping => "mapping".to_string(),

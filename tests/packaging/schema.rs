@@ -123,6 +123,12 @@ fn an_editor_with_the_schema_notices_what_check_notices() {
         job(", timeout: 1.5, batch_size: '3', enabled: 'no', env: {A: 1}, targets: [a, b]"),
         None
     );
+    assert_eq!(
+        job(", sec: '*/5', year: 2027, target_type: null, wrapper_loglevel: false"),
+        None
+    );
+    assert!(job(", sec: 60").is_some());
+    assert!(job(", sec: '1 2'").is_some());
     assert!(job(", timout: 5").unwrap().contains("unknown"));
     assert!(job(", timeout: soon").is_some());
     assert!(job(", batch_size: -1").is_some());
@@ -133,5 +139,7 @@ fn an_editor_with_the_schema_notices_what_check_notices() {
             .contains("missing")
     );
     assert!(misfit(&schema, &json!({"saltpeter_config": {"api_ws_port": 70000}}), "").is_some());
+    let fits = json!({"saltpeter_config": {"api_ws_port": "8888", "executor": null, "api_tokens": null}});
+    assert_eq!(misfit(&schema, &fits, ""), None);
     assert!(misfit(&schema, &json!({"saltpeter_config": {"dbug": true}}), "").is_some());
 }
