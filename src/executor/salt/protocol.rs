@@ -143,6 +143,27 @@ pub fn fill() -> &'static [u8] {
     b"{\"op\":\"fill\"}\n"
 }
 
+/// Whether waiting may help: the master is away, or comes back with another key.
+pub fn may_pass(kind: &str) -> bool {
+    matches!(
+        kind,
+        "master_down" | "master_timeout" | "PublishError" | "AuthenticationError" | "SaltClientError"
+    )
+}
+
+/// A refusal in words for people.
+pub fn words(kind: &str, msg: &str) -> String {
+    match kind {
+        "master_down" => "the Salt master is not running on this host".to_string(),
+        "master_timeout" => "the Salt master does not answer".to_string(),
+        "auth" => format!(
+            "Salt refuses: {msg}; the daemon has to run as root, as the master's user, or be allowed by publisher_acl"
+        ),
+        "AuthenticationError" | "AuthorizationError" => format!("Salt refuses: {msg}"),
+        kind => format!("Salt: {kind}: {msg}"),
+    }
+}
+
 /// Reads a return of `cmd.run_all`: 0 is a start, all else is said in the minion's words.
 pub fn launch(ret: &Value) -> Launch {
     let text = |key: &str| ret.get(key).and_then(Value::as_str).unwrap_or_default().trim();

@@ -1,10 +1,16 @@
 //! The executor in front of a helper that plays its part by heart: what needs no Salt. The rest is in tests/salt.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde_json::json;
+
+use super::launching::wrapper_call;
+use super::ping::unknown_kind;
 use super::*;
-use crate::config::ExecutorKind;
+use crate::config::{ExecutorKind, JobSpec, Settings, Targets};
+use crate::engine::effect::Dispatch;
+use crate::engine::record::RunId;
 use crate::executor::{self, Executor};
 
 const HELLO: &str = r#"{"ev":"hello","proto":1,"salt":"3008.5","python":"3","exe":"fake"}"#;

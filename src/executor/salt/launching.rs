@@ -1,0 +1,151 @@
+//! The wrapper's start on some minions: what Salt is asked to run there, and what their answers mean.
+//! Must not know: the helper process, what a wrapper does once launched.
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde_json::{Value, json};
+
+use super::protocol::{self, Launch, Request};
+use super::{NO_ANSWER, NO_RESPONSE, NOT_STARTED, Salt, What};
+use crate::clock;
+use crate::config::Settings;
+use crate::engine::effect::Dispatch;
+use crate::engine::event::Event;
+use crate::engine::record::MachineRunId;
+use crate::executor::launch;
+use crate::executor::link::Entrance;
+use crate::executor::local::host_name;
+use crate::limits;
+
+/// Before the wrapper's path. The command is a template, the only thing that Salt renders on the minion. One dispatch
+/// serves all minions, and each wrapper must know which it is on: `env` sets that whatever the minion's shell is. And
+/// a wrapper must outlive the minion's service where systemd kills all of its control group (salt.md 5): then it gets
+/// a scope of its own, as Salt does it for package managers, with the same setting to forbid it.
+const WRAPPER_PREFIX: &str = "{% if 'file.read' in salt and salt['file.file_exists']('/proc/self/cgroup') \
+    and 'salt-minion.service' in salt['file.read']('/proc/self/cgroup') \
+    and salt['config.get']('systemd.scope', True) and salt['cmd.which']('systemd-run') \
+    %}systemd-run --scope --quiet {% endif %}env SP_MACHINE_ID='{{ grains['id'] }}' ";
+
+/// The wrapper's start on some minions.
+pub(super) struct Launching {
+    dispatch: Dispatch,
+    kwarg: BTreeMap<&'static str, Value>,
+    /// Those that have not answered.
+    open: HashMap<String, MachineRunId>,
+}
+
+impl Salt {
+    pub(super) fn dispatch(&mut self, dispatch: Dispatch) {
+        let settings = self.settings.read().clone();
+        let refusal = self.no_salt.clone().or_else(|| unfit(&dispatch.spec.env));
+        if let Some(text) = refusal {
+            for (machine_run, _) in dispatch.machines {
+                self.report(failed(machine_run, NOT_STARTED, text.clone()));
+            }
+            return;
+        }
+        if dispatch.plain {
+            return self.run_plain(dispatch);
+        }
+        let kwarg = wrapper_call(&dispatch, &settings, &self.entrance);
+        let open = dispatch
+            .machines
+            .iter()
+            .map(|(id, machine)| (machine.clone(), *id))
+            .collect();
+        let (jid, again) = (protocol::jid(dispatch.at), dispatch.again);
+        let deadline = clock::mono().plus_ms(limits::LAUNCH_PATIENCE_MS);
+        let launching = Launching {
+            dispatch,
+            kwarg,
+            open,
+        };
+        self.add(jid, again, deadline, What::Launch(launching));
+    }
+}
+
+impl Launching {
+    pub(super) fn published(&mut self, unknown: &[String]) -> Vec<Event> {
+        let machine_runs = self.open.values().copied().collect();
+        let mut events = vec![Event::Published { machine_runs }];
+        let unknown = unknown.iter().filter_map(|machine| self.open.remove(machine));
+        events.extend(unknown.map(|id| failed(id, NO_ANSWER, NO_RESPONSE.to_string())));
+        events
+    }
+
+    pub(super) fn returned(&mut self, machine: &str, ret: &Value) -> Option<Event> {
+        let machine_run = self.open.remove(machine)?;
+        Some(match protocol::launch(ret) {
+            Launch::Started => Event::Launched { machine_run },
+            Launch::Failed(text) => failed(machine_run, NOT_STARTED, text),
+        })
+    }
+
+    /// Those that have not answered will not be heard any more.
+    pub(super) fn end_all(&mut self, retcode: i32, text: &str) -> Vec<Event> {
+        let open = self.open.drain();
+        open.map(|(_, machine_run)| failed(machine_run, retcode, text.to_string()))
+            .collect()
+    }
+
+    pub(super) fn fill_in(&self, request: &mut Request) {
+        let machines = self.dispatch.machines.iter().map(|(_, machine)| machine);
+        let open: Vec<&String> = machines
+            .filter(|machine| self.open.contains_key(*machine))
+            .collect();
+        request.tgt = json!(open);
+        request.kwarg = self.kwarg.clone();
+    }
+}
+
+fn failed(machine_run: MachineRunId, retcode: i32, mut text: String) -> Event {
+    let mut end = text.len().min(limits::LAUNCH_TEXT_BYTES);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.truncate(end);
+    Event::LaunchFailed {
+        machine_run,
+        retcode,
+        text,
+    }
+}
+
+/// Why an environment cannot be handed to a process; a minion's traceback about it would show its values.
+fn unfit(env: &BTreeMap<String, String>) -> Option<String> {
+    env.iter()
+        .find(|(name, value)| name.contains(['\0', '=']) || value.contains('\0'))
+        .map(|(name, _)| {
+            format!(
+                "env '{}' holds a NUL byte or '=' in its name: no process can be given it",
+                name.escape_debug()
+            )
+        })
+}
+
+/// The arguments of `cmd.run_all` that start the wrapper.
+pub(super) fn wrapper_call(
+    dispatch: &Dispatch,
+    settings: &Settings,
+    entrance: &Entrance,
+) -> BTreeMap<&'static str, Value> {
+    let path = dispatch
+        .spec
+        .wrapper_path
+        .as_ref()
+        .or(settings.default_wrapper_path.as_ref());
+    let path = path.map_or(limits::SALT_WRAPPER_PATH, String::as_str);
+    let host = settings
+        .server_host(&dispatch.spec)
+        .map_or_else(host_name, str::to_string);
+    let link = entrance.link(&host, &dispatch.spec, settings);
+    let env = launch::settings_of(dispatch, &link, settings);
+    let command = format!("{WRAPPER_PREFIX}{path}");
+    [
+        ("cmd", json!(command)),
+        ("template", json!("jinja")),
+        ("env", json!(env)),
+        ("reset_system_locale", json!(false)),
+    ]
+    .into()
+}

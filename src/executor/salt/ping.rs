@@ -1,0 +1,199 @@
+//! Which of the matching minions are up: a ping, its answers as they come, and who asked for them.
+//! Must not know: the helper process, dispatches.
+
+use std::collections::HashSet;
+
+use serde_json::{Value, json};
+
+use super::protocol::Request;
+use super::{Salt, What};
+use crate::clock::{self, Mono};
+use crate::config::{JobSpec, TARGET_TYPES, Targets};
+use crate::engine::event::Event;
+use crate::engine::record::RunId;
+use crate::limits;
+
+/// Which of the matching minions are up?
+pub(super) struct Ping {
+    /// Runs that wait for the answer: those due together share it.
+    runs: Vec<RunId>,
+    tgt: Value,
+    tgt_type: String,
+    published: Option<Mono>,
+    /// Not known to Salt: down.
+    unknown: Vec<String>,
+    told: Vec<String>,
+    seen: HashSet<String>,
+    /// Up, not told yet: told together, so that they are started together.
+    fresh: Vec<String>,
+    fresh_since: Mono,
+    last_return: Mono,
+    /// The master was away: minions find back to it one by one, and miss what is published meanwhile.
+    master_was_away: bool,
+    /// Up to then they are pinged again.
+    patience: Mono,
+}
+
+impl Salt {
+    pub(super) fn resolve(&mut self, run: RunId, spec: &JobSpec) {
+        let refusal = self.no_salt.clone().or_else(|| unknown_kind(&spec.target_type));
+        if refusal.is_some() {
+            return self.report(resolved(run, &[], &[], true, refusal));
+        }
+        let now = clock::mono();
+        let (tgt, tgt_type) = target(spec);
+        for pending in self.pending.values_mut() {
+            if let What::Ping(ping) = &mut pending.what
+                && ping.tgt == tgt
+                && ping.tgt_type == tgt_type
+                && ping
+                    .published
+                    .is_none_or(|at| now.since_ms(at) < limits::PING_SHARED_MS)
+            {
+                ping.runs.push(run);
+                let event = resolved(run, &ping.told, &[], false, None);
+                return self.report(event);
+            }
+        }
+        let ping = Ping::new(run, tgt, tgt_type, now);
+        let jid = self.jids.next(clock::wall());
+        self.add(
+            jid,
+            false,
+            now.plus_ms(limits::PING_PATIENCE_MS),
+            What::Ping(ping),
+        );
+    }
+
+    pub(super) fn ping_again(&mut self, mut ping: Ping, missing: Vec<String>) {
+        self.report_all(ping.news());
+        ping.tgt = json!(missing);
+        ping.tgt_type = "list".to_string();
+        let jid = self.jids.next(clock::wall());
+        let deadline = ping.patience.plus_ms(limits::PING_GRACE_MS);
+        self.add(jid, false, deadline, What::Ping(ping));
+    }
+}
+
+impl Ping {
+    fn new(run: RunId, tgt: Value, tgt_type: String, now: Mono) -> Ping {
+        Ping {
+            runs: vec![run],
+            tgt,
+            tgt_type,
+            published: None,
+            unknown: Vec::new(),
+            told: Vec::new(),
+            seen: HashSet::new(),
+            fresh: Vec::new(),
+            fresh_since: now,
+            last_return: now,
+            master_was_away: false,
+            patience: now.plus_ms(limits::PING_PATIENCE_MS),
+        }
+    }
+
+    pub(super) fn published(&mut self, now: Mono, took_ms: u64, unknown: Vec<String>) {
+        // a master that took so long has just come up: minions find back to it one by one
+        self.master_was_away |= took_ms >= limits::SALT_SLOW_PUBLISH_MS;
+        self.published = Some(now);
+        self.unknown.extend(unknown);
+    }
+
+    pub(super) fn returned(&mut self, minion: String, now: Mono) {
+        if self.fresh.is_empty() {
+            self.fresh_since = now;
+        }
+        self.last_return = now;
+        // a lost helper's successor tells again
+        if self.seen.insert(minion.clone()) {
+            self.fresh.push(minion);
+        }
+    }
+
+    /// Tells every run who has answered since it was told last.
+    pub(super) fn news(&mut self) -> Vec<Event> {
+        if self.fresh.is_empty() {
+            return Vec::new();
+        }
+        let runs = self.runs.iter();
+        let events = runs
+            .map(|run| resolved(*run, &self.fresh, &[], false, None))
+            .collect();
+        self.told.append(&mut self.fresh);
+        events
+    }
+
+    /// The master does not answer, or refuses for now.
+    pub(super) fn refused(&mut self) {
+        self.master_was_away = true;
+    }
+
+    pub(super) fn matches_nobody(&mut self, unknown: Vec<String>) {
+        self.unknown = unknown;
+    }
+
+    /// No more answers will come: who has not answered is down.
+    pub(super) fn end(mut self, missing: Vec<String>, error: Option<&str>) -> Vec<Event> {
+        self.unknown.extend(missing);
+        let runs = self.runs.iter();
+        runs.map(|run| resolved(*run, &self.fresh, &self.unknown, true, error.map(str::to_string)))
+            .collect()
+    }
+
+    pub(super) fn fill_in(&self, request: &mut Request, left_ms: u64) {
+        request.tgt = self.tgt.clone();
+        request.tgt_type.clone_from(&self.tgt_type);
+        request.fun = "test.ping";
+        let window_ms = match self.master_was_away {
+            true => limits::PING_AGAIN_MS,
+            false => limits::PING_TIMEOUT_MS,
+        };
+        request.timeout = window_ms.min(left_ms) as f64 / 1_000.0;
+    }
+
+    pub(super) fn should_go_on(&self, missing: &[String]) -> bool {
+        self.master_was_away && !missing.is_empty() && clock::mono() < self.patience
+    }
+
+    /// Answers are told when no more come for a moment, or the first has waited long enough: each telling costs a
+    /// publish of its own.
+    pub(super) fn is_ripe(&self, now: Mono) -> bool {
+        !self.fresh.is_empty()
+            && (now.since_ms(self.last_return) >= limits::PING_QUIET_MS
+                || now.since_ms(self.fresh_since) >= limits::PING_GATHER_MS)
+    }
+}
+
+fn resolved(run: RunId, up: &[String], down: &[String], finished: bool, error: Option<String>) -> Event {
+    Event::Resolved {
+        run,
+        up: up.to_vec(),
+        down: down.to_vec(),
+        finished,
+        error,
+    }
+}
+
+/// Why this kind of target cannot be asked for.
+pub(super) fn unknown_kind(target_type: &str) -> Option<String> {
+    (!TARGET_TYPES.contains(&target_type)).then(|| {
+        format!(
+            "target_type '{}' is none of Salt's: {}",
+            target_type.escape_debug(),
+            TARGET_TYPES.join(", ")
+        )
+    })
+}
+
+/// The job's targets for Salt: an array means a list of ids, whatever the kind (only Salt 3008 takes it otherwise);
+/// compound expressions may be arrays of words.
+fn target(spec: &JobSpec) -> (Value, String) {
+    match &spec.targets {
+        Targets::Text(text) => (json!(text), spec.target_type.clone()),
+        Targets::List(words) if spec.target_type.starts_with("compound") => {
+            (json!(words.join(" ")), spec.target_type.clone())
+        }
+        Targets::List(ids) => (json!(ids), "list".to_string()),
+    }
+}
