@@ -24,6 +24,8 @@ pub struct Setup<'a> {
     pub wrapper: &'a Path,
     /// The job files: name and text.
     pub files: Vec<(String, String)>,
+    /// Settings that differ.
+    pub settings: Value,
 }
 
 /// A running daemon. Dropped: it is killed.
@@ -67,7 +69,7 @@ impl Daemon {
         let directory = setup.directory;
         let _ = fs::remove_dir_all(&directory);
         fs::create_dir_all(directory.join("conf"))?;
-        let settings = json!({"saltpeter_config": {
+        let mut settings = json!({"saltpeter_config": {
             "executor": "local",
             "local_machines": setup.machines,
             "state_dir": directory.join("state"),
@@ -80,6 +82,9 @@ impl Daemon {
             "default_saltpeter_server_host": "127.0.0.1",
             "api_open": true,
         }});
+        for (key, value) in setup.settings.as_object().into_iter().flatten() {
+            settings["saltpeter_config"][key] = value.clone();
+        }
         // JSON is YAML
         fs::write(directory.join("conf/settings.yaml"), settings.to_string())?;
         for (name, text) in setup.files {

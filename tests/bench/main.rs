@@ -2,10 +2,14 @@
 //! builds what is needed and starts this; without it: `cargo bench --bench load -- [--quick] [NAME...]`.
 //!
 //! `daemon.rs` the daemon under load, `wrappers.rs` and `roles.rs` what it is loaded with, `raw.rs` and `sink.rs` raw
-//! limits, `report.rs` what is printed; then one file a bench.
+//! limits, `report.rs` what is printed, `../salt/lab` a real Salt; then one file a bench.
 
 mod daemon;
 mod http;
+// the tests use all of it
+#[allow(dead_code)]
+#[path = "../salt/lab/mod.rs"]
+mod lab;
 mod output_lines;
 mod procfs;
 mod raw;
@@ -21,6 +25,7 @@ mod due;
 mod idle_jobs;
 mod kill;
 mod output;
+mod salt;
 mod trivial_run;
 mod wrapper;
 
@@ -30,6 +35,7 @@ use std::process::ExitCode;
 
 use daemon::{Daemon, Setup};
 use report::Reporter;
+use serde_json::Value;
 
 /// What every bench is given.
 pub struct Bench {
@@ -46,7 +52,7 @@ pub struct Bench {
 
 type Run = fn(&mut Bench) -> io::Result<()>;
 
-const BENCHES: [(&str, Run); 10] = [
+const BENCHES: [(&str, Run); 14] = [
     ("wrapper", wrapper::run),
     ("idle_jobs", idle_jobs::run),
     ("due", due::run),
@@ -57,6 +63,10 @@ const BENCHES: [(&str, Run); 10] = [
     ("output_twenty", output::run_twenty),
     ("beats", beats::run),
     ("beats_ours", beats::run_ours),
+    ("salt_run", salt::run_one),
+    ("salt_burst", salt::run_burst),
+    ("salt_fleet", salt::run_fleet),
+    ("salt_returns", salt::run_returns),
 ];
 
 impl Bench {
@@ -79,6 +89,7 @@ impl Bench {
             machines: &machines,
             wrapper,
             files,
+            settings: Value::Null,
         })
     }
 

@@ -1,14 +1,12 @@
 //! The daemon against a real Salt master and three real minions on this host.
 //!
 //! `SALTPETER_TEST_SALT=off` leaves all of it out, and says so. `SALTPETER_TEST_SALT_VERSION` picks the Salt (default:
-//! `lab::VERSION`). Reading order: `lab.rs` sets Salt up and takes it down, `daemon.rs` is a daemon of ours,
-//! `bridge.rs` speaks to the helper alone; then the tests.
+//! `lab::VERSION`). Reading order: `lab/` sets Salt up and takes it down, `daemon.rs` is a daemon of ours; then the tests.
 
-mod bridge;
 mod daemon;
 mod lab;
-mod processes;
-mod wait;
+
+use lab::{bridge, processes, wait};
 
 mod helper;
 mod launching;

@@ -1,5 +1,12 @@
-//! One Salt master and three minions on loopback, below a temporary directory, for all tests of one run of this binary.
-//! The packages live in a virtual environment below the target directory. Everything is taken down by `watchdog.py`.
+//! A Salt master and its minions on loopback, below a temporary directory: for the tests in `tests/salt`, one with three
+//! minions for all that run in one process, and for `tests/bench`. The packages live in a virtual environment below the
+//! target directory. Everything is taken down by `watchdog.py`. `farm.rs` plays minions by the thousand on it, `bridge.rs`
+//! speaks to the helper alone.
+
+pub mod bridge;
+pub mod farm;
+pub mod processes;
+pub mod wait;
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -14,8 +21,7 @@ use rustix::fs::FlockOperation;
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::bridge::Bridge;
-use crate::{processes, wait};
+use bridge::Bridge;
 
 /// The Salt that is tested unless the environment says otherwise.
 pub const VERSION: &str = "3008.5";
@@ -24,10 +30,18 @@ pub const MINIONS: [&str; 3] = ["web-a", "web-b", "db1"];
 /// From the start of Salt to the first answer of all minions, on a busy machine.
 const READY_S: u64 = 120;
 
+/// What a lab is to be like.
+pub struct Plan {
+    pub minions: Vec<String>,
+    /// What master and minions log to their files.
+    pub log_level: &'static str,
+}
+
 pub struct Lab {
     pub root: PathBuf,
     pub python: PathBuf,
-    sessions: Mutex<Vec<(&'static str, Child)>>,
+    plan: Plan,
+    sessions: Mutex<Vec<(String, Child)>>,
     /// Held by all who need Salt as it is; alone by those who break it.
     calm: RwLock<()>,
     _watchdog: Child,
@@ -65,22 +79,26 @@ pub fn alone() -> Option<(&'static Lab, Hold)> {
 
 fn lab() -> Option<&'static Lab> {
     static LAB: OnceLock<Option<Lab>> = OnceLock::new();
-    LAB.get_or_init(|| match std::env::var("SALTPETER_TEST_SALT").as_deref() {
-        Ok("off") => {
-            // not captured by the test harness
-            let _ = writeln!(
-                std::io::stderr(),
-                "LEFT OUT: the tests with a real Salt (SALTPETER_TEST_SALT=off)"
-            );
-            None
-        }
-        _ => Some(Lab::set_up()),
+    LAB.get_or_init(|| {
+        Lab::set_up(Plan {
+            minions: MINIONS.map(String::from).to_vec(),
+            log_level: "debug",
+        })
     })
     .as_ref()
 }
 
 impl Lab {
-    fn set_up() -> Lab {
+    /// Starts one, and waits until all of it answers. None: left out by request.
+    pub fn set_up(plan: Plan) -> Option<Lab> {
+        if std::env::var("SALTPETER_TEST_SALT").as_deref() == Ok("off") {
+            // not captured by the test harness
+            let _ = writeln!(
+                std::io::stderr(),
+                "LEFT OUT: what needs a real Salt (SALTPETER_TEST_SALT=off)"
+            );
+            return None;
+        }
         let venv = environment();
         let python = venv.join("bin/python");
         let root = PathBuf::from(format!("/tmp/sp.{}", std::process::id()));
@@ -88,7 +106,7 @@ impl Lab {
         fs::create_dir(&root).unwrap();
         fs::write(root.join("sessions"), "").unwrap();
         let watchdog = Command::new(&python)
-            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/salt/watchdog.py"))
+            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/salt/lab/watchdog.py"))
             .arg(&root)
             .stdin(Stdio::piped())
             // a Ctrl-C is for the tests; this one cleans up after them
@@ -98,17 +116,18 @@ impl Lab {
         let lab = Lab {
             root,
             python,
+            plan,
             sessions: Mutex::default(),
             calm: RwLock::default(),
             _watchdog: watchdog,
         };
         lab.configure();
         lab.start("master");
-        for minion in MINIONS {
+        for minion in &lab.plan.minions {
             lab.start(minion);
         }
         lab.wait_until_ready();
-        lab
+        Some(lab)
     }
 
     /// Directory of the master's configuration.
@@ -124,21 +143,31 @@ impl Lab {
         let master = json!({
             "root_dir": self.config(), "interface": "127.0.0.1", "publish_port": publish, "ret_port": ret,
             "user": user, "auto_accept": true, "worker_threads": 2, "keysize": 2048,
-            "log_level_logfile": "debug",
+            "log_level_logfile": self.plan.log_level,
             "file_roots": {"base": [states, self.root.join("files")]},
+            "pillar_roots": {"base": [self.root.join("pillar")]},
             "nodegroups": {"edge": "L@web-b,db1"},
         });
         fs::create_dir_all(self.config()).unwrap();
         fs::create_dir_all(self.root.join("files")).unwrap();
+        fs::create_dir_all(self.root.join("pillar")).unwrap();
+        // JSON is YAML
+        let top = json!({"base": {"web*": ["web"]}});
+        fs::write(self.root.join("pillar/top.sls"), top.to_string()).unwrap();
+        fs::write(
+            self.root.join("pillar/web.sls"),
+            json!({"tier": "front"}).to_string(),
+        )
+        .unwrap();
         fs::write(self.config().join("master"), master.to_string()).unwrap();
-        for minion in MINIONS {
+        for minion in &self.plan.minions {
             let directory = self.root.join(minion);
             let role = if minion.starts_with("db") { "db" } else { "web" };
             let config = json!({
                 "root_dir": directory, "id": minion, "master": "127.0.0.1", "publish_port": publish,
                 "master_port": ret, "user": user, "multiprocessing": true, "acceptance_wait_time": 1,
                 "random_reauth_delay": 1, "enable_fqdns_grains": false, "enable_gpu_grains": false,
-                "log_level_logfile": "debug", "grains": {"role": role},
+                "log_level_logfile": self.plan.log_level, "grains": {"role": role},
             });
             fs::create_dir_all(&directory).unwrap();
             fs::write(directory.join("minion"), config.to_string()).unwrap();
@@ -146,7 +175,7 @@ impl Lab {
     }
 
     /// Starts the master or a minion in a session of its own.
-    pub fn start(&self, name: &'static str) {
+    pub fn start(&self, name: &str) {
         let bin = self.python.parent().unwrap();
         let (program, directory) = match name {
             "master" => ("salt-master", self.config()),
@@ -174,16 +203,19 @@ impl Lab {
             .open(self.root.join("sessions"))
             .unwrap();
         writeln!(list, "{}", child.id()).unwrap();
-        self.sessions.lock().push((name, child));
+        self.sessions.lock().push((name.to_string(), child));
     }
 
     fn is_whole(&self) -> bool {
-        self.sessions.lock().len() == MINIONS.len() + 1
+        self.sessions.lock().len() == self.plan.minions.len() + 1
     }
 
     /// Starts and wakes what a test that failed has left stopped or frozen.
     fn mend(&self) {
-        for name in ["master"].into_iter().chain(MINIONS) {
+        for name in ["master"]
+            .into_iter()
+            .chain(self.plan.minions.iter().map(String::as_str))
+        {
             let runs = self.sessions.lock().iter().any(|(known, _)| *known == name);
             match runs {
                 true => self.signal(name, Signal::CONT),
@@ -193,7 +225,8 @@ impl Lab {
         self.wait_until_ready();
     }
 
-    fn session(&self, name: &str) -> i32 {
+    /// The session of the master or a minion.
+    pub fn session(&self, name: &str) -> i32 {
         let sessions = self.sessions.lock();
         let (_, child) = sessions.iter().find(|(known, _)| *known == name).unwrap();
         child.id() as i32
@@ -213,6 +246,11 @@ impl Lab {
             self.signal(name, Signal::KILL);
             processes::of_session(session).is_empty().then_some(())
         });
+        self.forget(name);
+    }
+
+    /// Its first process has been killed; what it has started may live on.
+    pub fn forget(&self, name: &str) {
         let mut sessions = self.sessions.lock();
         let place = sessions.iter().position(|(known, _)| *known == name).unwrap();
         let (_, mut child) = sessions.remove(place);
@@ -222,7 +260,7 @@ impl Lab {
     /// Pings once a second until all minions have answered one of the pings.
     pub fn wait_until_ready(&self) {
         let mut bridge = Bridge::start(self);
-        let mut silent: Vec<&str> = MINIONS.to_vec();
+        let mut silent: Vec<&str> = self.plan.minions.iter().map(String::as_str).collect();
         let mut asked = 0;
         wait::until("answers of all minions", READY_S, || {
             let master = self.sessions.lock();
@@ -260,7 +298,7 @@ fn environment() -> PathBuf {
     if venv.join("ok").exists() {
         return venv;
     }
-    let requirements = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/salt/requirements.txt");
+    let requirements = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/salt/lab/requirements.txt");
     let pip = venv.join("bin/pip");
     let salt = format!("salt=={version}");
     let steps: [(&Path, Vec<&str>); 3] = [

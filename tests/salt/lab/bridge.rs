@@ -9,7 +9,7 @@ use crossbeam_channel::Receiver;
 use saltpeter::clock;
 use serde_json::{Value, json};
 
-use crate::lab::Lab;
+use super::Lab;
 
 pub struct Bridge {
     pub child: Child,

@@ -30,13 +30,6 @@ pub fn of_session(session: i32) -> Vec<i32> {
     all().into_iter().filter(is_member).collect()
 }
 
-/// User and system time, in ticks of 10 ms.
-pub fn cpu_ticks(pid: i32) -> u64 {
-    stat(pid).map_or(0, |fields| {
-        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
-    })
-}
-
 /// The arguments, separated by NUL bytes.
 pub fn arguments(pid: i32) -> Vec<u8> {
     fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default()
