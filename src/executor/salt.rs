@@ -13,7 +13,7 @@ mod protocol;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
@@ -148,16 +148,22 @@ impl Salt {
     }
 
     fn take_orders(&mut self) -> bool {
-        while self.pending.len() < limits::SALT_REQUESTS {
+        // a kill of a run comes machine by machine: it is one publish
+        let mut terminated = HashSet::new();
+        let mut is_open = true;
+        while is_open && self.pending.len() < limits::SALT_REQUESTS {
             match self.orders.try_recv() {
                 Ok(Order::Resolve { run, spec }) => self.resolve(run, &spec),
                 Ok(Order::Dispatch(dispatch)) => self.dispatch(*dispatch),
-                Ok(Order::Terminate { machine_run }) => self.terminate(machine_run),
-                Err(TryRecvError::Empty) => return true,
-                Err(TryRecvError::Disconnected) => return false,
+                Ok(Order::Terminate { machine_run }) => {
+                    terminated.insert(machine_run);
+                }
+                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Disconnected) => is_open = false,
             }
         }
-        true
+        self.terminate(&terminated);
+        is_open
     }
 
     /// Without anything to wait for it sleeps long; windows are looked at in quarters of a second.

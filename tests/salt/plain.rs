@@ -1,5 +1,8 @@
 //! Jobs without a wrapper (`use_wrapper: false`).
 
+use std::fs;
+
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::daemon::{Daemon, codes, job, with};
@@ -79,4 +82,43 @@ fn a_result_that_came_while_the_daemon_was_away_is_found_in_the_job_cache() {
     assert_eq!(codes(&results), [("web-a", 0)]);
     assert_eq!(results["web-a"]["ret"], "over\n");
     assert_eq!(executions(), "x\ny\n");
+}
+
+#[test]
+fn a_minion_that_restarts_meanwhile_loses_what_it_killed_and_nothing_else() {
+    let Some((lab, hold)) = lab::alone() else { return };
+    let mark = lab.root.join("restart");
+    fs::create_dir_all(&mark).unwrap();
+    let go = mark.join("go");
+    let command = format!(
+        "touch {}/\"$SP_JOB_NAME\"; while [ ! -e {} ]; do sleep 0.2; done; echo over",
+        mark.display(),
+        go.display()
+    );
+    let daemon = Daemon::start(
+        (lab, hold),
+        json!({
+            "killed": plain(json!("web-a"), &command, json!({})),
+            "left": plain(json!("web-b"), &command, json!({})),
+        }),
+    );
+    let instances = ["killed", "left"].map(|job| daemon.run(job));
+    for job in ["killed", "left"] {
+        wait::until("the command", 60, || mark.join(job).exists().then_some(()));
+    }
+    // with all that it has started; and alone, as systemd does it where it is told to
+    lab.kill("web-a");
+    lab.start("web-a");
+    processes::signal(lab.session("web-b"), Signal::KILL);
+    lab.forget("web-b");
+    lab.start("web-b");
+    lab.wait_until_ready();
+    fs::write(go, "").unwrap();
+    let results = daemon.results("left", &instances[1], 60);
+    assert_eq!(codes(&results), [("web-b", 0)]);
+    assert_eq!(results["web-b"]["ret"], "over\n");
+    let results = daemon.results("killed", &instances[0], 150);
+    assert_eq!(codes(&results), [("web-a", 255)]);
+    let ret = results["web-a"]["ret"].to_string();
+    assert!(ret.contains("the minion no longer runs the command"), "{ret}");
 }

@@ -2,7 +2,7 @@
 //! whether it is still at it, and the master's job cache for returns that nobody heard.
 //! Must not know: the helper process.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde_json::{Value, json};
 
@@ -49,6 +49,18 @@ pub(super) struct Question {
 }
 
 impl Plain {
+    fn new(dispatch: Dispatch) -> Plain {
+        let machines = dispatch.machines.iter();
+        Plain {
+            open: machines.map(|(id, machine)| (machine.clone(), *id)).collect(),
+            gone: HashMap::new(),
+            heard: HashMap::new(),
+            killed: HashMap::new(),
+            next_look: None,
+            dispatch,
+        }
+    }
+
     pub(super) fn published(&mut self, now: Mono) -> Vec<Event> {
         self.next_look = Some(now.plus_ms(limits::PLAIN_LOOK_MS));
         for machine in self.open.keys() {
@@ -81,6 +93,23 @@ impl Plain {
         for moment in self.heard.values_mut().chain(killed) {
             *moment = moment.plus_ms(stalled_ms);
         }
+    }
+
+    /// Marks those of them that run here as being ended.
+    fn terminate(&mut self, machine_runs: &HashSet<MachineRunId>, now: Mono) -> Vec<String> {
+        let open = self.open.iter();
+        let machines: Vec<String> = open
+            .filter(|(_, open)| machine_runs.contains(open))
+            .map(|(machine, _)| machine.clone())
+            .collect();
+        for machine in &machines {
+            let killed = Killed {
+                asked: now,
+                is_hard: false,
+            };
+            self.killed.insert(machine.clone(), killed);
+        }
+        machines
     }
 
     /// Machines of which nothing was heard for long, whether they or Salt are away.
@@ -143,15 +172,7 @@ impl Question {
 
 impl Salt {
     pub(super) fn run_plain(&mut self, dispatch: Dispatch) {
-        let machines = dispatch.machines.iter();
-        let plain = Plain {
-            open: machines.map(|(id, machine)| (machine.clone(), *id)).collect(),
-            gone: HashMap::new(),
-            heard: HashMap::new(),
-            killed: HashMap::new(),
-            next_look: None,
-            dispatch,
-        };
+        let plain = Plain::new(dispatch);
         let jid = protocol::jid(plain.dispatch.at);
         let again = plain.dispatch.again;
         let deadline = clock::mono().plus_ms(limits::LAUNCH_PATIENCE_MS);
@@ -159,21 +180,15 @@ impl Salt {
     }
 
     /// SIGTERM now, SIGKILL later; Salt does not tell when it is over.
-    pub(super) fn terminate(&mut self, machine_run: MachineRunId) {
+    pub(super) fn terminate(&mut self, machine_runs: &HashSet<MachineRunId>) {
         let now = clock::mono();
         let mut questions = Vec::new();
         for (id, pending) in &mut self.pending {
-            let Some(plain) = pending.plain() else { continue };
-            let Some((machine, _)) = plain.open.iter().find(|(_, open)| **open == machine_run) else {
+            let Some(plain) = pending.plain().filter(|_| !machine_runs.is_empty()) else {
                 continue;
             };
-            let machine = machine.clone();
-            let killed = Killed {
-                asked: now,
-                is_hard: false,
-            };
-            plain.killed.insert(machine.clone(), killed);
-            questions.push((*id, "saltutil.term_job", vec![machine]));
+            let machines = plain.terminate(machine_runs, now);
+            questions.push((*id, "saltutil.term_job", machines));
         }
         self.ask(questions);
     }
@@ -184,17 +199,18 @@ impl Salt {
         let mut ended = Vec::new();
         for (id, pending) in &mut self.pending {
             let Some(plain) = pending.plain() else { continue };
-            let mut over = Vec::new();
+            let (mut hard, mut over) = (Vec::new(), Vec::new());
             for (machine, killed) in &mut plain.killed {
                 let since_ms = now.since_ms(killed.asked);
                 if !killed.is_hard && since_ms >= limits::TERM_TO_KILL_MS {
                     killed.is_hard = true;
-                    questions.push((*id, "saltutil.kill_job", vec![machine.clone()]));
+                    hard.extend(plain.open.contains_key(machine).then(|| machine.clone()));
                 }
                 if since_ms >= limits::TERM_TO_KILL_MS + limits::PLAIN_KILLED_MS {
                     over.push(machine.clone());
                 }
             }
+            questions.push((*id, "saltutil.kill_job", hard));
             for machine in over {
                 events.extend(plain.end(&machine, KILLED, KILLED_NOTE));
             }
@@ -317,6 +333,67 @@ fn outcome(ret: &Value, timeout_s: u64) -> (i32, String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A command on these machines, published at that moment.
+    fn published(machines: &[&str], at: Mono) -> Plain {
+        let ids = (1..).map(MachineRunId);
+        let mut plain = Plain::new(Dispatch {
+            run: Default::default(),
+            job: "j".into(),
+            instance: "j_1".into(),
+            token: "t".into(),
+            spec: Default::default(),
+            machines: ids.zip(machines.iter().map(|id| id.to_string())).collect(),
+            env_delivery: true,
+            at: Default::default(),
+            again: false,
+            plain: true,
+        });
+        plain.published(at);
+        plain
+    }
+
+    #[test]
+    fn a_minion_of_which_nothing_is_heard_for_ten_minutes_is_given_up_and_no_other() {
+        let minutes = |count: u64| Mono(1_000 + count * 60_000);
+        let mut plain = published(&["away", "answers"], minutes(0));
+        assert_eq!(plain.away(Mono(minutes(10).0 - 1)), Vec::<String>::new());
+        plain.heard.insert("answers".into(), minutes(9));
+        assert_eq!(plain.away(minutes(10)), ["away"]);
+        let given_up = plain.lost(&plain.away(minutes(10)));
+        assert!(
+            matches!(
+                &given_up[..],
+                [Event::Returned {
+                    machine_run: MachineRunId(1),
+                    retcode: NO_ANSWER,
+                    ..
+                }]
+            ),
+            "{given_up:?}"
+        );
+        // given up once, and the other when its own time is over
+        assert_eq!(plain.away(minutes(18)), Vec::<String>::new());
+        assert_eq!(plain.away(minutes(19)), ["answers"]);
+    }
+
+    #[test]
+    fn the_time_in_which_the_daemon_itself_stood_still_is_nobodys_silence() {
+        let mut plain = published(&["a"], Mono(0));
+        plain.forgive(limits::PLAIN_AWAY_MS);
+        assert!(plain.away(Mono(2 * limits::PLAIN_AWAY_MS - 1)).is_empty());
+        assert_eq!(plain.away(Mono(2 * limits::PLAIN_AWAY_MS)), ["a"]);
+    }
+
+    #[test]
+    fn a_kill_of_many_machines_is_one_question() {
+        let mut plain = published(&["a", "b", "c"], Mono(0));
+        let two = HashSet::from([MachineRunId(1), MachineRunId(3), MachineRunId(99)]);
+        let mut machines = plain.terminate(&two, Mono(5));
+        machines.sort();
+        assert_eq!(machines, ["a", "c"]);
+        assert!(plain.killed.contains_key("a") && !plain.killed.contains_key("b"));
+    }
 
     #[test]
     fn a_return_gives_code_and_output() {
