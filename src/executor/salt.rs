@@ -66,8 +66,6 @@ struct Pending {
     was_sent: bool,
     /// None: it is with the helper now.
     send_at: Option<Mono>,
-    /// When it was handed to the helper last.
-    sent: Mono,
     /// Ends without Salt's answer then.
     deadline: Mono,
     /// Why it was not published so far.
@@ -182,7 +180,6 @@ impl Salt {
             jid,
             was_sent,
             send_at: Some(Mono(0)),
-            sent: Mono(0),
             deadline,
             last_error: None,
             what,
@@ -203,7 +200,6 @@ impl Salt {
             if pending.send_at.is_some_and(|at| at <= now) {
                 process.say(&pending.request(*id, now).line());
                 pending.send_at = None;
-                pending.sent = now;
                 pending.was_sent = true;
             }
         }
@@ -264,7 +260,7 @@ impl Salt {
                 self.is_bus_down = (!up).then_some(msg);
                 self.show_trouble();
             }
-            Said::Pub { id, unknown, .. } => self.published(id, unknown),
+            Said::Pub { id, unknown, took_ms } => self.published(id, unknown, took_ms),
             Said::Ret { id, minion, ret, .. } => self.returned(id, minion, &ret),
             Said::Done { id, missing } => self.done(id, missing),
             Said::Error {
@@ -284,7 +280,7 @@ impl Salt {
         }
     }
 
-    fn published(&mut self, id: u64, unknown: Vec<String>) {
+    fn published(&mut self, id: u64, unknown: Vec<String>, took_ms: u64) {
         let now = clock::mono();
         self.backoff_ms = limits::HELPER_BACKOFF_MIN_MS;
         let Some(pending) = self.pending.get_mut(&id) else {
@@ -293,7 +289,7 @@ impl Salt {
         pending.last_error = None;
         match &mut pending.what {
             What::Ping(ping) => {
-                ping.published(now, now.since_ms(pending.sent), unknown);
+                ping.published(now, took_ms, unknown);
                 pending.deadline = now.plus_ms(limits::PING_TIMEOUT_MS + limits::PING_GRACE_MS);
             }
             What::Launch(launching) => {

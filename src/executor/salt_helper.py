@@ -19,7 +19,7 @@ PUBLISH_QUEUE = 65536  # requests that wait for a publisher
 ENDED_KEPT = 2000  # jobs whose late returns are still reported
 BUS_STALE_S = 2.0  # a publish that the bus has not shown by then: the bus is dead
 BUS_RETRY_S = 1.0
-CACHE_LOOK_S = 3.0  # a job that has not all returns by then is looked up in the job cache, later ever more seldom
+CACHE_LOOK_S = 3.0  # a job that lacks returns after such a silence is looked up in the job cache, later ever more seldom
 CACHE_LOOK_MAX_S = 30.0
 RETURN_CHARS = 65536  # kept of one text in a return, unless the request says otherwise
 
@@ -75,6 +75,7 @@ class Job:
         self.expected = None  # known once it is published
         self.got = set()
         self.published = None
+        self.heard = 0.0  # when a return came last
         self.seen_on_bus = False
         self.next_look = None  # into the job cache: the bus loses a return now and then
 
@@ -108,6 +109,7 @@ def returned(jid, minion, data, via):
         if job is None or minion in job.got:
             return
         job.got.add(minion)
+        job.heard = time.monotonic()
         emit(
             id=job.id, ev="late" if late else "ret", jid=jid, minion=minion, via=via,
             ret=cut(data.get("return", data.get("ret")), job.limit),
@@ -163,7 +165,10 @@ def kind_of(error):
 
 def publish(client, request):
     tgt, tgt_type, jid = request["tgt"], request.get("tgt_type", "glob"), request["jid"]
-    job = Job(request)
+    job, took_ms = Job(request), 0
+    if tgt_type == "range" and not getattr(salt.utils.minions, "HAS_RANGE", True):
+        # Salt only logs it, and matches nobody
+        return emit(id=job.id, ev="error", kind="no_range", msg="this Python has no package seco.range")
     with LOCK:
         if jid in JOBS:
             return emit(id=job.id, ev="error", kind="duplicate_jid", msg="job id %s is followed already" % jid)
@@ -179,6 +184,7 @@ def publish(client, request):
             arg = list(request.get("arg") or [])
             if request.get("kwarg"):
                 arg.append(dict(request["kwarg"], __kwarg__=True))
+            asked = time.monotonic()
             answer = client.pub(
                 tgt, request["fun"], arg=arg, tgt_type=tgt_type, jid=jid,
                 timeout=float(request.get("publish_timeout", 5)),
@@ -188,6 +194,7 @@ def publish(client, request):
                     "the master refused the publish: this user may not publish, or the key is not the master's"
                 )
             minions = answer.get("minions") or []
+            took_ms = int((time.monotonic() - asked) * 1000)
     except Exception:
         with LOCK:
             JOBS.pop(jid, None)
@@ -198,7 +205,8 @@ def publish(client, request):
             JOBS.pop(jid, None)
             return emit(id=job.id, ev="error", kind="no_match", msg="no minion matches", unknown=unknown)
         job.expected, job.published = set(minions), time.monotonic()
-        emit(id=job.id, ev="pub", jid=jid, minions=sorted(minions), unknown=unknown)
+        # the time in a queue of this process is not the master's
+        emit(id=job.id, ev="pub", jid=jid, minions=sorted(minions), unknown=unknown, took_ms=took_ms)
         finish_if_complete(job)
     if known:
         FILL.set()
@@ -283,7 +291,9 @@ def look_at_times(returners, alive):
         FILL.clear()
         fill_from_cache(returners, jobs)
     else:
-        doubtful = [job for job in jobs if now >= (job.next_look or job.published + CACHE_LOOK_S)]
+        doubtful = [
+            job for job in jobs if now >= (job.next_look or job.published) and now - max(job.heard, job.published) >= CACHE_LOOK_S
+        ]
         for job in doubtful:
             job.next_look = now + min(CACHE_LOOK_MAX_S, now - job.published)
         fill_from_cache(returners, set(over + doubtful))

@@ -9,7 +9,7 @@ use crate::lab;
 fn every_kind_of_target_reaches_whom_salt_means() {
     let Some(lab) = lab::shared() else { return };
     let say_id = "echo \"I am $SP_MACHINE_ID\"";
-    let kinds: [(&str, Value, &str, &[&str]); 9] = [
+    let kinds: [(&str, Value, &str, &[&str]); 14] = [
         ("all", json!("*"), "glob", &["db1", "web-a", "web-b"]),
         ("some", json!("web*"), "glob", &["web-a", "web-b"]),
         ("listed", json!(["db1", "web-b"]), "list", &["db1", "web-b"]),
@@ -22,6 +22,26 @@ fn every_kind_of_target_reaches_whom_salt_means() {
             &["web-a", "web-b"],
         ),
         ("grain", json!("role:db"), "grain", &["db1"]),
+        ("tier", json!("tier:front"), "pillar", &["web-a", "web-b"]),
+        (
+            "tier_pattern",
+            json!("tier:fr.*"),
+            "pillar_pcre",
+            &["web-a", "web-b"],
+        ),
+        (
+            "tier_exact",
+            json!("tier:front"),
+            "pillar_exact",
+            &["web-a", "web-b"],
+        ),
+        ("role_pattern", json!("role:d."), "grain_pcre", &["db1"]),
+        (
+            "network",
+            json!("127.0.0.0/8"),
+            "ipcidr",
+            &["db1", "web-a", "web-b"],
+        ),
         ("group", json!("edge"), "nodegroup", &["db1", "web-b"]),
         (
             "mixed",
@@ -35,6 +55,11 @@ fn every_kind_of_target_reaches_whom_salt_means() {
         files[name] = with(job(targets.clone(), say_id), json!({"target_type": kind}));
     }
     files["nowhere"] = job(json!("nobody*"), "true");
+    files["elsewhere"] = with(
+        job(json!("203.0.113.0/24"), "true"),
+        json!({"target_type": "ipcidr"}),
+    );
+    files["ranged"] = with(job(json!("%edge"), "true"), json!({"target_type": "range"}));
     let daemon = Daemon::start(lab, files);
     let instances: Vec<String> = kinds.iter().map(|(name, ..)| daemon.run(name)).collect();
     for ((name, _, _, expected), instance) in kinds.iter().zip(instances) {
@@ -45,8 +70,14 @@ fn every_kind_of_target_reaches_whom_salt_means() {
             assert_eq!(results[machine]["ret"], format!("I am {machine}\n"));
         }
     }
-    assert_eq!(daemon.outcome("nowhere", 40), json!({}));
-    assert_eq!(daemon.status()["state"]["nowhere"]["note"], "No targets matched");
+    for job in ["nowhere", "elsewhere"] {
+        assert_eq!(daemon.outcome(job, 40), json!({}));
+        assert_eq!(daemon.status()["state"][job]["note"], "No targets matched");
+    }
+    // what it needs is in no package index
+    assert_eq!(daemon.outcome("ranged", 40), json!({}));
+    let note = daemon.status()["state"]["ranged"]["note"].to_string();
+    assert!(note.contains("seco.range"), "{note}");
 }
 
 #[test]

@@ -130,7 +130,7 @@ impl Ping {
     }
 
     pub(super) fn matches_nobody(&mut self, unknown: Vec<String>) {
-        self.unknown = unknown;
+        self.unknown.extend(unknown);
     }
 
     /// No more answers will come: who has not answered is down.

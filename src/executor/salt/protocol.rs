@@ -56,11 +56,13 @@ pub enum Said {
         #[serde(default)]
         msg: String,
     },
-    /// It is published; which listed ids Salt does not know.
+    /// It is published; which listed ids Salt does not know, and how long the master took for it.
     Pub {
         id: u64,
         #[serde(default)]
         unknown: Vec<String>,
+        #[serde(default)]
+        took_ms: u64,
     },
     /// A minion's return.
     Ret {
@@ -155,6 +157,10 @@ pub fn may_pass(kind: &str) -> bool {
 pub fn words(kind: &str, msg: &str) -> String {
     match kind {
         "master_down" => "the Salt master is not running on this host".to_string(),
+        "no_range" => format!(
+            "target_type 'range' cannot be asked for: {msg}; install it beside the master's Salt, and set range_server \
+             in the master's configuration"
+        ),
         "master_timeout" => "the Salt master does not answer".to_string(),
         "auth" => format!(
             "Salt refuses: {msg}; the daemon has to run as root, as the master's user, or be allowed by publisher_acl"

@@ -123,7 +123,7 @@ fn a_master_that_is_away_is_asked_again_and_so_are_minions_that_come_back_after_
         read -r second
         jid=${first#*jid\":\"}; jid=${jid%%\"*}
         case "$second" in *"$jid"*'"again":true'*) ;; *) exit 1 ;; esac
-        echo '{"ev":"pub","id":1,"jid":"1","minions":["a","b"],"unknown":["gone"]}'
+        echo '{"ev":"pub","id":1,"jid":"1","minions":["a","b"],"unknown":["gone"],"took_ms":3}'
         echo '{"ev":"ret","id":1,"jid":"1","minion":"a","ret":true,"retcode":0}'
         echo '{"ev":"done","id":1,"jid":"1","missing":["b"],"why":"timeout"}'
         read -r third
@@ -137,6 +137,44 @@ fn a_master_that_is_away_is_asked_again_and_so_are_minions_that_come_back_after_
     assert_eq!(
         (up, down, error),
         (vec!["a".into(), "b".into()], vec!["gone".into()], None)
+    );
+    std::fs::remove_file(python).unwrap();
+}
+
+#[test]
+fn a_publish_that_waited_for_others_is_no_sign_of_a_master_that_was_away() {
+    // a second ping would get no answer
+    let python = fake_python(
+        "queued",
+        r#"read -r line
+        sleep 2.5
+        echo '{"ev":"pub","id":1,"jid":"1","minions":["a","b"],"unknown":[],"took_ms":40}'
+        echo '{"ev":"ret","id":1,"jid":"1","minion":"a","ret":true,"retcode":0}'
+        echo '{"ev":"done","id":1,"jid":"1","missing":["b"],"why":"timeout"}'"#,
+    );
+    let (executor, events) = start(&python);
+    resolve(&executor, 1, "glob");
+    let (up, down, error) = resolved_to_the_end(&events, 1);
+    assert_eq!((up, down, error), (vec!["a".into()], vec!["b".into()], None));
+    std::fs::remove_file(python).unwrap();
+}
+
+#[test]
+fn who_was_unknown_at_first_stays_down_when_the_rest_is_asked_again() {
+    let python = fake_python(
+        "unknown",
+        r#"read -r line
+        echo '{"ev":"pub","id":1,"jid":"1","minions":["a"],"unknown":["gone"],"took_ms":4000}'
+        echo '{"ev":"done","id":1,"jid":"1","missing":["a"],"why":"timeout"}'
+        read -r line
+        echo '{"ev":"error","id":2,"kind":"no_match","msg":"no minion matches","unknown":["a"]}'"#,
+    );
+    let (executor, events) = start(&python);
+    resolve(&executor, 1, "glob");
+    let (up, down, error) = resolved_to_the_end(&events, 1);
+    assert_eq!(
+        (up, down, error),
+        (Vec::new(), vec!["gone".into(), "a".into()], None)
     );
     std::fs::remove_file(python).unwrap();
 }
