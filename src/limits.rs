@@ -37,6 +37,8 @@ pub const MISSED_RECORDS: usize = 100;
 /// How often the last look at the wall clock is stored when nothing else is: a crash makes at most this
 /// much of the past be looked at again, and verdicts already stored win.
 pub const LAST_LOOK_STORE_S: i64 = 10;
+/// Verdicts newer than that look that a start reads: far more than those seconds hold, but where the clock was set back.
+pub const RECOVERED_VERDICTS: usize = 100_000;
 
 // -- frames
 

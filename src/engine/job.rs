@@ -124,6 +124,7 @@ impl Engine {
                 ),
             );
             self.last_look_s = Some(now_s);
+            self.spoken_of.clear();
             let now = turn.now.wall;
             let mut facts = vec![Fact::LastLook(Wall::from_secs(now_s))];
             let names: Vec<Arc<str>> = self.jobs.keys().cloned().collect();
@@ -156,6 +157,7 @@ impl Engine {
             };
             self.fall_due(turn, &name, next, now_s);
         }
+        self.spoken_of.clear();
     }
 
     fn store_last_look(&mut self, turn: &mut Turn, now_s: i64) {
@@ -206,10 +208,15 @@ impl Engine {
             self.due.insert((next, name.clone()));
         }
         self.shown.jobs.insert(name.clone());
-        let to_start = passed.last().copied().filter(|due| *due >= oldest_to_start);
+        // before a crash, those after the last look that was stored had their verdicts
+        let spoken_of = self.spoken_of.get(&**name);
+        let is_new = |due: &i64| !spoken_of.is_some_and(|known| is_within(known, *due));
+        let mut to_start = passed.last().copied().filter(|due| *due >= oldest_to_start);
         if to_start.is_some() {
             passed.pop();
         }
+        to_start = to_start.filter(is_new);
+        passed.retain(is_new);
         self.record_misses(turn, name, &passed);
         if let Some(due) = to_start {
             self.fire(turn, name, due);
@@ -379,4 +386,8 @@ impl Engine {
             .collect();
         self.jobs = states;
     }
+}
+
+fn is_within(stretches: &[(i64, i64)], due: i64) -> bool {
+    stretches.iter().any(|(from, to)| (*from..=*to).contains(&due))
 }

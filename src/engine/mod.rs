@@ -83,6 +83,9 @@ pub struct Engine {
     /// Second up to which the schedule has been evaluated.
     last_look_s: Option<i64>,
     last_look_stored_s: i64,
+    /// By job: due times, from and to, after the last look that was stored, whose verdicts are stored all the same.
+    /// Empty once the schedule was looked at.
+    spoken_of: HashMap<String, Vec<(i64, i64)>>,
     /// Misses that storage has not taken yet, one stretch per job.
     unstored_misses: BTreeMap<String, VerdictRecord>,
     /// What is in force: the files', with the switches on top.
@@ -211,6 +214,7 @@ impl Engine {
             due: BTreeSet::new(),
             last_look_s: recovered.last_look.map(|look| look.secs()),
             last_look_stored_s: 0,
+            spoken_of: HashMap::new(),
             unstored_misses: BTreeMap::new(),
             maintenance: Maintenance::default(),
             switches: BTreeMap::new(),

@@ -262,6 +262,8 @@ pub struct StoredRun {
 pub struct Recovered {
     /// When the schedule was last evaluated; None: never.
     pub last_look: Option<Wall>,
+    /// Job and due times, from and to, of the verdicts on what was due after that.
+    pub verdicts: Vec<(String, Wall, Wall)>,
     /// First numbers not used yet.
     pub next_run: u64,
     pub next_machine_run: u64,

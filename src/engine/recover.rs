@@ -18,6 +18,12 @@ impl Engine {
     pub(super) fn take_up(&mut self, config: Arc<Config>, recovered: Recovered, now: Now) {
         let awake = self.awake.at(now.mono);
         self.take_up_jobs(recovered.jobs);
+        for (job, from, to) in recovered.verdicts {
+            self.spoken_of
+                .entry(job)
+                .or_default()
+                .push((from.secs(), to.secs()));
+        }
         for mut stored in recovered.runs {
             stored.machines.sort_by_key(|(machine, _)| machine.position);
             let id = stored.run.id;

@@ -16,6 +16,7 @@ use crate::engine::event::StoreOutcome;
 use crate::engine::record::{
     JobRecord, MachineRecord, MachineRunId, MachineStage, RunId, RunRecord, RunStage, Verdict, VerdictRecord,
 };
+use crate::limits;
 
 /// Columns of a run in the order that [`run_of_row`] reads them; `runs` and `specs` are joined.
 pub(super) const RUN_COLUMNS: &str = "runs.id, runs.instance, runs.job, runs.due, runs.asked_by, runs.started, \
@@ -330,6 +331,20 @@ fn put_verdict(connection: &Connection, record: &VerdictRecord) -> rusqlite::Res
             reason
         ])?;
     Ok(())
+}
+
+/// Job and due times, from and to, of the verdicts on what was due later than that; the earliest
+/// [`limits::RECOVERED_VERDICTS`].
+pub(super) fn verdicts_after(
+    connection: &Connection,
+    look: Wall,
+) -> rusqlite::Result<Vec<(String, Wall, Wall)>> {
+    let mut statement = connection
+        .prepare("SELECT job, due, until FROM verdicts WHERE until > ?1 ORDER BY until LIMIT ?2")?;
+    let rows = statement.query_map(params![look.0, limits::RECOVERED_VERDICTS as i64], |row| {
+        Ok((row.get(0)?, Wall(row.get(1)?), Wall(row.get(2)?)))
+    })?;
+    rows.collect()
 }
 
 fn put_job(connection: &Connection, job: &JobRecord) -> rusqlite::Result<()> {

@@ -22,10 +22,15 @@ pub(super) fn recover(
     let from_state = |error: rusqlite::Error| describe(&state_dir.join("state.db"), &error);
     let highest_output = highest_machine_run(days, state_dir)?;
     let next = |key, table| next_number(connection, key, table).map_err(from_state);
+    let last_look = facts::meta(connection, facts::LAST_LOOK)
+        .map_err(from_state)?
+        .map(Wall);
     let mut recovered = Recovered {
-        last_look: facts::meta(connection, facts::LAST_LOOK)
-            .map_err(from_state)?
-            .map(Wall),
+        last_look,
+        verdicts: match last_look {
+            Some(look) => facts::verdicts_after(connection, look).map_err(from_state)?,
+            None => Vec::new(),
+        },
         next_run: next(facts::NEXT_RUN, "runs")?,
         // output is committed before the facts it belongs to: a crash between the two leaves rows of a number that
         // no fact has, and that must not be given to another machine

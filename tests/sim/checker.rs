@@ -176,6 +176,22 @@ impl World {
         self.wrappers[wrapper].machine_run = found.unwrap_or(MachineRunId(u64::MAX - wrapper as u64));
     }
 
+    /// Wrappers of an earlier life of the daemon, in which nothing of this machine run was stored, are its own now.
+    fn place_survivors(&mut self, machine: &MachineRecord) {
+        let Some(run) = self.checker.runs.get(&machine.run) else {
+            return;
+        };
+        let known = &self.checker.machines;
+        let ours = self.wrappers.iter_mut().filter(|w| {
+            w.key.machine == machine.machine
+                && w.key.instance == run.instance
+                && !known.contains_key(&w.machine_run)
+        });
+        for wrapper in ours {
+            wrapper.machine_run = machine.id;
+        }
+    }
+
     /// The wrapper that this machine run belongs to: not one that was refused.
     fn is_entitled(&self, wrapper: usize) -> bool {
         let w = &self.wrappers[wrapper];
@@ -298,6 +314,7 @@ impl World {
 
     fn machine_said(&mut self, machine: &MachineRecord) {
         let awake = self.awake();
+        self.place_survivors(machine);
         let before = self.checker.machines.insert(machine.id, machine.clone());
         let was_ended = before.as_ref().is_some_and(|m| m.stage == MachineStage::Ended);
         let is_ended = machine.stage == MachineStage::Ended;

@@ -146,7 +146,16 @@ impl World {
     pub fn dues_verdict_said(&mut self, verdict: &VerdictRecord) {
         let key = (verdict.job.clone(), verdict.due.0);
         let first = self.checker.dues.said.insert(key.clone());
-        let stored = self.storage.verdicts.contains_key(&(key.0.clone(), key.1, key.1));
+        let stored = self.storage.verdicts.get(&(key.0.clone(), key.1, key.1)).cloned();
+        if let Some(stored) = &stored
+            && !matches!(verdict.verdict, Verdict::Started { .. })
+            && !self.checker.dues.stepped_back
+        {
+            // storage keeps the one that it has, but people are told of both
+            let text = format!("{verdict:?} is said of what has its verdict: {stored:?}");
+            self.fail("P3", text);
+        }
+        let stored = stored.is_some();
         if !first || stored || verdict.count > 1 {
             return;
         }

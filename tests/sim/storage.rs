@@ -106,6 +106,12 @@ impl Storage {
         wanted.extend(open.map(|m| m.run));
         Recovered {
             last_look: self.last_look,
+            verdicts: self
+                .verdicts
+                .values()
+                .filter(|verdict| self.last_look.is_some_and(|look| verdict.until > look))
+                .map(|verdict| (verdict.job.clone(), verdict.due, verdict.until))
+                .collect(),
             next_run: self.runs.keys().next_back().map_or(1, |id| id.0 + 1),
             next_machine_run: self.machines.keys().next_back().map_or(1, |id| id.0 + 1),
             jobs: self.jobs.values().cloned().collect(),

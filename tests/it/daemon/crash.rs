@@ -77,6 +77,37 @@ fn killed_again_and_again_while_20_jobs_stream_nothing_is_lost_or_doubled() {
 }
 
 #[test]
+fn after_kill_9_nothing_is_said_to_be_missed_or_overlapped_that_has_its_verdict() {
+    let jobs = json!({"s": every_second("true", json!({})), "once": every_second("sleep 30", json!({}))});
+    let daemon = Plan::new(jobs).restarts().start();
+    let verdicts = |job: &str| {
+        let query = format!("SELECT count(*) FROM verdicts WHERE job = '{job}'");
+        daemon.number(&query, "")
+    };
+    until("verdicts", || {
+        (verdicts("s") > 4 && verdicts("once") > 4).then_some(())
+    });
+    let said_before = daemon.job_log("once.log").matches("Overlap detected").count() as i64;
+    daemon.kill_hard();
+    let (started, known) = (verdicts("s"), verdicts("once"));
+    daemon.start();
+    until("more verdicts", || (verdicts("s") > started + 1).then_some(()));
+    // what was due before the kill had its verdict: whatever is said now is of what came later
+    let missed = daemon.said().matches("s missed its due time").count() as i64;
+    let query = "SELECT count(*) FROM verdicts WHERE verdict = 'missed' AND job = 's'";
+    until("each miss that was said to be stored", || {
+        (daemon.number(query, "") >= missed).then_some(())
+    });
+    let overlaps = daemon.job_log("once.log").matches("Overlap detected").count() as i64 - said_before;
+    let given = verdicts("once") - known;
+    // one may have been said, and not stored, before the kill
+    assert!(
+        overlaps <= given + 1,
+        "{overlaps} overlaps said, {given} verdicts"
+    );
+}
+
+#[test]
 fn what_was_acked_is_there_after_kill_9() {
     let daemon = Plan::new(json!({})).restarts().start();
     let fields = json!({"wrapper_path": daemon.told_wrapper()});
