@@ -181,6 +181,8 @@ export function jobView(app, name) {
     show(command, typeof values.command === "string");
     setText(command, shown(values.command ?? ""));
     const rest = Object.entries(values).filter(([field]) => !ELSEWHERE.includes(field));
+    // where it runs comes first
+    rest.sort(([a], [b]) => b.startsWith("target") - a.startsWith("target"));
     for (const [field, value] of Object.entries(values.parameters ?? {})) {
       rest.push([`parameter ${field}`, value]);
     }
@@ -266,7 +268,8 @@ function updateRecent(row, run) {
   setLasting(cells[2].firstChild, run.started, run.ended);
   setOutcome(cells[3].firstChild, run.outcome);
   const { outcomes, failed } = run.machines;
-  const parts = Object.entries(outcomes).map(([word, count]) => `${count} ${word.replace("_", " ")}`);
+  const words = Object.entries(outcomes).sort(([a], [b]) => (b === "success") - (a === "success"));
+  const parts = words.map(([word, count]) => `${count} ${word.replace("_", " ")}`);
   let text = parts.join(", ");
   if (failed.length > 0) {
     const total = Object.entries(outcomes).reduce((sum, [word, count]) => (

@@ -163,7 +163,8 @@ function bars() {
     const errors = problems.filter((problem) => problem.severity === "error").length;
     found.push({
       key: "problems", kind: errors > 0 ? "bad" : "warn", word: "job files",
-      text: `${counted(problems.length, "problem")}, ${counted(errors, "error")} among them.`,
+      text: [[errors, "error"], [problems.length - errors, "warning"]].filter(([count]) => count > 0)
+        .map(([count, word]) => counted(count, word)).join(" and "),
       link: { path: "/", text: "Show" },
     });
   }

@@ -75,13 +75,8 @@ export function outputPanel(app) {
   const follows = h("input", { type: "checkbox", checked: true, on: { change: () => follows.checked && toEnd() } });
   const note = h("p", { class: "quiet" });
   const status = h("span", { class: "quiet" });
-  const node = h(
-    "div",
-    { class: "panel" },
-    h("p", { class: "tools" }, h("label", {}, follows, " Follow"), status),
-    note,
-    text,
-  );
+  const tools = h("span", { class: "follow" }, h("label", {}, follows, " Follow"), " ", status);
+  const node = h("div", { class: "panel" }, note, text);
   let kept = 0;
   let skipped = 0;
   let target = null;
@@ -92,15 +87,17 @@ export function outputPanel(app) {
   let waiting = "";
   let waitingLine = null;
   let frame = null;
-  let isDirty = false;
+  let followedTo = 0;
 
   text.addEventListener("scroll", () => {
-    const isAtEnd = text.scrollHeight - text.scrollTop - text.clientHeight < 30;
-    if (isAtEnd !== follows.checked && frame === null) follows.checked = isAtEnd;
+    // ours, not somebody's who reads
+    if (text.scrollTop === followedTo) return;
+    follows.checked = text.scrollHeight - text.scrollTop - text.clientHeight < 30;
   });
 
   function toEnd() {
     text.scrollTop = text.scrollHeight;
+    followedTo = text.scrollTop;
   }
 
   function clear() {
@@ -114,12 +111,11 @@ export function outputPanel(app) {
   function put({ done, line }) {
     waiting += done;
     waitingLine = line;
-    isDirty = true;
     frame ??= requestAnimationFrame(paint);
   }
 
   function paint() {
-    isDirty = false;
+    frame = null;
     for (let at = 0; at < waiting.length; ) {
       let block = blocks.lastChild;
       if (!block || block.firstChild.length >= BLOCK) {
@@ -142,8 +138,6 @@ export function outputPanel(app) {
     setText(note, skipped > 0 ? "Only the end is shown here; the download has all of it." : "");
     show(note, skipped > 0);
     if (follows.checked) toEnd();
-    // the scroll event of this comes after the frame
-    requestAnimationFrame(() => { frame = isDirty ? requestAnimationFrame(paint) : null; });
   }
 
   async function read(abort) {
@@ -203,6 +197,8 @@ export function outputPanel(app) {
 
   return {
     node,
+    /** Stands above it, with what else can be done. */
+    tools,
     /** Shows the output of that machine run: `{instance, machine, length, isEnded, limit}`, lengths in bytes. */
     show(wanted) {
       const isSame = target && target.instance === wanted.instance && target.machine === wanted.machine;

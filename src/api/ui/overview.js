@@ -250,7 +250,7 @@ function updateJob(row, job) {
 function outcomeText(job) {
   if (job.last_ok !== false) return "";
   if (job.last_total_count === 0) return "no machine";
-  return `${job.last_failed_count} of ${counted(job.last_total_count, "machine")} failed`;
+  return `${job.last_failed_count} of ${job.last_total_count} failed`;
 }
 
 export function notesText(job) {

@@ -49,7 +49,7 @@ export function runView(app, instance) {
   const outputSection = h(
     "section",
     { "aria-labelledby": "output-title", class: "one" },
-    h("div", { class: "tools" }, machineTitle, h("span", { class: "grow" }), download, killMachine),
+    h("div", { class: "tools" }, machineTitle, panel.tools, h("span", { class: "grow" }), download, killMachine),
     machineNotes,
     panel.node,
   );
@@ -206,6 +206,7 @@ export function runView(app, instance) {
     setText(machineTitle, machine ?? "");
     show(download, one !== null);
     show(panel.node, one !== null);
+    show(panel.tools, one !== null);
     if (one === null) {
       setText(machineNotes, "This machine is not in this run.");
       return;
