@@ -402,40 +402,46 @@ fn token(node: &Node) -> Result<ApiToken, String> {
     })
 }
 
-/// A key's value as anybody may see it.
+/// A key's value as anybody may see it. What is no setting of ours may be anything: it is not shown.
 fn masked(key: &str, node: &Node) -> Value {
     const HIDDEN: &str = "***";
-    let lower = key.to_lowercase();
-    if key == "api_tokens" {
-        let mut shown = node.to_json();
-        for token in shown
-            .as_array_mut()
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_object_mut)
-        {
-            for (field, value) in token {
-                if !matches!(field.as_str(), "name" | "role") {
-                    *value = HIDDEN.into();
-                }
-            }
-        }
-        return shown;
-    }
-    if ["token", "password", "passwd", "secret", "key"]
+    let is_secret = ["token", "password", "passwd", "secret", "key"]
         .iter()
-        .any(|word| lower.contains(word))
-    {
-        return HIDDEN.into();
-    }
+        .any(|word| key.contains(word));
     match node {
-        // user and password of a URL
-        Node::Text(text) if text.contains('@') => match (text.find("://"), text.rfind('@')) {
-            (Some(scheme), Some(at)) if scheme < at => {
-                format!("{}{HIDDEN}{}", &text[..scheme + 3], &text[at..]).into()
-            }
-            _ => HIDDEN.into(),
-        },
+        Node::List(tokens) if key == "api_tokens" => {
+            let tokens = tokens.iter().map(|token| match token.to_json() {
+                Value::Object(mut fields) => {
+                    for (field, value) in &mut fields {
+                        if !matches!(field.as_str(), "name" | "role") {
+                            *value = HIDDEN.into();
+                        }
+                    }
+                    Value::Object(fields)
+                }
+                _ => HIDDEN.into(),
+            });
+            tokens.collect()
+        }
+        _ if is_secret || !KEYS.contains(&key) => HIDDEN.into(),
+        // user and password of a URL, and what stands behind its '?'
+        Node::Text(text) if text.contains(['@', '?']) => {
+            let Some((scheme, rest)) = text.split_once("://") else {
+                return HIDDEN.into();
+            };
+            let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
+            let query = match query {
+                "" => "",
+                // may be part of a password
+                query if query.contains('@') => return HIDDEN.into(),
+                _ => "?***",
+            };
+            let place = match place.rfind('@') {
+                Some(at) => format!("{HIDDEN}{}", &place[at..]),
+                None => place.to_string(),
+            };
+            format!("{scheme}://{place}{query}").into()
+        }
         other => other.to_json(),
     }
 }

@@ -614,7 +614,8 @@ fn settings_are_merged_and_conflicts_told() {
     let dir = Dir::with(&[
         (
             "a.yaml",
-            "saltpeter_config: {debug: on, api_ws_port: 1, elasticsearch: 'http://u:pass@es:9200', dbug: 1}\n",
+            "saltpeter_config: {debug: on, api_ws_port: 1, elasticsearch: 'http://u:pass@es:9200', dbug: 1,
+              opensearch: 'https://u:p@os:9200/?api_key=k'}\n",
         ),
         (
             "b.yaml",
@@ -638,6 +639,8 @@ fn settings_are_merged_and_conflicts_told() {
     assert_eq!(settings.machines_ws_bind_addr, IpAddr::from([0, 0, 0, 0]));
     assert_eq!(config.maintenance.machines.len(), 2);
     assert_eq!(settings.raw["elasticsearch"], "http://***@es:9200");
+    assert_eq!(settings.raw["opensearch"], "https://***@os:9200/?***");
+    assert_eq!(settings.raw["dbug"], "***");
     let told: Vec<(&str, Severity)> = config
         .problems
         .iter()
