@@ -155,20 +155,16 @@ fn by_job(page: &mut Page, board: &Board) {
 
 fn times_by_job(page: &mut Page, board: &Board) {
     let seconds = |ms: u64| ms as f64 / 1e3;
-    page.per_job(
-        board,
-        "start_delay_seconds_sum",
-        "counter",
-        "Seconds that starts were late, in all.",
-        |state| Some(seconds(state.counts.late_ms_sum)),
+    page.family(
+        "start_delay_seconds",
+        "summary",
+        "Seconds that starts for a due time were late.",
     );
-    page.per_job(
-        board,
-        "start_delay_seconds_count",
-        "counter",
-        "Starts for a due time.",
-        |state| Some(state.counts.starts),
-    );
+    for (job, state) in &board.jobs {
+        let (sum, count) = (seconds(state.counts.late_ms_sum), state.counts.starts);
+        page.value("start_delay_seconds_sum", &[("job", job)], sum);
+        page.value("start_delay_seconds_count", &[("job", job)], count);
+    }
     page.per_job(
         board,
         "start_delay_last_seconds",
@@ -343,8 +339,25 @@ mod tests {
                 .any(|line| line == "saltpeter_jobs 99\",outcome=\"success\"} 0")
         );
         assert!(text.contains(r#"job="evil\"} 1\nsaltpeter_jobs 99""#));
+        let mut kinds = std::collections::HashMap::new();
         for line in text.lines() {
-            assert!(line.starts_with('#') || line.starts_with("saltpeter_"), "{line}");
+            if let Some(kind) = line.strip_prefix("# TYPE ") {
+                let (family, kind) = kind.split_once(' ').unwrap();
+                assert!(kinds.insert(family, kind).is_none(), "twice: {line}");
+                // a scraper takes these endings for parts of a histogram or a summary
+                let is_part = ["_sum", "_count", "_bucket"]
+                    .iter()
+                    .any(|end| family.ends_with(end));
+                assert!(
+                    !is_part && (kind == "counter") == family.ends_with("_total"),
+                    "{line}"
+                );
+            } else {
+                assert!(
+                    line.starts_with("# HELP ") || line.starts_with("saltpeter_"),
+                    "{line}"
+                );
+            }
         }
     }
 }
