@@ -9,7 +9,7 @@ use super::query::{bad, moment};
 use super::routes::{Answered, Call};
 use super::v1;
 use super::views::{
-    Done, KillBody, KillJobBody, OldRunBody, PauseBody, RunBody, Started, SwitchBody, Verdict,
+    self, Done, KillBody, KillJobBody, OldRunBody, PauseBody, RunBody, Started, SwitchBody, Verdict,
 };
 use crate::clock;
 use crate::engine::effect::Answer;
@@ -19,7 +19,13 @@ use crate::limits;
 /// `POST /run`.
 pub fn old_run(call: &Call) -> Answered {
     let body: OldRunBody = body(call)?;
-    tell_old(ask(call, Ask::Run { job: body.job })?)
+    let answer = ask(
+        call,
+        Ask::Run {
+            job: body.job.clone(),
+        },
+    )?;
+    tell_old(call, &body.job, answer)
 }
 
 /// `POST /kill`.
@@ -28,17 +34,21 @@ pub fn old_kill(call: &Call) -> Answered {
     let answer = ask(
         call,
         Ask::Kill {
-            job: body.job,
+            job: body.job.clone(),
             machine: body.machine,
             instance: body.instance,
         },
     )?;
-    tell_old(answer)
+    tell_old(call, &body.job, answer)
 }
 
 /// `POST /api/v1/jobs/{job}/run`.
 pub fn run(call: &Call) -> Answered {
     let body: RunBody = body(call)?;
+    // a script whose list came out empty does not mean all machines
+    if body.targets.as_ref().is_some_and(Vec::is_empty) {
+        return Err(bad("'targets' is empty: leave it out for all machines".into()));
+    }
     let machines = body.targets.unwrap_or_default();
     if machines.len() > limits::RUN_MACHINES {
         return Err(bad(format!(
@@ -55,7 +65,7 @@ pub fn run(call: &Call) -> Answered {
         retry_of: None,
     };
     let job = call.parts[0].clone();
-    tell(ask(call, Ask::RunWith { job, order })?)
+    tell(call, &call.parts[0], ask(call, Ask::RunWith { job, order })?)
 }
 
 /// `POST /api/v1/jobs/{job}/kill`.
@@ -66,7 +76,7 @@ pub fn kill_job(call: &Call) -> Answered {
         machine: body.machine,
         instance: body.instance,
     };
-    tell(ask(call, ask_kill)?)
+    tell(call, &call.parts[0], ask(call, ask_kill)?)
 }
 
 /// `POST /api/v1/runs/{instance}/kill`.
@@ -92,7 +102,7 @@ fn kill_instance(call: &Call, machine: Option<String>) -> Answered {
     match ask(call, ask_kill)? {
         // the run is known: its job is gone, and so is everything that could be killed
         Answer::UnknownJob => Err(conflict("the run has ended")),
-        answer => tell(answer),
+        answer => tell(call, &run.run.job, answer),
     }
 }
 
@@ -124,7 +134,7 @@ pub fn retry(call: &Call) -> Answered {
         retry_of: Some(run.run.instance.clone()),
     };
     let job = run.run.job.clone();
-    tell(ask(call, Ask::RunWith { job, order })?)
+    tell(call, &run.run.job, ask(call, Ask::RunWith { job, order })?)
 }
 
 /// `POST /api/v1/jobs/{job}/pause`.
@@ -143,14 +153,18 @@ pub fn pause(call: &Call) -> Answered {
         Some(until) => until,
     };
     let job = call.parts[0].clone();
-    tell(ask(call, Ask::Pause { job, until, reason })?)
+    tell(
+        call,
+        &call.parts[0],
+        ask(call, Ask::Pause { job, until, reason })?,
+    )
 }
 
 /// `POST /api/v1/jobs/{job}/resume`.
 pub fn resume(call: &Call) -> Answered {
     let _: serde_json::Map<String, serde_json::Value> = body(call)?;
     let job = call.parts[0].clone();
-    tell(ask(call, Ask::Resume { job })?)
+    tell(call, &call.parts[0], ask(call, Ask::Resume { job })?)
 }
 
 /// `PUT /api/v1/maintenance`.
@@ -170,14 +184,14 @@ pub fn switch(call: &Call) -> Answered {
         until: clock::wall().plus_ms(seconds as i64 * 1_000),
         reason,
     };
-    tell(ask(call, ask_switch)?)
+    tell(call, "", ask(call, ask_switch)?)
 }
 
 /// `DELETE /api/v1/maintenance`. An empty `machine` is refused: a script with an empty variable must not lift the
 /// global one.
 pub fn switch_back(call: &Call) -> Answered {
     let machine = machine(call.query.given("machine").map(str::to_string))?;
-    tell(ask(call, Ask::SwitchBack { machine })?)
+    tell(call, "", ask(call, Ask::SwitchBack { machine })?)
 }
 
 /// Asks the engine in the caller's name.
@@ -207,7 +221,8 @@ fn body<T: DeserializeOwned>(call: &Call) -> Result<T, Denied> {
         .map_err(|problem| bad(format!("the request's body is not what is expected: {problem}")))
 }
 
-fn tell(answer: Answer) -> Answered {
+/// `job` is the one that was asked about, if any.
+fn tell(call: &Call, job: &str, answer: Answer) -> Answered {
     Ok(match answer {
         Answer::Started { instance } => Response::json(200, &Started { instance }),
         Answer::KillSent { machines } => Response::json(
@@ -217,11 +232,11 @@ fn tell(answer: Answer) -> Answered {
             },
         ),
         Answer::Done(message) => Response::json(200, &Done { message }),
-        refusal => return Err(refused(refusal)),
+        refusal => return Err(refused(call, job, refusal)),
     })
 }
 
-fn tell_old(answer: Answer) -> Answered {
+fn tell_old(call: &Call, job: &str, answer: Answer) -> Answered {
     Ok(match answer {
         Answer::Started { instance } => Response::json(
             200,
@@ -232,7 +247,7 @@ fn tell_old(answer: Answer) -> Answered {
         ),
         Answer::KillSent { machines } => Response::json(200, &Verdict::ok(&kill_sent(machines))),
         Answer::Done(message) => Response::json(200, &Verdict::ok(&message)),
-        refusal => return Err(refused(refusal)),
+        refusal => return Err(refused(call, job, refusal)),
     })
 }
 
@@ -241,9 +256,9 @@ fn kill_sent(machines: usize) -> String {
     format!("the kill is on its way to {machines} machine{plural}")
 }
 
-fn refused(answer: Answer) -> Denied {
+fn refused(call: &Call, job: &str, answer: Answer) -> Denied {
     let (status, message) = match answer {
-        Answer::UnknownJob => (404, "there is no such job".into()),
+        Answer::UnknownJob => (404, views::no_such_job(&call.board, job)),
         Answer::Conflict(why) => (409, why),
         Answer::Invalid(why) => (400, why),
         Answer::Unavailable(why) => (503, why),

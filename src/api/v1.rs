@@ -55,7 +55,7 @@ pub fn jobs(call: &Call) -> Answered {
 pub fn job(call: &Call) -> Answered {
     let name = call.parts[0].as_str();
     let Some(job) = call.board.jobs.get(name) else {
-        return Err(missing("there is no such job"));
+        return Err(missing(&views::no_such_job(&call.board, name)));
     };
     let recent = call.query.number("recent", 0..=100)?.unwrap_or(20);
     let mut shown = job_view(call, name, job, recent as usize, NEXT_RUNS)?;
@@ -77,7 +77,11 @@ pub fn runs(call: &Call) -> Answered {
         Some("running") => Some(RunOutcome::Unfinished),
         Some("succeeded") => Some(RunOutcome::Succeeded),
         Some("failed") => Some(RunOutcome::Failed),
-        Some(_) => return Err(bad("'outcome' must be running, succeeded or failed".into())),
+        Some("skipped") => Some(RunOutcome::Skipped),
+        Some(_) => {
+            let words = "'outcome' must be running, succeeded, failed or skipped";
+            return Err(bad(words.into()));
+        }
     };
     let filter = RunFilter {
         job: call.query.text("job"),
@@ -99,7 +103,7 @@ pub fn runs(call: &Call) -> Answered {
     let next = found.last().filter(|_| found.len() == limit).map(|run| run.id.0);
     let shown: Vec<Value> = found
         .iter()
-        .map(|run| views::run_summary(run, call.caller.role))
+        .map(|run| views::run_summary(run, &call.board, call.caller.role))
         .collect();
     Ok(Response::json(200, &json!({"runs": shown, "next": next})))
 }
@@ -107,7 +111,10 @@ pub fn runs(call: &Call) -> Answered {
 /// `GET /api/v1/runs/{instance}`.
 pub fn run(call: &Call) -> Answered {
     let run = find_run(call, &call.parts[0])?;
-    Ok(Response::json(200, &views::run(&run, call.caller.role)))
+    Ok(Response::json(
+        200,
+        &views::run(&run, &call.board, call.caller.role),
+    ))
 }
 
 /// `GET /api/v1/machines`.
@@ -268,7 +275,7 @@ pub fn find_run(call: &Call, instance: &str) -> Result<Arc<RunBoard>, Denied> {
     }
     let stored = call.shared.library.lock().run(instance).map_err(internal)?;
     let Some(stored) = stored else {
-        return Err(missing("there is no such run"));
+        return Err(missing(&format!("there is no such run as '{instance}'")));
     };
     let machines = stored.machines.into_iter().map(|(record, position)| {
         Arc::new(MachineBoard {
@@ -340,7 +347,7 @@ fn job_view(call: &Call, name: &str, job: &JobBoard, recent: usize, next: usize)
         "result_ok": record.result_ok,
         "missed": record.missed,
         "overlap": record.overlap,
-        "recent": recent.iter().map(views::brief).collect::<Vec<_>>(),
+        "recent": recent.iter().map(|run| views::brief(run, board)).collect::<Vec<_>>(),
         "problems": problems,
     }))
 }

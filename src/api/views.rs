@@ -10,13 +10,15 @@ use serde_json::{Map, Value, json};
 
 use super::outputs::Outputs;
 use crate::clock::Wall;
-use crate::config::{Job, Problem, Role, Severity};
+use crate::config::{Job, Problem, Role, Severity, likeliest};
 use crate::engine::board::{Board, JobBoard, MachineBoard, RunBoard, outcome_word};
-use crate::engine::record::{MachineStage, PauseRecord, RunRecord, RunStage, SwitchRecord};
+use crate::engine::record::{MachineCounts, MachineStage, PauseRecord, RunRecord, RunStage, SwitchRecord};
 use crate::storage::{AuditEntry, Brief, Happening, HappeningKind, Tally};
 
 /// Stands for what the caller may not see.
 const HIDDEN: &str = "***";
+/// Longer names are not compared with those of all jobs.
+const NAME_CHARS: usize = 100;
 
 /// `GET /version`.
 #[derive(Serialize)]
@@ -289,13 +291,26 @@ pub fn config(board: &Board, role: Role) -> Value {
         .iter()
         .filter(|problem| is_error(problem))
         .collect();
-    json!({
+    without_nulls(json!({
         "crons": crons,
         "maintenance": {"global": board.maintenance.global, "machines": board.maintenance.machines},
         "serial": config.serial,
         "saltpeter_config": &*config.settings.raw,
         "bad": bad,
-    })
+    }))
+}
+
+/// A field that is null says nothing, and the old UI cannot take it.
+pub fn without_nulls(value: Value) -> Value {
+    match value {
+        Value::Null => Value::from(""),
+        Value::Array(items) => items.into_iter().map(without_nulls).collect(),
+        Value::Object(map) => {
+            let fields = map.into_iter().map(|(key, value)| (key, without_nulls(value)));
+            Value::Object(fields.collect())
+        }
+        other => other,
+    }
 }
 
 /// Every key of the job as its file has it.
@@ -362,8 +377,9 @@ pub fn audit(entry: &AuditEntry) -> Value {
     })
 }
 
-/// A run without its machines.
-pub fn run_summary(run: &RunRecord, role: Role) -> Value {
+/// A run without its machines; `board` knows how they stand while it runs.
+pub fn run_summary(run: &RunRecord, board: &Board, role: Role) -> Value {
+    let counts = counts(run.counts, &run.instance, board);
     json!({
         "id": run.id.0,
         "instance": run.instance,
@@ -374,6 +390,9 @@ pub fn run_summary(run: &RunRecord, role: Role) -> Value {
         "started": run.started.iso(),
         "ended": iso(run.ended),
         "outcome": run_outcome(run.ended, run.success),
+        "total_count": counts.total,
+        "ended_count": counts.ended,
+        "failed_count": counts.failed,
         "kill_asked": iso(run.kill_asked),
         "note": run.note,
         "parameters": secrets(&run.spec.parameters, role),
@@ -382,8 +401,8 @@ pub fn run_summary(run: &RunRecord, role: Role) -> Value {
 }
 
 /// A run with its machines, and the job as it was.
-pub fn run(run: &RunBoard, role: Role) -> Value {
-    let mut shown = run_summary(&run.run, role);
+pub fn run(run: &RunBoard, board: &Board, role: Role) -> Value {
+    let mut shown = run_summary(&run.run, board, role);
     let spec = &run.run.spec;
     let machines: Vec<Value> = run.machines.iter().map(|machine| machine_run(machine)).collect();
     let stage = match run.run.stage {
@@ -439,10 +458,25 @@ pub fn machine_run(machine: &MachineBoard) -> Value {
 }
 
 /// An entry of a job's recent runs.
-pub fn brief(run: &Brief) -> Value {
+pub fn brief(run: &Brief, board: &Board) -> Value {
+    let counts = counts(run.counts, &run.instance, board);
     json!({
         "instance": run.instance, "started": run.started.iso(), "ended": iso(run.ended),
         "outcome": run_outcome(run.ended, run.success),
+        "total_count": counts.total, "ended_count": counts.ended, "failed_count": counts.failed,
+    })
+}
+
+/// As stored with its end, or as they are.
+fn counts(stored: Option<MachineCounts>, instance: &str, board: &Board) -> MachineCounts {
+    stored.unwrap_or_else(|| {
+        let found = run_on_board(board, instance);
+        MachineCounts::of(
+            found
+                .iter()
+                .flat_map(|run| &run.machines)
+                .map(|machine| &machine.record),
+        )
     })
 }
 
@@ -489,6 +523,22 @@ pub fn job_state(job: &JobBoard, configured: Option<&Job>, is_running: bool) -> 
             Some(true) => "ok",
             Some(false) => "failed",
         },
+    }
+}
+
+/// Why nothing can be done with a job of that name, and what may have been meant.
+pub fn no_such_job(board: &Board, name: &str) -> String {
+    if name.chars().count() > NAME_CHARS {
+        return "there is no such job".into();
+    }
+    let config = &board.config;
+    let mut problems = config.problems.iter();
+    if problems.any(|problem| is_error(problem) && concerns(problem, name)) {
+        return format!("there is no such job as '{name}': its file has errors; see saltpeter check");
+    }
+    match likeliest(name, config.jobs.keys().map(String::as_str)) {
+        Some(other) => format!("there is no such job as '{name}'; did you mean '{other}'?"),
+        None => format!("there is no such job as '{name}'"),
     }
 }
 

@@ -8,7 +8,7 @@ use crate::clock::Wall;
 use crate::engine::effect::{Effect, Fact, JobLogLine, Write};
 use crate::engine::event::ConnectionId;
 use crate::engine::machine_run::{Kill, MachineRun};
-use crate::engine::record::{MachineRunId, MachineStage, RunId, RunStage};
+use crate::engine::record::{MachineCounts, MachineRunId, MachineStage, RunId, RunStage};
 use crate::engine::run::Run;
 use crate::engine::{Engine, Turn, Waiting};
 use crate::protocol::DaemonFrame;
@@ -81,6 +81,8 @@ impl Engine {
         run.record.ended = Some(turn.now.wall);
         run.rests_since = turn.awake;
         run.record.success = success(run);
+        let counts = MachineCounts::of(run.machines.iter().map(|m| &m.record));
+        run.record.counts = Some(counts);
         let mut log = Vec::new();
         if run.machines.is_empty() && run.record.note.is_none() {
             run.record.note = Some("No targets matched".into());
@@ -98,12 +100,10 @@ impl Engine {
                 None => state.counts.skipped += 1,
             }
             if state.record.last_instance.as_deref() == Some(run.record.instance.as_str()) {
-                let counted = || run.machines.iter().filter(|m| !m.record.not_counted);
                 state.record.last_ended = Some(at);
                 state.record.result_ok = run.record.success.or(state.record.result_ok);
-                state.record.last_total_count = counted().count() as u64;
-                state.record.last_failed_count =
-                    counted().filter(|m| m.record.retcode != Some(0)).count() as u64;
+                state.record.last_total_count = counts.total;
+                state.record.last_failed_count = counts.failed;
                 if run.record.success == Some(true) {
                     state.record.last_success = Some(at);
                 }
@@ -161,6 +161,7 @@ impl Engine {
             run.record.stage = RunStage::Running;
             run.record.ended = None;
             run.record.success = None;
+            run.record.counts = None;
             write.facts.push(Fact::Run(Box::new(run.record.clone())));
         }
         let (job, instance) = (run.record.job.clone(), run.record.instance.clone());

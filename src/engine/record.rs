@@ -45,6 +45,8 @@ pub struct RunRecord {
     pub stage: RunStage,
     /// Set when it has ended.
     pub success: Option<bool>,
+    /// Set when it has ended.
+    pub counts: Option<MachineCounts>,
     /// When a kill of the whole run was asked for.
     pub kill_asked: Option<Wall>,
     /// Machines to be killed that were not known yet when that was asked for.
@@ -55,6 +57,29 @@ pub struct RunRecord {
     pub token: String,
     /// The job as it was when the run fired.
     pub spec: Arc<JobSpec>,
+}
+
+/// Machines of a run that say something about its success.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MachineCounts {
+    pub total: u64,
+    pub ended: u64,
+    pub failed: u64,
+}
+
+impl MachineCounts {
+    /// How a run's machines stand.
+    pub fn of<'m>(machines: impl IntoIterator<Item = &'m MachineRecord>) -> MachineCounts {
+        let counted = machines.into_iter().filter(|machine| !machine.not_counted);
+        counted.fold(MachineCounts::default(), |counts, machine| {
+            let has_ended = machine.ended.is_some();
+            MachineCounts {
+                total: counts.total + 1,
+                ended: counts.ended + u64::from(has_ended),
+                failed: counts.failed + u64::from(has_ended && machine.retcode != Some(0)),
+            }
+        })
+    }
 }
 
 /// How far a machine run has come.

@@ -70,6 +70,7 @@ impl Run {
             record.stage = RunStage::Running;
             record.ended = None;
             record.success = None;
+            record.counts = None;
         }
         let by_machine = machines
             .iter()

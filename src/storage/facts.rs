@@ -14,14 +14,15 @@ use crate::config::JobSpec;
 use crate::engine::effect::{Fact, Write};
 use crate::engine::event::StoreOutcome;
 use crate::engine::record::{
-    JobRecord, MachineRecord, MachineRunId, MachineStage, RunId, RunRecord, RunStage, Verdict, VerdictRecord,
+    JobRecord, MachineCounts, MachineRecord, MachineRunId, MachineStage, RunId, RunRecord, RunStage, Verdict,
+    VerdictRecord,
 };
 use crate::limits;
 
 /// Columns of a run in the order that [`run_of_row`] reads them; `runs` and `specs` are joined.
 pub(super) const RUN_COLUMNS: &str = "runs.id, runs.instance, runs.job, runs.due, runs.asked_by, runs.started, \
      runs.ended, runs.stage, runs.success, runs.kill_asked, runs.note, runs.token, specs.spec, \
-     runs.kill_when_known";
+     runs.kill_when_known, runs.total, runs.failed";
 
 /// Columns of a machine run in the order that [`machine_of_row`] reads them.
 pub(super) const MACHINE_COLUMNS: &str = "id, run, machine, position, stage, env_delivery, wrapper_id, ours, \
@@ -101,6 +102,7 @@ pub(super) fn run_of_row(row: &Row<'_>) -> rusqlite::Result<RunRecord> {
         ended: wall(row, 6)?,
         stage: word(row, 7, run_stage)?,
         success: row.get(8)?,
+        counts: counts(row, 14)?,
         kill_asked: wall(row, 9)?,
         note: row.get(10)?,
         token: row.get(11)?,
@@ -198,7 +200,7 @@ fn insert_run(connection: &Connection, run: &RunRecord) -> rusqlite::Result<()> 
     let spec = spec_row(connection, &run.spec)?;
     connection
         .prepare_cached(
-            "INSERT INTO runs VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
+            "INSERT INTO runs VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)",
         )?
         .execute(params![
             run.id.0 as i64,
@@ -216,6 +218,8 @@ fn insert_run(connection: &Connection, run: &RunRecord) -> rusqlite::Result<()> 
             run.token,
             spec,
             text_of_names(run),
+            run.counts.map(|counts| counts.total as i64),
+            run.counts.map(|counts| counts.failed as i64),
         ])?;
     Ok(())
 }
@@ -224,7 +228,8 @@ fn insert_run(connection: &Connection, run: &RunRecord) -> rusqlite::Result<()> 
 fn update_run(connection: &Connection, run: &RunRecord) -> rusqlite::Result<()> {
     let changed = connection
         .prepare_cached(
-            "UPDATE runs SET ended = ?2, stage = ?3, success = ?4, kill_asked = ?5, note = ?6, kill_when_known = ?7
+            "UPDATE runs SET ended = ?2, stage = ?3, success = ?4, kill_asked = ?5, note = ?6, kill_when_known = ?7,
+                 total = ?8, failed = ?9
              WHERE id = ?1",
         )?
         .execute(params![
@@ -235,6 +240,8 @@ fn update_run(connection: &Connection, run: &RunRecord) -> rusqlite::Result<()> 
             run.kill_asked.map(|asked| asked.0),
             run.note,
             text_of_names(run),
+            run.counts.map(|counts| counts.total as i64),
+            run.counts.map(|counts| counts.failed as i64),
         ])?;
     match changed {
         0 => insert_run(connection, run),
@@ -374,6 +381,17 @@ fn put_job(connection: &Connection, job: &JobRecord) -> rusqlite::Result<()> {
 fn spec_of_text(text: &str) -> rusqlite::Result<JobSpec> {
     serde_json::from_str(text)
         .map_err(|error| rusqlite::Error::FromSqlConversionFailure(0, Type::Text, Box::new(error)))
+}
+
+/// What [`MachineCounts`] were stored: total and failed, in this and the next column.
+pub(super) fn counts(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<MachineCounts>> {
+    let total: Option<i64> = row.get(column)?;
+    let failed: Option<i64> = row.get(column + 1)?;
+    Ok(total.zip(failed).map(|(total, failed)| MachineCounts {
+        total: total as u64,
+        ended: total as u64,
+        failed: failed as u64,
+    }))
 }
 
 fn wall(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Wall>> {

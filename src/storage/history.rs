@@ -12,7 +12,7 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, params, params_from_iter};
 
 use crate::clock::Wall;
-use crate::engine::record::{MachineRunId, OutputPosition, RunId, RunRecord, StoredRun};
+use crate::engine::record::{MachineCounts, MachineRunId, OutputPosition, RunId, RunRecord, StoredRun};
 use crate::limits;
 
 use super::facts::{self, RUN_COLUMNS};
@@ -39,6 +39,8 @@ pub enum RunOutcome {
     Unfinished,
     Succeeded,
     Failed,
+    /// Ended, and said nothing about success: all its machines were in maintenance.
+    Skipped,
 }
 
 /// The little that a list of recent runs shows.
@@ -50,6 +52,8 @@ pub struct Brief {
     pub ended: Option<Wall>,
     /// None: it has not ended, or all its machines were in maintenance.
     pub success: Option<bool>,
+    /// None: it has not ended.
+    pub counts: Option<MachineCounts>,
 }
 
 /// How the machines of a run have ended; those that do not count are left out.
@@ -121,7 +125,8 @@ impl Reader {
         self.with_state(|connection| {
             connection
                 .prepare_cached(
-                    "SELECT instance, started, ended, success FROM runs WHERE job = ?1 ORDER BY id DESC LIMIT ?2",
+                    "SELECT instance, started, ended, success, total, failed FROM runs WHERE job = ?1
+                     ORDER BY id DESC LIMIT ?2",
                 )?
                 .query_map(params![job, limit.min(limits::HISTORY_PAGE) as i64], |row| {
                     Ok(Brief {
@@ -129,6 +134,7 @@ impl Reader {
                         started: Wall(row.get(1)?),
                         ended: row.get::<_, Option<i64>>(2)?.map(Wall),
                         success: row.get(3)?,
+                        counts: facts::counts(row, 4)?,
                     })
                 })?
                 .collect()
@@ -342,6 +348,10 @@ fn conditions(filter: &RunFilter, page: Page) -> (String, Vec<Value>) {
         Some(RunOutcome::Unfinished) => and("runs.stage <> ?", "ended".to_string().into()),
         Some(RunOutcome::Succeeded) => and("runs.success = ?", 1.into()),
         Some(RunOutcome::Failed) => and("runs.success = ?", 0.into()),
+        Some(RunOutcome::Skipped) => {
+            let condition = "runs.success IS NULL AND runs.stage = ?";
+            and(condition, "ended".to_string().into());
+        }
     }
     if let Some(from) = filter.from {
         and("runs.started >= ?", from.0.into());

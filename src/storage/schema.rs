@@ -136,6 +136,15 @@ CREATE INDEX machine_runs_by_start ON machine_runs(started) WHERE started IS NOT
 CREATE INDEX machine_runs_by_end ON machine_runs(ended) WHERE ended IS NOT NULL;
 CREATE INDEX verdicts_by_due ON verdicts(due);
 ",
+    "
+-- of an ended run: its machines that count, and those of them that failed; counting them for each list would be slow
+ALTER TABLE runs ADD COLUMN total INTEGER;
+ALTER TABLE runs ADD COLUMN failed INTEGER;
+UPDATE runs SET
+    total = (SELECT count(*) FROM machine_runs WHERE run = runs.id AND NOT not_counted),
+    failed = (SELECT count(*) FROM machine_runs WHERE run = runs.id AND NOT not_counted AND retcode IS NOT 0)
+WHERE stage = 'ended';
+",
 ];
 
 /// A day file. Rows are appended in the order of their commit, whatever they belong to: keyed by machine run, a

@@ -32,7 +32,7 @@ pub type Overlays = BTreeMap<Arc<str>, Overlay>;
 
 /// `config`, as it is shown to that role.
 pub fn config(board: &Board, role: Role) -> String {
-    let config = without_nulls(views::config(board, role));
+    let config = views::config(board, role);
     json!({"type": "config", "config": config, "sp_version": VERSION}).to_string()
 }
 
@@ -217,19 +217,6 @@ fn result(job: &JobBoard, machine: &MachineBoard) -> Value {
     })
 }
 
-/// A field that is null says nothing, and the old UI cannot take it.
-fn without_nulls(value: Value) -> Value {
-    match value {
-        Value::Null => Value::from(""),
-        Value::Array(items) => items.into_iter().map(without_nulls).collect(),
-        Value::Object(map) => {
-            let fields = map.into_iter().map(|(key, value)| (key, without_nulls(value)));
-            Value::Object(fields.collect())
-        }
-        other => other,
-    }
-}
-
 fn iso(at: Option<Wall>) -> String {
     at.map(Wall::iso).unwrap_or_default()
 }
@@ -335,7 +322,7 @@ mod tests {
     #[test]
     fn nothing_in_a_config_is_null() {
         let job = json!({"command": "x", "cwd": null, "env": {"A": null}, "targets": ["m", null]});
-        let shown = without_nulls(job);
+        let shown = views::without_nulls(job);
         assert_eq!(
             shown,
             json!({"command": "x", "cwd": "", "env": {"A": ""}, "targets": ["m", ""]})

@@ -29,7 +29,7 @@ use tungstenite::{Error, Message, Utf8Bytes};
 use super::auth::{self, Caller, Denied, Via};
 use super::http::{Request, Transport};
 use super::query::{bad, moment};
-use super::{Shared, routes};
+use super::{Shared, routes, views};
 use crate::clock::{self, Mono, Wall};
 use crate::config::{Role, Settings};
 use crate::engine::effect::Answer;
@@ -356,11 +356,15 @@ impl<T: Transport + AsFd> Connection<T> {
 
     /// Asks the engine, and tells only refusals: what is done shows in `status`.
     fn act(&mut self, ask: Ask, request: Value) {
+        let job = match &ask {
+            Ask::Run { job } | Ask::Kill { job, .. } => job.clone(),
+            _ => String::new(),
+        };
         let refusal = match auth::require(&self.caller, Role::Operate) {
             Err(denied) => denied.message,
             Ok(()) => match self.shared.asks.ask(ask, self.caller.who.clone()) {
                 Answer::Started { .. } | Answer::KillSent { .. } | Answer::Done(_) => return,
-                Answer::UnknownJob => "there is no such job".into(),
+                Answer::UnknownJob => views::no_such_job(self.view.board(), &job),
                 Answer::Conflict(reason) | Answer::Invalid(reason) | Answer::Unavailable(reason) => reason,
             },
         };

@@ -59,6 +59,7 @@ fn a_run_takes_machines_and_declared_values_and_nothing_else() {
         json!({"env": {"A": "b"}}),
         json!({"targets": "m1"}),
         json!({"targets": [""]}),
+        json!({"targets": []}),
         json!([]),
     ] {
         expect(&daemon.post("/api/v1/jobs/j/run", &body), 400);
@@ -249,6 +250,14 @@ fn maintenance_is_switched_on_top_of_the_files_for_a_while() {
     daemon.wait_ended(&instance);
     assert_eq!(daemon.output_text(&instance, "m1"), "Target under maintenance\n");
     assert_eq!(daemon.output_text(&instance, "m3"), "");
+    let skipped = run(&daemon, "j", &json!({"targets": ["m1"]}));
+    daemon.wait_ended(&skipped);
+    let found = expect(&daemon.get("/api/v1/runs?outcome=skipped"), 200)["runs"].clone();
+    assert_eq!(found.as_array().map(Vec::len), Some(1), "{found}");
+    assert_eq!(
+        (&found[0]["instance"], &found[0]["total_count"]),
+        (&json!(skipped), &json!(0))
+    );
     expect(&put(json!({"on": true, "reason": "all", "seconds": 3_600})), 200);
     expect(&daemon.post("/api/v1/jobs/j/run", &json!({})), 409);
     assert_eq!(daemon.get("/config").json()["maintenance"]["global"], true);
