@@ -191,7 +191,9 @@ pub const ENDED_RUN_KEPT_MS: u64 = 600_000;
 /// HTTP connections at a time, as far as the fleet leaves descriptors.
 pub const API_CONNECTIONS: usize = 1_024;
 /// HTTP connections that the fleet cannot crowd out.
-pub const API_CONNECTIONS_GUARANTEED: usize = 32;
+pub const API_CONNECTIONS_GUARANTEED: usize = 24;
+/// Connections of `control.sock` that nobody can crowd out.
+pub const CONTROL_CONNECTIONS: usize = 8;
 /// Request head.
 pub const HTTP_HEAD_BYTES: usize = 16 << 10;
 /// Request body.
@@ -353,6 +355,10 @@ pub const LOG_LINE_BYTES: usize = 4 << 10;
 
 // -- the command line
 
+/// From the command line's attempt to connect to its success, for each address.
+pub const CLI_CONNECT_MS: u64 = 10_000;
+/// A daemon that is away (an update restarts it) is waited for this long while a run is waited for.
+pub const CLI_AWAY_MS: u64 = 60_000;
 /// The daemon's answer to the command line.
 pub const CLI_ANSWER_MS: u64 = 30_000;
 /// While it waits, the command line looks this often.

@@ -171,6 +171,13 @@ fn check_host(request: &Request, settings: &Settings) -> Result<(), Denied> {
             message: "the request has no Host".into(),
         });
     };
+    let hosts = request.headers.iter().filter(|(name, _)| name == "host");
+    if hosts.count() > 1 {
+        return Err(Denied {
+            status: 400,
+            message: "the request has more than one Host".into(),
+        });
+    }
     match is_ours(host_name(host), settings) {
         true => Ok(()),
         false => Err(Denied {
@@ -213,14 +220,19 @@ fn is_ours(name: &str, settings: &Settings) -> bool {
         .any(|known| host_name(known).eq_ignore_ascii_case(name))
 }
 
-/// `host:port`, `[::1]:port` or a bare name, without port and brackets.
+/// `host:port`, `[::1]:port` or a bare name, without port and brackets; whole where it is none of these.
 fn host_name(authority: &str) -> &str {
-    if let Some(inner) = authority.strip_prefix('[') {
-        return inner.split_once(']').map_or(inner, |(name, _)| name);
+    let is_port = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    if let Some((name, rest)) = authority
+        .strip_prefix('[')
+        .and_then(|inner| inner.split_once(']'))
+    {
+        let is_plain = rest.is_empty() || rest.strip_prefix(':').is_some_and(is_port);
+        return if is_plain { name } else { authority };
     }
     match authority.split_once(':') {
         // a bare IPv6 address has more than one colon
-        Some((name, port)) if !port.contains(':') => name,
+        Some((name, port)) if is_port(port) => name,
         _ => authority,
     }
 }
@@ -337,6 +349,9 @@ mod tests {
             ("cron.example.org:8888", 200),
             ("evil.example.org", 403),
             ("127.0.0.1.evil.org", 403),
+            ("[::1]evil.org", 403),
+            ("localhost:evil.org", 403),
+            ("evil.org@localhost", 403),
             ("10.0.0.1", 403),
             ("", 403),
         ] {

@@ -21,6 +21,10 @@ pub trait Transport: Read + Write + Send {
     fn begin(&mut self) -> io::Result<()> {
         Ok(())
     }
+    /// The peer has begun TLS, as far as can be told without waiting, and [`Transport::begin`] has not been called.
+    fn has_greeted_tls(&self) -> bool {
+        false
+    }
     /// Nobody on the way can read or change what is sent.
     fn is_tls(&self) -> bool {
         false
@@ -356,11 +360,10 @@ fn parse_head(bytes: &[u8]) -> Result<Option<(usize, Request, Framing)>, NoReque
     }
     let is_newest = parsed.version == Some(1);
     request.knows_chunks = is_newest;
-    let connection = request
-        .header("connection")
-        .unwrap_or_default()
-        .to_ascii_lowercase();
-    request.keep_alive = is_newest && !connection.split(',').any(|word| word.trim() == "close");
+    let connections = request.headers.iter().filter(|(name, _)| name == "connection");
+    let mut words = connections.flat_map(|(_, value)| value.split(','));
+    let is_last = words.any(|word| word.trim().eq_ignore_ascii_case("close"));
+    request.keep_alive = is_newest && !is_last;
     let framing = framing(&request)?;
     Ok(Some((head_bytes, request, framing)))
 }
@@ -607,6 +610,15 @@ mod tests {
             assert!(!last.keep_alive && !last.knows_chunks);
             assert_eq!(wire.read_request(), Err(NoRequest::Gone));
         }
+    }
+
+    #[test]
+    fn a_connection_ends_when_any_of_its_headers_says_so() {
+        let mut wire = wire(
+            "GET / HTTP/1.1\r\nConnection: x\r\nConnection: y, Close\r\n\r\n",
+            usize::MAX,
+        );
+        assert!(!wire.read_request().unwrap().keep_alive);
     }
 
     #[test]

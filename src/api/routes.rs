@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::auth::{self, Caller, Denied, Via};
 use super::http::{self, Body, Request, Response};
 use super::query::Query;
-use super::{Shared, acts, login, metrics, old, output, overview, page, v1, views};
+use super::{Shared, acts, login, metrics, old, output, overview, page, socket, v1, views};
 use crate::config::{Role, Settings};
 use crate::engine::board::Board;
 use crate::machines::percent_decode;
@@ -129,15 +129,20 @@ const fn route(
 pub fn respond(shared: &Arc<Shared>, request: &Request, via: Via, own_uid: u32) -> Response {
     let board = shared.feed.board();
     let settings = board.config.settings.clone();
-    let response = dispatch(shared, request, via, own_uid, board).unwrap_or_else(|denied| {
-        let response = refusal(&request.path, denied.status, &denied.message);
-        match denied.status {
-            401 => response.with("WWW-Authenticate", "Bearer".into()),
-            429 => response.with("Retry-After", "60".into()),
-            _ => response,
-        }
-    });
+    let response = dispatch(shared, request, via, own_uid, board)
+        .unwrap_or_else(|denied| refuse(&request.path, &denied));
     with_origin(response, request, &settings)
+}
+
+/// The answer to a request that was refused, with what goes with its status.
+pub fn refuse(path: &str, denied: &Denied) -> Response {
+    let response = refusal(path, denied.status, &denied.message);
+    match denied.status {
+        401 => response.with("WWW-Authenticate", "Bearer".into()),
+        426 => response.with("Upgrade", "websocket".into()),
+        429 => response.with("Retry-After", "60".into()),
+        _ => response,
+    }
 }
 
 /// An answer that says no, in the shape that this path has always had.
@@ -204,24 +209,25 @@ fn dispatch(shared: &Arc<Shared>, request: &Request, via: Via, own_uid: u32, boa
         .chain(PAGE)
         .filter_map(|route| Some((route, matched(route.path, &segments)?)))
         .collect();
+    let methods: Vec<&str> = of_path.iter().map(|(route, _)| route.method).collect();
     if request.method == "OPTIONS" {
-        return Ok(options(request, &settings));
+        return Ok(options(request, &settings).with("Allow", allow(&methods)));
     }
     if of_path.is_empty() {
-        return Err(Denied {
-            status: 404,
-            message: "there is nothing at this path".into(),
-        });
+        let (status, message) = match request.path == socket::PATH {
+            true => (426, "this path speaks WebSocket"),
+            false => (404, "there is nothing at this path"),
+        };
+        let message = message.into();
+        return Err(Denied { status, message });
     }
     let method = match request.method.as_str() {
         "HEAD" => "GET",
         method => method,
     };
-    let allowed: Vec<&str> = of_path.iter().map(|(route, _)| route.method).collect();
     let Some((route, parts)) = of_path.into_iter().find(|(route, _)| route.method == method) else {
-        let allowed = allowed.join(", ");
-        let response = refusal(&request.path, 405, &format!("this path takes {allowed}"));
-        return Ok(response.with("Allow", allowed));
+        let message = format!("this path takes {}", methods.join(", "));
+        return Ok(refusal(&request.path, 405, &message).with("Allow", allow(&methods)));
     };
     let caller = match route.needs {
         Needs::Nothing => nobody(),
@@ -265,6 +271,16 @@ fn matched(pattern: &str, segments: &[&str]) -> Option<Vec<String>> {
         }
     }
     wanted.next().is_none().then_some(parts)
+}
+
+/// What may be asked of a path that has routes for these methods.
+fn allow(methods: &[&str]) -> String {
+    let mut allowed = methods.to_vec();
+    if allowed.contains(&"GET") {
+        allowed.push("HEAD");
+    }
+    allowed.push("OPTIONS");
+    allowed.join(", ")
 }
 
 fn options(request: &Request, settings: &Settings) -> Response {
@@ -392,5 +408,46 @@ mod tests {
             )
         });
         assert_eq!(documented, in_code.collect());
+    }
+
+    #[test]
+    fn the_manual_tells_of_each_request_what_the_document_does() {
+        use std::collections::{BTreeMap, BTreeSet};
+
+        use serde_json::Value;
+
+        let document: Value = serde_json::from_str(v1::OPENAPI).unwrap();
+        let words = |text: &str| -> BTreeSet<String> {
+            let words = text.split(", ").filter(|word| !word.is_empty());
+            words.map(str::to_string).collect()
+        };
+        let mut documented = BTreeMap::new();
+        for (path, methods) in document["paths"].as_object().unwrap() {
+            for (method, operation) in methods.as_object().unwrap() {
+                let mut takes = BTreeSet::new();
+                let parameters = operation["parameters"].as_array().into_iter().flatten();
+                for parameter in parameters.filter(|parameter| parameter["in"] == "query") {
+                    takes.insert(parameter["name"].as_str().unwrap().to_string());
+                }
+                let bodies = operation["requestBody"]["content"].as_object();
+                for body in bodies.into_iter().flat_map(|bodies| bodies.values()) {
+                    let fields = body["schema"]["properties"].as_object();
+                    takes.extend(fields.into_iter().flat_map(|fields| fields.keys().cloned()));
+                }
+                let summary = operation["summary"].as_str().unwrap().to_string();
+                documented.insert(format!("`{} {path}`", method.to_uppercase()), (takes, summary));
+            }
+        }
+        let manual = include_str!("../../packaging/doc/http-and-cli.md");
+        let rows = manual.lines().filter_map(|line| {
+            let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+            match cells.as_slice() {
+                ["", request, takes, summary, ""] if request.contains(" /") => {
+                    Some((request.to_string(), (words(takes), summary.to_string())))
+                }
+                _ => None,
+            }
+        });
+        assert_eq!(rows.collect::<BTreeMap<_, _>>(), documented);
     }
 }

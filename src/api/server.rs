@@ -19,7 +19,7 @@ use super::tls::{Keys, Socket};
 use super::waiting::{Guest, Waiting};
 use super::{Shared, routes, socket};
 use crate::net::capacity::{Capacity, Slot};
-use crate::net::upgrade;
+use crate::net::upgrade::{self, Refusal};
 use crate::thread::{self, Actor};
 use crate::wake::Waker;
 use crate::{limits, metrics};
@@ -65,6 +65,7 @@ pub fn start(listeners: Listeners, capacity: Capacity, shared: Arc<Shared>) -> i
         listeners,
         soft_cap: capacity.cap() - capacity.cap() / 4,
         capacity,
+        control: Capacity::new(limits::CONTROL_CONNECTIONS),
         waiting: Waiting::default(),
         shared,
         own_uid: rustix::process::geteuid().as_raw(),
@@ -97,6 +98,8 @@ fn open_control(path: &Path) -> io::Result<UnixListener> {
 struct Door {
     listeners: Listeners,
     capacity: Capacity,
+    /// Places of `control.sock` alone: whoever may use it gets in when the others are all taken.
+    control: Capacity,
     /// Places beyond which those that wait for a request make room.
     soft_cap: usize,
     waiting: Waiting,
@@ -197,15 +200,22 @@ impl Door {
             self.waiting.make_room();
         }
         let guest = socket.second_handle().map(|handle| self.waiting.guest(handle));
-        let slot = self.capacity.take();
+        let slot = self.capacity.take().or_else(|| match via {
+            Via::Unix { .. } => self.control.take(),
+            Via::Tcp { .. } => None,
+        });
         if slot.is_none() {
             // whoever knocks next finds a place
             self.waiting.make_room();
         }
         let (Some(slot), Ok(guest)) = (slot, guest) else {
-            let mut socket = socket;
-            let _ = socket.set_write_timeout_ms(1);
-            let _ = socket.write_all(upgrade::TOO_MANY.response().as_bytes());
+            // what is no TLS would only puzzle who speaks it
+            if !socket.has_greeted_tls() {
+                let Refusal { status, reason, .. } = upgrade::TOO_MANY;
+                let response = routes::error(status, reason);
+                // nothing waits in a fresh socket: this fits, and does not wait either
+                let _ = Wire::new(socket).write_response(&Request::default(), response);
+            }
             return;
         };
         let shared = self.shared.clone();
@@ -300,7 +310,7 @@ fn accept_ui<T: Transport + AsFd>(
         Ok(accepted) => accepted,
         Err(denied) => {
             log::debug!("{} {}: {}", request.method, request.path, denied.status);
-            let response = routes::error(denied.status, &denied.message);
+            let response = routes::refuse(&request.path, &denied);
             return Upgraded::Refused(Box::new((wire, request, response)));
         }
     };

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use rustix::net::RecvFlags;
 use rustls::{ServerConfig, ServerConnection};
 
 use super::http::{Transport, has_hung_up};
@@ -144,6 +145,13 @@ impl Transport for Socket {
             true => self.shake_hands(keys.current()),
             false => Ok(()),
         }
+    }
+
+    fn has_greeted_tls(&self) -> bool {
+        let mut first = [0];
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        let read = rustix::net::recv(&self.line.wire.socket, &mut first, flags);
+        self.keys.is_some() && read.is_ok() && first == [HANDSHAKE]
     }
 
     fn is_tls(&self) -> bool {

@@ -15,6 +15,9 @@ const MAPPINGS_PER_THREAD: usize = 4;
 const DESCRIPTORS_PER_WRAPPER: usize = 2;
 /// Descriptors of one API connection: its socket, and a second handle by which an idle one is closed for another.
 const DESCRIPTORS_PER_API_CONNECTION: usize = 2;
+/// Descriptors that no connection of the fleet's may take.
+const KEPT_DESCRIPTORS: usize = limits::RESERVED_DESCRIPTORS
+    + (limits::API_CONNECTIONS_GUARANTEED + limits::CONTROL_CONNECTIONS) * DESCRIPTORS_PER_API_CONNECTION;
 /// What Linux allows unless told otherwise.
 const DEFAULT_MAX_MAP_COUNT: usize = 65_530;
 
@@ -44,9 +47,9 @@ pub struct Slot {
 impl Pool {
     /// What `descriptors` leave for connections.
     pub fn new(descriptors: usize) -> Pool {
-        let kept = limits::RESERVED_DESCRIPTORS
-            + limits::API_CONNECTIONS_GUARANTEED * DESCRIPTORS_PER_API_CONNECTION;
-        Pool(Arc::new(AtomicUsize::new(descriptors.saturating_sub(kept))))
+        Pool(Arc::new(AtomicUsize::new(
+            descriptors.saturating_sub(KEPT_DESCRIPTORS),
+        )))
     }
 
     fn take(&self, cost: usize) -> bool {
@@ -163,9 +166,7 @@ fn machine_connections(descriptors: usize) -> usize {
 }
 
 fn cap_for(descriptors: usize, mappings: usize) -> usize {
-    let kept =
-        limits::RESERVED_DESCRIPTORS + limits::API_CONNECTIONS_GUARANTEED * DESCRIPTORS_PER_API_CONNECTION;
-    let by_descriptors = descriptors.saturating_sub(kept) / DESCRIPTORS_PER_WRAPPER;
+    let by_descriptors = descriptors.saturating_sub(KEPT_DESCRIPTORS) / DESCRIPTORS_PER_WRAPPER;
     let by_mappings = mappings.saturating_sub(limits::RESERVED_MAPPINGS) / MAPPINGS_PER_THREAD;
     limits::MACHINE_CONNECTIONS
         .min(by_descriptors)

@@ -68,6 +68,157 @@ fn each_role_may_what_is_its_and_no_more() {
     assert!(who["who"].as_str().unwrap().contains("'ops'"));
 }
 
+/// Somebody who asks: with which headers, and up to which role he is let in.
+struct Asker {
+    name: &'static str,
+    headers: Vec<(&'static str, String)>,
+    may: Option<&'static str>,
+    /// What he is told where he is not let in.
+    refused: &'static [u16],
+}
+
+/// Every route that there is, and the socket of the UI, as the document has them.
+fn all_routes(daemon: &Daemon) -> Vec<(String, String, String)> {
+    let document = expect(&daemon.get("/api/v1/openapi.json"), 200);
+    let mut routes = vec![("GET".into(), "/ws".into(), "read".into())];
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        for (method, operation) in methods.as_object().unwrap() {
+            let path = path.replace("{job}", "j").replace("{instance}", "j_1");
+            let role = operation["x-role"].as_str().unwrap_or("none").to_string();
+            routes.push((method.to_uppercase(), path.replace("{machine}", "m1"), role));
+        }
+    }
+    // it ends the logins of those who ask
+    routes.sort_by_key(|(_, path, _)| path == "/logout");
+    routes
+}
+
+#[test]
+fn every_route_lets_in_by_role_whoever_asks_and_however() {
+    let roles = ["none", "read", "operate", "admin"];
+    let rank = |role: &str| roles.iter().position(|known| *known == role).unwrap();
+    let no_headers = || Asker {
+        name: "nobody",
+        headers: Vec::new(),
+        may: Some("none"),
+        refused: &[401],
+    };
+    let bearer = |secret: &str| ("Authorization", format!("Bearer {secret}"));
+    let wrong = || Asker {
+        name: "a wrong token",
+        headers: vec![bearer("wrong")],
+        refused: &[401, 429],
+        ..no_headers()
+    };
+    let of_tokens = || {
+        let holder = |name, secret, may| Asker {
+            name,
+            headers: vec![bearer(secret)],
+            may: Some(may),
+            refused: &[403],
+        };
+        vec![
+            no_headers(),
+            holder("a reader", "r", "read"),
+            holder("an operator", "o", "operate"),
+            holder("an admin", "a", "admin"),
+            Asker {
+                name: "an admin's token in another scheme",
+                headers: vec![("Authorization", "Basic a".into())],
+                ..no_headers()
+            },
+            Asker {
+                name: "a made-up cookie",
+                headers: vec![("Cookie", "saltpeter_session=00ff".into())],
+                ..no_headers()
+            },
+            Asker {
+                name: "a page of another site with an admin's token",
+                headers: vec![bearer("a"), ("Origin", "https://evil.example.com".into())],
+                may: None,
+                refused: &[403],
+            },
+            Asker {
+                name: "a foreign name for this host with an admin's token",
+                headers: vec![bearer("a"), ("Host", "evil.example.com".into())],
+                may: None,
+                refused: &[403],
+            },
+        ]
+    };
+    let with_tokens = daemon();
+    let cookies = ["r", "o", "a"].map(|secret| log_in(&with_tokens, secret));
+    let mut askers = of_tokens();
+    for (cookie, may) in cookies.iter().zip(["read", "operate", "admin"]) {
+        let headers = vec![("Cookie", cookie.clone())];
+        askers.push(Asker {
+            name: "a browser",
+            headers,
+            may: Some(may),
+            refused: &[403],
+        });
+    }
+    let of_other_site = ("Origin", "https://evil.example.com".to_string());
+    askers.push(Asker {
+        name: "another site's page in an admin's browser",
+        headers: vec![("Cookie", cookies[2].clone()), of_other_site],
+        may: None,
+        refused: &[403],
+    });
+    askers.push(wrong());
+    let without = || Plan::new(json!({"j": job_with("true", json!({}))}));
+    let is_open = |open: bool| without().setting("api_open", json!(open)).start();
+    let up_to = |may| {
+        vec![
+            Asker {
+                may: Some(may),
+                ..no_headers()
+            },
+            wrong(),
+        ]
+    };
+    let cases = [
+        (with_tokens, askers),
+        (is_open(false), up_to("read")),
+        (
+            is_open(true),
+            vec![
+                Asker {
+                    refused: &[401, 403],
+                    may: Some("operate"),
+                    ..no_headers()
+                },
+                wrong(),
+            ],
+        ),
+    ];
+    for (daemon, askers) in &cases {
+        for (method, path, role) in all_routes(daemon) {
+            for asker in askers {
+                let mut headers = vec![("Content-Type", "application/json")];
+                headers.extend(asker.headers.iter().map(|(name, value)| (*name, value.as_str())));
+                if path == "/ws" {
+                    headers.push(("Upgrade", "websocket"));
+                }
+                // an array is nowhere what is wanted: who is let in changes nothing
+                let reply = with_headers(daemon, &method, &path, &headers, b"[]");
+                let what = format!("{} to {method} {path}: {}", asker.name, reply.text());
+                let is_let_in = asker.may.is_some_and(|may| rank(may) >= rank(&role));
+                let is_login = path == "/login" && method == "POST";
+                match is_let_in {
+                    // it has rules of its own, tested below
+                    true if is_login => assert!([401, 403, 429].contains(&reply.status), "{what}"),
+                    true => assert!(![401, 403, 405, 429].contains(&reply.status), "{what}"),
+                    false => assert!(asker.refused.contains(&reply.status), "{} {what}", reply.status),
+                }
+            }
+            let reply = control(daemon, &method, &path, &json!([]));
+            let refused = [401, 403, 405, 429].contains(&reply.status);
+            assert!(!refused, "the socket to {method} {path}: {}", reply.text());
+        }
+    }
+}
+
 #[test]
 fn values_of_env_are_for_those_who_may_operate() {
     let daemon = daemon();

@@ -5,7 +5,7 @@ use std::net::TcpStream;
 
 use serde_json::json;
 
-use super::{expect, with_headers};
+use super::{control, expect, with_headers};
 use crate::support::daemon::{Daemon, Plan, job};
 use crate::support::until;
 use saltpeter::clock;
@@ -48,6 +48,7 @@ fn what_is_too_large_or_malformed_is_refused_with_a_fitting_status() {
             400,
         ),
         ("no host", "GET /status HTTP/1.1\r\n\r\n".into(), 400),
+        ("two hosts", "GET /status HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n".into(), 400),
         ("binary", "\x16\x03\x01\x02\x00\x01\x00\r\n\r\n".into(), 400),
         ("http/2", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".into(), 400),
         ("odd method", "BREW /status HTTP/1.1\r\nHost: localhost\r\n\r\n".into(), 405),
@@ -196,6 +197,26 @@ fn five_thousand_idle_connections_keep_nobody_out() {
 }
 
 #[test]
+fn who_takes_every_place_does_not_keep_the_operator_out() {
+    let daemon = daemon();
+    let upgrade = "GET /ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                   Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    let mut taken = Vec::new();
+    loop {
+        let mut client = daemon.http();
+        let _ = client.send(upgrade.as_bytes());
+        match client.reply().map(|reply| reply.status) {
+            Some(101) => taken.push(client),
+            // it is told so, if what it sends does not cross that
+            refused => break assert!([None, Some(503)].contains(&refused), "{refused:?}"),
+        }
+    }
+    assert_eq!(taken.len(), saltpeter::limits::API_CONNECTIONS);
+    let body = json!({"reason": "r"});
+    expect(&control(&daemon, "POST", "/api/v1/jobs/j/pause", &body), 200);
+}
+
+#[test]
 fn upgrades_that_are_none_are_refused() {
     let daemon = daemon();
     for path in ["/status", "/api/v1/jobs", "/nope"] {
@@ -207,4 +228,24 @@ fn upgrades_that_are_none_are_refused() {
         let reply = with_headers(&daemon, "GET", path, &headers, b"");
         assert_ne!(reply.status, 101, "{path}");
     }
+    let plain = daemon.get("/ws");
+    expect(&plain, 426);
+    assert_eq!(plain.header("upgrade"), Some("websocket"));
+}
+
+#[test]
+fn a_method_that_is_not_there_is_told_which_are() {
+    let daemon = daemon();
+    let allowed = |method: &str, path: &str, status: u16| {
+        let reply = with_headers(&daemon, method, path, &[], b"");
+        assert_eq!(reply.status, status, "{method} {path}: {}", reply.text());
+        reply.header("allow").unwrap_or_default().to_string()
+    };
+    assert_eq!(allowed("DELETE", "/api/v1/jobs", 405), "GET, HEAD, OPTIONS");
+    assert_eq!(allowed("GET", "/run", 405), "POST, OPTIONS");
+    assert_eq!(
+        allowed("PATCH", "/api/v1/maintenance", 405),
+        "GET, PUT, DELETE, HEAD, OPTIONS"
+    );
+    assert_eq!(allowed("OPTIONS", "/api/v1/jobs/j/run", 204), "POST, OPTIONS");
 }
