@@ -2,7 +2,7 @@
 //! Must not know: what is asked.
 
 use std::io::{self, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -201,6 +201,14 @@ impl Failure {
     }
 }
 
+/// An answer that says that there is no job of that name, told to somebody who may have meant a run.
+pub fn neither(job: &Failure) -> Failure {
+    Failure {
+        code: 1,
+        message: format!("{} (nor such a run)", job.message),
+    }
+}
+
 /// One part of a path or query, encoded.
 pub use crate::machines::percent_encode as encoded;
 
@@ -239,6 +247,10 @@ fn plainly(error: io::Error) -> io::Error {
             "its certificate is an authority's (CA:TRUE); make it with '-addext basicConstraints=critical,CA:FALSE', or \
              have the authority sign another",
         ),
+        text if text.contains("UnknownIssuer") => io::Error::new(
+            error.kind(),
+            "nobody who is believed vouches for its certificate; --cacert FILE names whom to believe",
+        ),
         _ => error,
     }
 }
@@ -270,7 +282,8 @@ impl Way {
             }
             Way::Tcp { host, port, .. } => {
                 let host = host.trim_matches(['[', ']']);
-                let stream = TcpStream::connect((host, *port))?;
+                let stream = connect(host, *port)?;
+                stream.set_write_timeout(Some(Duration::from_millis(limits::CLI_ANSWER_MS)))?;
                 if let Some(trust) = trust {
                     let stream = Encrypted::begin(stream, host, trust.clone())?;
                     stream.socket.set_read_timeout(patience)?;
@@ -298,6 +311,19 @@ impl std::fmt::Display for Way {
             Way::Tcp { is_tls: true, .. } => write!(f, "https://{}", self.host()),
         }
     }
+}
+
+/// The first address of that name that answers.
+fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
+    let patience = Duration::from_millis(limits::CLI_CONNECT_MS);
+    let mut failure = io::Error::other("the name has no address");
+    for address in (host, port).to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, patience) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
 }
 
 fn way_of_url(url: &str) -> Result<Way, Failure> {
@@ -387,10 +413,27 @@ fn read_answer(stream: Box<dyn Stream>) -> io::Result<Answer> {
             from: reader,
             left: 0,
         }),
-        (false, Some(length)) => Box::new(reader.take(length)),
+        (false, Some(left)) => Box::new(Exactly { from: reader, left }),
         (false, None) => Box::new(reader),
     };
     Ok(Answer { status, body })
+}
+
+/// Reads a body of that length: less is an error.
+struct Exactly {
+    from: BufReader<Box<dyn Stream>>,
+    left: u64,
+}
+
+impl Read for Exactly {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let count = self.from.by_ref().take(self.left).read(into)?;
+        if count == 0 && self.left > 0 && !into.is_empty() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.left -= count as u64;
+        Ok(count)
+    }
 }
 
 /// Reads a chunked body.
@@ -435,7 +478,8 @@ impl Chunks {
     }
 }
 
-fn unreachable(message: String) -> Failure {
+/// The daemon did not answer, or not to the end.
+pub fn unreachable(message: String) -> Failure {
     Failure {
         code: UNREACHABLE,
         message,
@@ -449,7 +493,10 @@ fn refusal(status: u16, value: &Value) -> Failure {
         502..=504 => UNREACHABLE,
         _ => 1,
     };
-    let message = words.map_or_else(|| format!("the daemon answered {status}"), str::to_string);
+    let mut message = words.map_or_else(|| format!("the daemon answered {status}"), str::to_string);
+    if status == 401 {
+        message.push_str("; the command line takes it from SALTPETER_TOKEN");
+    }
     Failure { code, message }
 }
 

@@ -47,17 +47,19 @@ fn options(verb: &VerbInfo) -> Vec<&'static str> {
     verb.takes().chain(common).collect()
 }
 
+/// `compgen -W` would expand what stands in a job's name, commands too: names are compared and quoted by hand.
 fn bash() -> String {
     let cases: String = VERBS
         .iter()
         .map(|verb| format!("    {}) options=\"{}\" ;;\n", verb.name, options(verb).join(" ")))
         .collect();
     format!(
-        "_saltpeter() {{\n  local word=${{COMP_WORDS[COMP_CWORD]}} verb=${{COMP_WORDS[1]}} options=\n  COMPREPLY=()\n  \
-         if [ \"$COMP_CWORD\" -eq 1 ]; then\n    COMPREPLY=($(compgen -W \"{}\" -- \"$word\"))\n    return\n  fi\n  \
+        "_saltpeter() {{\n  local word=${{COMP_WORDS[COMP_CWORD]}} verb=${{COMP_WORDS[1]}} options= name quoted\n  \
+         COMPREPLY=()\n  if [ \"$COMP_CWORD\" -eq 1 ]; then\n    COMPREPLY=($(compgen -W \"{}\" -- \"$word\"))\n    return\n  fi\n  \
          case \"$verb\" in\n{cases}  esac\n  case \"$word\" in\n    -*) COMPREPLY=($(compgen -W \"$options\" -- \"$word\")) ;;\n    \
-         *) case \"$verb\" in\n      {}) COMPREPLY=($(compgen -W \"$(saltpeter status --names 2>/dev/null)\" -- \"$word\")) ;;\n      \
-         maintenance) COMPREPLY=($(compgen -W \"on off clear\" -- \"$word\")) ;;\n      \
+         *) case \"$verb\" in\n      {})\n        while IFS= read -r name; do\n          printf -v quoted %q \"$name\"\n          \
+         [[ $name == \"$word\"* || $quoted == \"$word\"* ]] && COMPREPLY+=(\"$quoted\")\n        \
+         done < <(saltpeter status --names 2>/dev/null) ;;\n      maintenance) COMPREPLY=($(compgen -W \"on off clear\" -- \"$word\")) ;;\n      \
          completions) COMPREPLY=($(compgen -W \"bash zsh fish\" -- \"$word\")) ;;\n    esac ;;\n  esac\n}}\n\
          complete -F _saltpeter saltpeter\n",
         names(),

@@ -1,7 +1,7 @@
 //! `saltpeter logs`: what machines put out, from storage or as it comes.
 //! Must not know: how it is kept.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crossbeam_channel::bounded;
 use serde_json::Value;
 
 use super::Arguments;
-use super::client::{Client, Failure, encoded};
+use super::client::{Client, Failure, encoded, neither, unreachable};
 use super::table::plain;
 use crate::{limits, thread};
 
@@ -51,13 +51,13 @@ fn print_logs(arguments: &Arguments) -> Result<ExitCode, Failure> {
         )
     };
     match machines.as_slice() {
-        [machine] => copy(client.stream(&path(machine))?),
+        [machine] => copy(client.stream(&path(machine))?)?,
         machines if !arguments.follow => {
             for machine in machines {
                 let code = all.iter().find(|entry| entry["machine"] == machine.as_str());
                 let code = code.map_or(Value::Null, |entry| entry["retcode"].clone());
                 super::print(&format!("== {} ({code})\n", plain(machine)));
-                copy(client.stream(&path(machine))?);
+                copy(client.stream(&path(machine))?)?;
             }
         }
         machines => follow_all(&client, machines, path)?,
@@ -69,6 +69,7 @@ fn print_logs(arguments: &Arguments) -> Result<ExitCode, Failure> {
 fn find(client: &Client, name: &str, follow: bool) -> Result<Value, Failure> {
     let (_never, pause) = bounded::<()>(0);
     let mut instance = name.to_string();
+    let mut no_job = None;
     match client.get(&format!("/api/v1/jobs/{}?recent=0", encoded(name))) {
         Ok(job) => match job["last_instance"].as_str() {
             Some(last) => instance = last.to_string(),
@@ -79,11 +80,17 @@ fn find(client: &Client, name: &str, follow: bool) -> Result<Value, Failure> {
                 });
             }
         },
-        Err(failure) if failure.code == 1 => {}
+        Err(failure) if failure.code == 1 => no_job = Some(failure),
         Err(failure) => return Err(failure),
     }
     loop {
-        let run = client.get(&format!("/api/v1/runs/{}", encoded(&instance)))?;
+        let run = match (
+            client.get(&format!("/api/v1/runs/{}", encoded(&instance))),
+            &no_job,
+        ) {
+            (Err(failure), Some(no_job)) if failure.code == 1 => return Err(neither(no_job)),
+            (run, _) => run?,
+        };
         if !follow || run["stage"] != "pinging" {
             return Ok(run);
         }
@@ -91,21 +98,33 @@ fn find(client: &Client, name: &str, follow: bool) -> Result<Value, Failure> {
     }
 }
 
-/// Bytes as they are. A reader that went away (`| head`) is no error.
-fn copy(mut from: Box<dyn Read + Send>) {
-    let mut stdout = std::io::stdout().lock();
+/// Bytes as they are.
+fn copy(mut from: Box<dyn Read + Send>) -> Result<(), Failure> {
     let mut piece = [0; 16 << 10];
-    while let Ok(count) = from.read(&mut piece)
-        && count > 0
-    {
-        if stdout
-            .write_all(&piece[..count])
-            .and_then(|()| stdout.flush())
-            .is_err()
-        {
-            return;
+    loop {
+        let count = from.read(&mut piece).map_err(|error| broken_off(&error))?;
+        if count == 0 || !put(&piece[..count])? {
+            return Ok(());
         }
     }
+}
+
+/// To stdout. False: the reader went away (`| head`), which is no error.
+fn put(bytes: &[u8]) -> Result<bool, Failure> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Failure {
+            code: 1,
+            message: format!("cannot write: {error}"),
+        }),
+    }
+}
+
+/// What was printed is not all: a script must not take it for that.
+fn broken_off(error: &std::io::Error) -> Failure {
+    unreachable(format!("the output broke off: {error}; ask again"))
 }
 
 fn follow_all(client: &Client, machines: &[String], path: impl Fn(&str) -> String) -> Result<(), Failure> {
@@ -130,13 +149,15 @@ fn follow_all(client: &Client, machines: &[String], path: impl Fn(&str) -> Strin
             message: format!("cannot start a thread: {error}"),
         })?);
     }
+    let mut outcome = Ok(());
     for thread in threads {
-        let _ = thread.join();
+        // one that panicked has said so
+        outcome = outcome.and(thread.join().unwrap_or(Ok(())));
     }
-    Ok(())
+    outcome
 }
 
-fn prefix_lines(stream: Box<dyn Read + Send>, prefix: &str) {
+fn prefix_lines(stream: Box<dyn Read + Send>, prefix: &str) -> Result<(), Failure> {
     let mut reader = BufReader::new(stream);
     let mut line = Vec::new();
     loop {
@@ -146,16 +167,14 @@ fn prefix_lines(stream: Box<dyn Read + Send>, prefix: &str) {
             .by_ref()
             .take(limits::CLI_LINE_BYTES)
             .read_until(b'\n', &mut line);
-        if !matches!(read, Ok(count) if count > 0) {
-            return;
+        if line.is_empty() {
+            return read.map(|_| ()).map_err(|error| broken_off(&error));
         }
         if line.last() != Some(&b'\n') {
             line.push(b'\n');
         }
-        let mut stdout = std::io::stdout().lock();
-        let whole = [prefix.as_bytes(), &line].concat();
-        if stdout.write_all(&whole).and_then(|()| stdout.flush()).is_err() {
-            return;
+        if !put(&[prefix.as_bytes(), &line].concat())? {
+            return Ok(());
         }
     }
 }

@@ -41,6 +41,9 @@ pub fn run(arguments: &Arguments) -> ExitCode {
 
 /// Pauses a job.
 pub fn pause(arguments: &Arguments) -> ExitCode {
+    if arguments.reason.is_none() {
+        return usage("pause", "--reason is missing").tell();
+    }
     let body = json!({"reason": arguments.reason, "until": arguments.until});
     super::told(act(arguments, "POST", &job_path(arguments, "pause"), Some(body)))
 }
@@ -55,16 +58,20 @@ pub fn resume(arguments: &Arguments) -> ExitCode {
     ))
 }
 
+fn usage(verb: &str, message: &str) -> Failure {
+    Failure {
+        code: super::USAGE,
+        message: format!("{message}; see saltpeter {verb} --help"),
+    }
+}
+
 fn job_path(arguments: &Arguments, verb: &str) -> String {
     format!("/api/v1/jobs/{}/{verb}", encoded(&arguments.words[0]))
 }
 
 fn maintenance(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let machine = arguments.machines.first();
-    let usage = |message: &str| Failure {
-        code: super::USAGE,
-        message: format!("{message}; see saltpeter maintenance --help"),
-    };
+    let usage = |message: &str| usage("maintenance", message);
     match arguments.words.first().map(String::as_str) {
         None => show(arguments),
         Some(word @ ("on" | "off")) => {

@@ -18,7 +18,7 @@ mod table;
 mod token;
 
 use std::ffi::OsString;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -56,11 +56,16 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Writes to stdout; a reader that went away (`| head`) is no error.
+/// Writes to stdout. A reader that went away (`| head`) is no error; where there is no room (`> file`), that is the end.
 fn print(text: &str) {
     let mut stdout = std::io::stdout().lock();
-    let _ = stdout.write_all(text.as_bytes());
-    let _ = stdout.flush();
+    let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    if let Err(error) = written
+        && error.kind() != ErrorKind::BrokenPipe
+    {
+        eprintln!("saltpeter: cannot write: {error}");
+        std::process::exit(1);
+    }
 }
 
 /// The arguments as typed; each verb takes what it knows.
@@ -268,6 +273,19 @@ fn fits(verb: &VerbInfo, given: &[&'static str], arguments: &Arguments) -> Resul
             takers.join(", ")
         ));
     }
+    // a script's variable that is not set
+    if arguments
+        .words
+        .iter()
+        .chain(&arguments.machines)
+        .any(String::is_empty)
+    {
+        return Err(format!("'{}' takes no empty argument", verb.name));
+    }
+    let machines = given.iter().filter(|option| **option == "--machine").count();
+    if machines > 1 && verb.name != "run" {
+        return Err(format!("'{}' takes --machine only once", verb.name));
+    }
     match arguments.words.len() {
         count if count > *verb.words.end() => Err(format!(
             "unexpected argument '{}'",
@@ -424,6 +442,11 @@ mod tests {
             &["run", "a", "-p", "b"],
             &["kill", "a", "b", "c"],
             &["token", "a"],
+            &["kill", ""],
+            &["kill", "a", ""],
+            &["maintenance", "on", "-m", "a", "-m", "b", "--reason", "r"],
+            &["runs", "-m", "a", "--machine", "b"],
+            &["run", "a", "-m", ""],
         ] {
             assert!(parsed(words).is_err(), "{words:?}");
         }
@@ -469,5 +492,14 @@ mod tests {
         assert_eq!((verb, arguments.wait), ("run", true));
         assert_eq!(arguments.machines, ["a", "b"]);
         assert_eq!(arguments.parameters, [("x".to_string(), "1=2".to_string())]);
+    }
+
+    #[test]
+    fn the_manual_tells_of_every_verb() {
+        let manual = include_str!("../../packaging/doc/http-and-cli.md");
+        for verb in &VERBS {
+            let row = format!("| `{}` | {} |", verb.name, verb.about);
+            assert!(manual.lines().any(|line| line == row), "{row}");
+        }
     }
 }

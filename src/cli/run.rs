@@ -9,9 +9,9 @@ use crossbeam_channel::bounded;
 use serde_json::{Map, Value, json};
 
 use super::Arguments;
-use super::client::{Client, Failure, encoded};
+use super::client::{Client, Failure, UNREACHABLE, encoded, neither};
 use super::table::plain;
-use crate::limits;
+use crate::{clock, limits};
 
 pub const RUN_HELP: &str = "\
 usage: saltpeter run JOB [-m MACHINE]... [-p NAME=VALUE]... [--wait] [--json]
@@ -113,20 +113,30 @@ fn wait(client: &Client, instance: &str) -> Result<Value, Failure> {
     let path = format!("/api/v1/runs/{}", encoded(instance));
     let shows = std::io::stderr().is_terminal();
     let (_never, pause) = bounded::<()>(0);
+    let mut answered = clock::mono();
     loop {
-        let run = client.get(&path)?;
-        let has_ended = !run["ended"].is_null();
+        let asked = client.get(&path);
+        let now = clock::mono();
+        // the run goes on while the daemon is restarted
+        let is_away =
+            |failure: &Failure| failure.code == UNREACHABLE && now.since_ms(answered) < limits::CLI_AWAY_MS;
+        let line = match &asked {
+            Ok(run) if !run["ended"].is_null() => None,
+            Ok(run) => Some(progress(run)),
+            Err(failure) if is_away(failure) => Some("the daemon is away".to_string()),
+            Err(_) => None,
+        };
         if shows {
             // writing to a terminal that is gone is no reason to stop waiting
             let mut stderr = std::io::stderr().lock();
-            let _ = write!(stderr, "\r\x1b[K");
-            if !has_ended {
-                let _ = write!(stderr, "{}", progress(&run));
-            }
+            let _ = write!(stderr, "\r\x1b[K{}", line.as_deref().unwrap_or_default());
             let _ = stderr.flush();
         }
-        if has_ended {
-            return Ok(run);
+        if line.is_none() {
+            return asked;
+        }
+        if asked.is_ok() {
+            answered = now;
         }
         let _ = pause.recv_timeout(Duration::from_millis(limits::CLI_LOOK_MS));
     }
@@ -172,7 +182,10 @@ fn end(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let machine = arguments.words.get(1);
     let is_job = match client.get(&format!("/api/v1/jobs/{}?recent=0", encoded(name))) {
         Ok(_) => true,
-        Err(failure) if failure.code == 1 => false,
+        Err(no_job) if no_job.code == 1 => match client.get(&format!("/api/v1/runs/{}", encoded(name))) {
+            Err(failure) if failure.code == 1 => return Err(neither(&no_job)),
+            run => run.map(|_| false)?,
+        },
         Err(failure) => return Err(failure),
     };
     let (path, body) = match (is_job, machine) {

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::Arguments;
 use super::client::{Client, Failure, encoded};
-use super::table::{Table, cell, time};
+use super::table::{Table, cell, failed, time};
 
 pub const HELP: &str = "\
 usage: saltpeter status [JOB] [--json | --names]
@@ -22,7 +22,7 @@ exit codes: 0 success, 1 no such job, 2 a command line that cannot be understood
 ";
 
 pub const RUNS_HELP: &str = "\
-usage: saltpeter runs [JOB] [--machine MACHINE] [--outcome running|succeeded|failed]
+usage: saltpeter runs [JOB] [--machine MACHINE] [--outcome running|succeeded|failed|skipped]
                       [--from TIME] [--until TIME] [--count COUNT] [--json]
 
 Shows runs, newest first.
@@ -98,7 +98,7 @@ fn warn(client: &Client) -> Result<(), Failure> {
 
 fn names(answer: &Value) -> String {
     list(&answer["jobs"])
-        .map(|job| format!("{}\n", cell(&job["name"])))
+        .map(|job| format!("{}\n", super::table::plain(&cell(&job["name"]))))
         .collect()
 }
 
@@ -157,13 +157,14 @@ fn job_text(job: &Value, run: Option<&Value>) -> String {
         text.push('\n');
         text.push_str(&machines_table(run));
     }
-    let mut recent = Table::new(&["RECENT RUN", "STARTED", "ENDED", "OUTCOME"]);
+    let mut recent = Table::new(&["RECENT RUN", "STARTED", "ENDED", "OUTCOME", "FAILED"]);
     for run in list(&job["recent"]) {
         recent.line([
             cell(&run["instance"]),
             time(&run["started"]),
             time(&run["ended"]),
             cell(&run["outcome"]),
+            failed(run),
         ]);
     }
     text.push('\n');
@@ -210,13 +211,14 @@ fn list_runs(arguments: &Arguments) -> Result<ExitCode, Failure> {
         super::print(&format!("{answer:#}\n"));
         return Ok(ExitCode::SUCCESS);
     }
-    let mut table = Table::new(&["RUN", "STARTED", "ENDED", "OUTCOME", "ASKED BY", "NOTE"]);
+    let mut table = Table::new(&["RUN", "STARTED", "ENDED", "OUTCOME", "FAILED", "ASKED BY", "NOTE"]);
     for run in list(&answer["runs"]) {
         table.line([
             cell(&run["instance"]),
             time(&run["started"]),
             time(&run["ended"]),
             cell(&run["outcome"]),
+            failed(run),
             cell(&run["asked_by"]),
             cell(&run["note"]),
         ]);

@@ -71,11 +71,16 @@ pub fn cell(value: &Value) -> String {
     }
 }
 
-/// A time to the second.
+/// How many of a run's machines failed, of how many.
+pub fn failed(run: &Value) -> String {
+    format!("{}/{}", cell(&run["failed_count"]), cell(&run["total_count"]))
+}
+
+/// A time to the second; the daemon tells UTC.
 pub fn time(value: &Value) -> String {
     match value.as_str() {
         None => "-".into(),
-        Some(text) => text.split('.').next().unwrap_or(text).replace('T', " "),
+        Some(text) => text.split('.').next().unwrap_or(text).replace('T', " ") + "Z",
     }
 }
 

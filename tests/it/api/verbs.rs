@@ -1,12 +1,13 @@
 //! The command line against a running daemon, as people and scripts use it.
 
+use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
 
 use super::token;
 use crate::support::daemon::{Daemon, Plan, job, job_with};
-use crate::support::until;
+use crate::support::{Scratch, until};
 
 fn saltpeter(daemon: &Daemon, arguments: &[&str], environment: &[(&str, &str)]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_saltpeter"))
@@ -78,8 +79,63 @@ fn a_script_runs_a_job_and_has_its_outcome_as_exit_code() {
         "{}",
         err(&refused)
     );
-    assert_eq!(code(&saltpeter(&daemon, &["run", "nope"], &[])), 1);
+    let unknown = saltpeter(&daemon, &["run", "goood"], &[]);
+    assert_eq!(code(&unknown), 1);
+    assert!(
+        err(&unknown).contains("'goood'; did you mean 'good'?"),
+        "{}",
+        err(&unknown)
+    );
     assert_eq!(code(&saltpeter(&daemon, &["run"], &[])), 2);
+}
+
+#[test]
+fn who_waits_for_a_run_waits_also_while_the_daemon_is_restarted() {
+    let daemon = Plan::new(json!({})).restarts().prepare();
+    let flag = daemon.path("go");
+    let go = "echo begun; while [ ! -e $GO ]; do sleep 0.05; done; exit 7";
+    let fields = json!({"env": {"GO": flag}});
+    daemon.write_jobs("jobs", &json!({"slow": job_with(go, fields)}));
+    daemon.start();
+    let mut waiting = Command::new(env!("CARGO_BIN_EXE_saltpeter"))
+        .args(["run", "slow", "--wait", "-c"])
+        .arg(daemon.path("conf"))
+        .env_remove("SALTPETER_URL")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(waiting.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    daemon.wait_output(line.trim(), "m1", "begun");
+    daemon.stop();
+    daemon.start();
+    std::fs::write(&flag, "").unwrap();
+    let waited = waiting.wait_with_output().unwrap();
+    assert_eq!(code(&waited), 7, "{}", err(&waited));
+}
+
+#[test]
+fn an_output_that_breaks_off_is_no_success() {
+    let daemon = Plan::new(json!({"slow": job("echo begun; sleep 600")})).start();
+    let instance = daemon.run("slow");
+    daemon.wait_output(&instance, "m1", "begun");
+    let mut following = Command::new(env!("CARGO_BIN_EXE_saltpeter"))
+        .args(["logs", "-f", "slow", "-c"])
+        .arg(daemon.path("conf"))
+        .env_remove("SALTPETER_URL")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = [0; 6];
+    following.stdout.as_mut().unwrap().read_exact(&mut line).unwrap();
+    daemon.kill_hard();
+    let followed = following.wait_with_output().unwrap();
+    assert_eq!(code(&followed), 69);
+    assert!(err(&followed).contains("broke off"), "{}", err(&followed));
 }
 
 #[test]
@@ -132,6 +188,20 @@ fn an_operator_looks_follows_and_kills() {
         logs.contains("== m2 (143)\n") && logs.contains("== m1 (0)\none\ntwo\n"),
         "{logs}"
     );
+    for verb in ["logs", "status"] {
+        let command = format!(
+            "'{}' {verb} slow -c '{}' >/dev/full",
+            env!("CARGO_BIN_EXE_saltpeter"),
+            daemon.path("conf").display()
+        );
+        let full = Command::new("sh")
+            .args(["-c", &command])
+            .env_remove("SALTPETER_URL")
+            .output()
+            .unwrap();
+        assert_eq!(code(&full), 1, "{verb}");
+        assert!(err(&full).contains("cannot write"), "{verb}: {}", err(&full));
+    }
     let shown = out(&saltpeter(&daemon, &["status", "slow"], &[]));
     assert!(shown.contains(&instance) && shown.contains("killed"), "{shown}");
     let runs = out(&saltpeter(&daemon, &["runs", "slow", "--outcome", "failed"], &[]));
@@ -140,7 +210,10 @@ fn an_operator_looks_follows_and_kills() {
     let nothing = saltpeter(&daemon, &["kill", "slow"], &[]);
     assert_eq!(code(&nothing), 1);
     assert!(err(&nothing).contains("slow is not running"));
-    assert_eq!(code(&saltpeter(&daemon, &["logs", "nope"], &[])), 1);
+    let neither = saltpeter(&daemon, &["logs", "nope"], &[]);
+    assert_eq!(code(&neither), 1);
+    assert!(err(&neither).contains("'nope'") && err(&neither).contains("nor such a run"));
+    assert_eq!(code(&saltpeter(&daemon, &["kill", "nope"], &[])), 1);
 }
 
 #[test]
@@ -238,4 +311,34 @@ fn shells_accept_the_completions() {
             Err(_) => eprintln!("SKIPPED the check of {shell}: it is not installed"),
         }
     }
+}
+
+#[test]
+fn a_jobs_name_is_completed_as_it_is_and_runs_nothing() {
+    let scratch = Scratch::new();
+    let trap = scratch.path().join("trap");
+    let evil = format!("$(touch {})", trap.display());
+    let daemon =
+        Plan::new(json!({"backup": job("true"), "back up": job("true"), &*evil: job("true")})).start();
+    let script = out(&saltpeter(&daemon, &["completions", "bash"], &[]));
+    let url = format!("unix:{}", daemon.state_dir().join("control.sock").display());
+    let complete = |word: &str| {
+        let program = std::path::Path::new(env!("CARGO_BIN_EXE_saltpeter"))
+            .parent()
+            .unwrap();
+        let path = format!("{}:{}", program.display(), std::env::var("PATH").unwrap());
+        let ask = "\nCOMP_WORDS=(saltpeter run \"$WORD\"); COMP_CWORD=2; _saltpeter; printf '%s\\n' \"${COMPREPLY[@]}\"";
+        let output = Command::new("bash")
+            .args(["--norc", "-c", &format!("{script}{ask}")])
+            .env("WORD", word)
+            .env("SALTPETER_URL", &url)
+            .env("PATH", path)
+            .output()
+            .unwrap();
+        out(&output)
+    };
+    assert_eq!(complete("backu"), "backup\n");
+    assert_eq!(complete("back"), "back\\ up\nbackup\n");
+    assert_eq!(complete("").lines().count(), 3);
+    assert!(!trap.exists(), "a job's name was run as a command");
 }
