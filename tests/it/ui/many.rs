@@ -6,8 +6,8 @@ use saltpeter::thread;
 use serde_json::json;
 
 use super::client::Ui;
-use crate::support::daemon::{Daemon, Plan, job};
-use crate::support::until;
+use crate::support::daemon::{Daemon, LONG_MS, Plan, job};
+use crate::support::{until, until_within};
 
 /// So many bytes, in lines.
 fn printing(bytes: usize) -> serde_json::Value {
@@ -63,6 +63,27 @@ fn a_ui_that_never_reads_costs_others_nothing_and_little_memory() {
     let grown_kib = memory_kib(&daemon).saturating_sub(before_kib);
     assert!(grown_kib < 200 << 10, "grown by {grown_kib} KiB");
     drop(silent);
+}
+
+#[test]
+fn a_ui_that_takes_nothing_for_long_is_closed_and_another_stays() {
+    let daemon = Plan::new(json!({"j": printing(24 << 20)})).start();
+    let connections = || -> usize {
+        let metrics = daemon.get("/metrics").text();
+        let mut lines = metrics.lines();
+        let found = lines.find_map(|line| line.strip_prefix("saltpeter_connections{kind=\"api\"} "));
+        found.unwrap().parse().unwrap()
+    };
+    let _silent = Ui::following(&daemon, "j");
+    let mut other = Ui::connect(&daemon);
+    daemon.run("j");
+    // itself, and the one that reads
+    until_within(LONG_MS, "its end", || {
+        other.hear();
+        (connections() == 2).then_some(())
+    });
+    other.say(json!({"run": "nope"}));
+    other.until("an answer", |ui| !ui.errors.is_empty());
 }
 
 #[test]
