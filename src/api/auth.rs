@@ -9,6 +9,9 @@ use super::http::Request;
 use crate::config::{ApiToken, Role, Settings};
 use crate::machines::is_loopback;
 
+/// Of a name that a proxy tells.
+const USER_CHARS: usize = 100;
+
 /// The way a request came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Via {
@@ -121,6 +124,28 @@ pub fn foreign_origin<'r>(request: &'r Request, settings: &Settings) -> Option<&
 pub fn by_name(name: &str, peer: SocketAddr, settings: &Settings) -> Option<Caller> {
     let token = settings.api_tokens.iter().find(|token| token.name == name)?;
     Some(of_token(token, peer))
+}
+
+/// A proxy on this host that shows a token says for whom it asks: that is noted beside the token, which answers for it.
+pub fn on_behalf(mut caller: Caller, request: &Request, peer: SocketAddr) -> Caller {
+    if caller.token.is_none() || !is_loopback(peer.ip()) {
+        return caller;
+    }
+    let is_plain = |user: &&str| {
+        let is_short = (1..=USER_CHARS).contains(&user.chars().count());
+        is_short && !user.chars().any(|c| c.is_control() || c == '\'')
+    };
+    let user = request.header("x-forwarded-user").filter(is_plain);
+    let addresses = request.header("x-forwarded-for");
+    // the last one is what the proxy itself has seen
+    let address = addresses.and_then(|all| all.rsplit(',').next()?.trim().parse::<IpAddr>().ok());
+    caller.who += &match (user, address) {
+        (None, None) => String::new(),
+        (Some(user), None) => format!(", for '{user}'"),
+        (None, Some(address)) => format!(", for {address}"),
+        (Some(user), Some(address)) => format!(", for '{user}' at {address}"),
+    };
+    caller
 }
 
 /// The token that the request shows in its header.
@@ -319,6 +344,37 @@ mod tests {
             ..Settings::default()
         };
         assert_eq!(status(&wrong, LOCAL, &open, Role::Read), 401);
+    }
+
+    #[test]
+    fn a_proxy_on_this_host_says_for_whom_it_asks_and_nobody_else() {
+        let settings = with_token(Role::Operate);
+        let who = |headers: &[(&str, &str)], via: Via| {
+            let all = [
+                &[("host", "localhost"), ("authorization", "Bearer secret")],
+                headers,
+            ]
+            .concat();
+            let (request, Via::Tcp { peer }) = (request(&all), via) else {
+                unreachable!()
+            };
+            on_behalf(identify(&request, via, &settings, 1).unwrap(), &request, peer).who
+        };
+        let proxy = [
+            ("x-forwarded-for", "6.6.6.6, 10.0.0.7"),
+            ("x-forwarded-user", "ann"),
+        ];
+        assert_eq!(
+            who(&proxy, LOCAL),
+            "token 'ops' from 127.0.0.1, for 'ann' at 10.0.0.7"
+        );
+        assert_eq!(
+            who(&proxy[..1], LOCAL),
+            "token 'ops' from 127.0.0.1, for 10.0.0.7"
+        );
+        assert_eq!(who(&proxy, remote()), "token 'ops' from 10.0.0.9");
+        let odd = [("x-forwarded-for", "me"), ("x-forwarded-user", "a\nb")];
+        assert_eq!(who(&odd, LOCAL), "token 'ops' from 127.0.0.1");
     }
 
     #[test]

@@ -175,11 +175,10 @@ pub fn admit(
         return auth::identify(request, via, settings, own_uid);
     };
     auth::check_place(request, settings)?;
-    if auth::bearer(request).is_none()
-        && let Some(token) = shared.sessions.token_of(request)
-        && let Some(caller) = auth::by_name(&token, peer, settings)
-    {
-        return Ok(caller);
+    let session = shared.sessions.token_of(request);
+    let by_session = session.filter(|_| auth::bearer(request).is_none());
+    if let Some(caller) = by_session.and_then(|token| auth::by_name(&token, peer, settings)) {
+        return Ok(auth::on_behalf(caller, request, peer));
     }
     let too_many = || Denied {
         status: 429,
@@ -188,7 +187,7 @@ pub fn admit(
     match auth::identify(request, via, settings, own_uid) {
         Ok(caller) => match &caller.token {
             Some(token) if !shared.guard.is_welcome(peer.ip(), token) => Err(too_many()),
-            _ => Ok(caller),
+            _ => Ok(auth::on_behalf(caller, request, peer)),
         },
         Err(denied) if auth::bearer(request).is_some() && !shared.guard.may_fail(peer.ip()) => {
             log::debug!("{}: {}", peer.ip(), denied.message);

@@ -106,6 +106,11 @@ fn the_ui_works_behind_the_shipped_proxy_and_other_sites_stay_out() {
     assert_eq!(run(("Origin", "https://evil.example.com")).status, 403);
     let started = run(ours);
     assert_eq!(started.status, 200, "{}", started.text());
+    let audit = ask(port, "GET", "/api/v1/audit?limit=1", &[], b"").json();
+    assert_eq!(
+        audit["audit"][0]["by"],
+        "token 'ui' from 127.0.0.1, for 127.0.0.1"
+    );
     let path = format!("/api/v1/runs/{}", started.json()["instance"].as_str().unwrap());
     until("its end", || {
         let run = ask(port, "GET", &path, &[], b"").json();
