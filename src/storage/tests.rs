@@ -783,3 +783,44 @@ fn grow(dir: &Path) {
         .status();
     assert!(grown.unwrap().success());
 }
+
+#[test]
+fn runs_from_before_there_were_counts_get_theirs() {
+    let dir = TempDir::new("counts");
+    let path = dir.0.join("state.db");
+    std::fs::write(&path, "").unwrap();
+    let before = schema::Layout {
+        migrations: &schema::STATE[..2],
+        ..schema::STATE_LAYOUT
+    };
+    let old = schema::open(&path, &before).unwrap();
+    old.execute_batch(
+        "INSERT INTO specs VALUES(1, x'00', '{}');
+         INSERT INTO runs VALUES(1, 'a_1', 'a', 'g', NULL, NULL, 1, 9, 'ended', 0, NULL, NULL, 't', 1, NULL);
+         INSERT INTO runs VALUES(2, 'a_2', 'a', 'g', NULL, NULL, 1, NULL, 'running', NULL, NULL, NULL, 't', 1, NULL);",
+    )
+    .unwrap();
+    for (id, run, retcode, not_counted) in [
+        (1, 1, Some(0), 0),
+        (2, 1, Some(3), 0),
+        (3, 1, Some(0), 1),
+        (4, 2, None, 0),
+    ] {
+        old.execute(
+            "INSERT INTO machine_runs VALUES(?1, ?2, 'm', 1, 'ended', 0, NULL, 1, NULL, NULL, NULL, NULL, 9, ?3, 0, NULL,
+                 NULL, NULL, NULL, NULL, 0, ?4)",
+            rusqlite::params![id, run, retcode, not_counted],
+        )
+        .unwrap();
+    }
+    drop(old);
+    schema::open(&path, &schema::STATE_LAYOUT).unwrap();
+    let recent = Reader::new(&dir.0).recent("a", 10).unwrap();
+    let counts: Vec<Option<MachineCounts>> = recent.iter().map(|run| run.counts).collect();
+    let of_the_ended = MachineCounts {
+        total: 2,
+        ended: 2,
+        failed: 1,
+    };
+    assert_eq!(counts, [None, Some(of_the_ended)]);
+}
