@@ -89,6 +89,7 @@ fn become_command(
             libc::SIGINT,
             libc::SIGQUIT,
             libc::SIGCHLD,
+            libc::SIGXFSZ,
         ],
         libc::SIG_DFL,
     );

@@ -73,7 +73,8 @@ pub(super) fn unblock_signals() {
 /// A launcher may have left signals blocked or ignored: waiting for children and SIGTERM must work.
 fn normalize_signals() {
     set_dispositions(&[libc::SIGCHLD, libc::SIGTERM, libc::SIGINT], libc::SIG_DFL);
-    set_dispositions(&[libc::SIGHUP, libc::SIGPIPE], libc::SIG_IGN);
+    // where files may grow only so large, writing more is to be an error like others
+    set_dispositions(&[libc::SIGHUP, libc::SIGPIPE, libc::SIGXFSZ], libc::SIG_IGN);
     unblock_signals();
 }
 

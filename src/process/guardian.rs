@@ -108,7 +108,11 @@ impl Watch {
                 continue;
             }
             match receive_order(&mut self.wrapper) {
-                Ok(Some(Order::Finish)) => return Ok(()),
+                Ok(Some(Order::Finish)) => {
+                    // before the socket's end tells the wrapper so
+                    drop(self.lock.take());
+                    return Ok(());
+                }
                 Ok(Some(order)) => self.obey(order),
                 Ok(None) | Err(_) => {
                     self.end_all();

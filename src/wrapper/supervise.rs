@@ -57,6 +57,9 @@ pub struct Supervisor {
     flush: bool,
     /// From here on delivery, or waiting for the permission, is given up.
     patience_ends_at: Mono,
+    /// The guardian was told to free the lock: until it has, or this passes, the outcome is held back. Whoever hears of
+    /// it may start the next run at once.
+    lock_freed_by: Option<Mono>,
     log_file: Option<File>,
 }
 
@@ -121,6 +124,7 @@ impl Supervisor {
             stage: Stage::Waiting,
             flush: false,
             patience_ends_at: clock::mono().plus_ms(limits::WRAPPER_PATIENCE_MS),
+            lock_freed_by: None,
             log_file,
         })
     }
@@ -138,9 +142,13 @@ impl Supervisor {
     }
 
     fn serve(&mut self) {
-        while self.stage != Stage::Done {
+        loop {
             let now = clock::mono();
             self.turn(now);
+            // nothing may ever happen again that would end a wait
+            if self.stage == Stage::Done {
+                return;
+            }
             let wait_ms = self.deadline().map_or(u64::MAX, |at| at.since_ms(now));
             let Ok(event) = self
                 .events
@@ -182,10 +190,14 @@ impl Supervisor {
         let patience =
             matches!(self.stage, Stage::Waiting | Stage::Finishing { .. }).then_some(self.patience_ends_at);
         let output = self.pace.due_at().filter(|_| self.session.has_room());
-        [self.session.deadline(), self.course.deadline(), output, patience]
-            .into_iter()
-            .flatten()
-            .min()
+        let deadlines = [
+            self.session.deadline(),
+            self.course.deadline(),
+            output,
+            patience,
+            self.lock_freed_by,
+        ];
+        deadlines.into_iter().flatten().min()
     }
 
     fn handle(&mut self, event: Event) {
@@ -352,11 +364,17 @@ impl Supervisor {
     }
 
     fn not_started(&mut self, retcode: i64, notice: String) {
-        self.child.finish();
+        self.dismiss_guardian(clock::mono());
         self.finish(retcode, notice);
     }
 
+    fn dismiss_guardian(&mut self, now: Mono) {
+        self.child.finish();
+        self.lock_freed_by = Some(now.plus_ms(limits::GUARDIAN_ANSWER_MS));
+    }
+
     fn guardian_gone(&mut self, now: Mono) {
+        self.lock_freed_by = None;
         if matches!(self.stage, Stage::Finishing { .. } | Stage::Done) {
             return;
         }
@@ -415,7 +433,7 @@ impl Supervisor {
                 self.child.stop_reading();
             }
             Step::Finish(outcome) => {
-                self.child.finish();
+                self.dismiss_guardian(now);
                 self.finish(outcome.retcode, outcome.notice);
                 self.patience_ends_at = now.plus_ms(limits::WRAPPER_PATIENCE_MS);
             }
@@ -461,7 +479,10 @@ impl Supervisor {
             }
         }
         if is_last {
-            if self.spool.is_empty() {
+            if self.lock_freed_by.is_some_and(|by| now >= by) {
+                self.lock_freed_by = None;
+            }
+            if self.spool.is_empty() && self.lock_freed_by.is_none() {
                 self.offer_end();
             }
             return;

@@ -5,7 +5,7 @@ use saltpeter::clock;
 use saltpeter::protocol::ErrorCode;
 
 use crate::support::fake_daemon::{FakeDaemon, order};
-use crate::support::run::{Family, launch};
+use crate::support::run::{Family, Run, launch};
 use crate::support::{is_alive, never_within, signal, until};
 
 /// 4: a kill was -15, -9 or -13, and only the shell was signalled.
@@ -138,6 +138,52 @@ fn a_wrapper_that_is_told_to_stop_ends_the_command_and_reports_255() {
 }
 
 #[test]
+fn a_limit_on_the_size_of_files_does_not_kill_the_wrapper_but_holds_for_the_command() {
+    let scratch = crate::support::Scratch::new();
+    let file = scratch.path().join("large");
+    let command = format!("echo x; (echo y > {}); echo $?", file.display());
+    let daemon = FakeDaemon::with_command(&command);
+    let mut run = Run::new(&daemon, "fsize");
+    let mut limited = std::process::Command::new("/bin/sh");
+    limited
+        .args(["-c", "ulimit -f 0; exec \"$0\""])
+        .arg(run.command.get_program())
+        .env_clear()
+        .envs(
+            run.command
+                .get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        );
+    run.command = limited;
+    let _run = run.launched();
+    assert_eq!(daemon.outcome(), 0);
+    assert!(
+        daemon.text().starts_with("x\n") && daemon.text().ends_with("153\n"),
+        "{}",
+        daemon.text()
+    );
+}
+
+#[test]
+fn a_wrapper_that_is_told_to_stop_while_no_daemon_answers_keeps_its_outcome_in_its_log_and_exits() {
+    let daemon = FakeDaemon::with_command("true");
+    daemon.change(|script| script.down = true);
+    let run = launch(&daemon, "alone");
+    let log = until("a failed attempt", || {
+        Some(run.log()).filter(|log| log.contains("reaching the daemon"))
+    });
+    let (_, rest) = log.split_once('[').unwrap();
+    let wrapper: i32 = rest.split_once(']').unwrap().0.parse().unwrap();
+    signal(wrapper, Signal::TERM);
+    until("its exit", || (!is_alive(wrapper)).then_some(()));
+    let log = run.log();
+    assert!(
+        log.contains("[wrapper was told to stop]") && log.contains("exit code 255"),
+        "{log}"
+    );
+}
+
+#[test]
 fn sigterm_to_the_whole_family_is_reported_all_the_same() {
     let daemon = FakeDaemon::with_command("sleep 1000");
     let _run = launch(&daemon, "service");
@@ -152,7 +198,7 @@ fn sigterm_to_the_whole_family_is_reported_all_the_same() {
 #[test]
 fn a_panic_in_the_wrapper_ends_the_command_and_reports_255() {
     let daemon = FakeDaemon::with_command("sleep 1000");
-    let run = crate::support::run::Run::new(&daemon, "panic")
+    let run = Run::new(&daemon, "panic")
         .env("SP_TEST_PANIC", "start")
         .launched();
     assert_eq!(daemon.outcome(), 255);

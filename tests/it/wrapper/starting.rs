@@ -292,6 +292,29 @@ fn a_held_lock_is_254_and_is_free_after_the_end() {
     assert_eq!(third.text(), "free\n");
 }
 
+/// Whoever hears of the end may start the next run at once, and that must not find the lock held.
+#[test]
+fn a_lock_is_free_when_the_outcome_is_told() {
+    let scratch = crate::support::Scratch::new();
+    let lock = scratch.path().join("lock");
+    let held = std::fs::File::create(&lock).unwrap();
+    for _ in 0..50 {
+        let mut job = order("true");
+        job.allow_overlap = false;
+        job.lockfile = Some(lock.to_string_lossy().into_owned());
+        let daemon = FakeDaemon::with_job(job);
+        daemon.change(|script| script.withhold_complete_acks = true);
+        let _run = launch(&daemon, "free");
+        daemon.until("the completion", |told| (told.completes > 0).then_some(()));
+        let taken = rustix::fs::flock(&held, rustix::fs::FlockOperation::NonBlockingLockExclusive);
+        assert_eq!(taken, Ok(()), "the lock is still held");
+        rustix::fs::flock(&held, rustix::fs::FlockOperation::Unlock).unwrap();
+        daemon.change(|script| script.withhold_complete_acks = false);
+        daemon.cut();
+        assert_eq!(daemon.outcome(), 0);
+    }
+}
+
 #[test]
 fn the_old_wrappers_lock_is_honoured() {
     let job_name = format!("oldlock{}", std::process::id());
