@@ -148,3 +148,67 @@ fn every_example_loads_without_a_doubt() {
     assert_eq!(config.problems, [], "{text}");
     assert_eq!(config.jobs.len(), 1);
 }
+
+/// Where a document leads to within this repository: `(file, the heading's anchor)`.
+fn links(document: &Path) -> Vec<(PathBuf, String)> {
+    let text = fs::read_to_string(document).unwrap();
+    let targets = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+    let here = targets.filter(|target| !target.contains("://"));
+    here.map(|target| {
+        let (file, anchor) = target.split_once('#').unwrap_or((target, ""));
+        let file = match file {
+            "" => document.to_path_buf(),
+            file => document.parent().unwrap().join(file),
+        };
+        (file, anchor.to_string())
+    })
+    .collect()
+}
+
+#[test]
+fn the_documents_links_lead_somewhere() {
+    let pages = fs::read_dir(top().join("packaging/doc")).unwrap();
+    let pages = pages.map(|entry| entry.unwrap().path());
+    let mut documents: Vec<PathBuf> = pages
+        .filter(|path| path.extension().is_some_and(|end| end == "md"))
+        .collect();
+    documents.push(top().join("README.md"));
+    let mut pictures = 0;
+    for document in documents {
+        for (file, anchor) in links(&document) {
+            assert!(file.is_file(), "{}: {}", document.display(), file.display());
+            pictures += usize::from(file.extension().is_some_and(|end| end == "png"));
+            if anchor.is_empty() {
+                continue;
+            }
+            let text = fs::read_to_string(&file).unwrap();
+            let headings = text.lines().filter_map(|line| line.strip_prefix('#'));
+            let mut anchors = headings.map(|line| {
+                let words = line.trim_start_matches('#').trim().to_lowercase();
+                let kept = words
+                    .chars()
+                    .filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+                kept.collect::<String>().replace(' ', "-")
+            });
+            assert!(
+                anchors.any(|known| known == anchor),
+                "{}: #{anchor}",
+                document.display()
+            );
+        }
+    }
+    assert!(pictures >= 2, "the page is shown");
+}
+
+#[test]
+fn the_pictures_are_small() {
+    for name in ["page.png", "run.png"] {
+        let bytes = fs::metadata(top().join("packaging/doc").join(name))
+            .unwrap()
+            .len();
+        assert!(
+            bytes <= 150_000,
+            "{name} has {bytes} bytes: packaging/doc/screenshot makes it small"
+        );
+    }
+}

@@ -105,7 +105,8 @@ function take(answer) {
   for (const job of answer.jobs) state.jobs.set(job.name, job);
   page ??= answer.page;
   isNewer = page !== answer.page;
-  setText(element("version"), answer.version);
+  const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
+  setText(element("version"), `${answer.version}, times in ${zone}`);
 }
 
 // -- what concerns all
