@@ -406,6 +406,8 @@ pub const HELPER_LOG_LINE_BYTES: usize = 16 << 10;
 pub const SALT_REQUESTS: usize = 16_384;
 /// Minions that have not answered a ping by then are down.
 pub const PING_TIMEOUT_MS: u64 = 20_000;
+/// The same for those that answer other things meanwhile.
+pub const PING_BUSY_MS: u64 = 40_000;
 /// The window of a ping where the master has just been away: those that did not answer are pinged again.
 pub const PING_AGAIN_MS: u64 = 5_000;
 /// A publish that took this long went to a master that had just come up (30 to 40 ms are usual, 2.7 s the worst of a
@@ -419,13 +421,18 @@ pub const PING_GRACE_MS: u64 = 30_000;
 pub const PING_QUIET_MS: u64 = 250;
 /// ...or the first has waited this long.
 pub const PING_GATHER_MS: u64 = 1_500;
-/// How often the local executor tells what still waits for its turn: well within `DISPATCH_TIMEOUT_MS`.
-pub const LOCAL_WAITING_MS: u64 = 10_000;
+/// How often an executor tells what still waits for its turn: well within `DISPATCH_TIMEOUT_MS`.
+pub const WAITING_TOLD_MS: u64 = 10_000;
 /// Runs with the same targets share a ping that was published no longer ago than this.
 pub const PING_SHARED_MS: u64 = 2_000;
 /// From a dispatch, or its publish, to the minions' returns: a little less than `DISPATCH_TIMEOUT_MS`, so that it is
 /// Salt's word that ends it.
 pub const LAUNCH_PATIENCE_MS: u64 = 58_000;
+/// A minion that has not answered a launch by then, and answers other things meanwhile, has much to do: it is given up
+/// after this only. A hundred jobs due in one second keep a minion on a busy host occupied for a minute.
+pub const LAUNCH_BUSY_MS: u64 = 300_000;
+/// From the end of that window to the helper's word for it.
+pub const LAUNCH_GRACE_MS: u64 = 30_000;
 /// What a master that is away refused is tried again after this.
 pub const SALT_RETRY_MS: u64 = 2_000;
 /// Kept of what a minion says about a wrapper that did not start.

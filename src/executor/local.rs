@@ -156,7 +156,7 @@ impl Local {
     /// What waits for its turn here is no launch that failed: its time begins anew.
     fn tell_waiting(&mut self) {
         let now = clock::mono();
-        if now.since_ms(self.told_waiting) < limits::LOCAL_WAITING_MS {
+        if now.since_ms(self.told_waiting) < limits::WAITING_TOLD_MS {
             return;
         }
         self.told_waiting = now;

@@ -290,11 +290,11 @@ impl Salt {
         match &mut pending.what {
             What::Ping(ping) => {
                 ping.published(now, took_ms, unknown);
-                pending.deadline = now.plus_ms(limits::PING_TIMEOUT_MS + limits::PING_GRACE_MS);
+                pending.deadline = now.plus_ms(limits::PING_BUSY_MS + limits::PING_GRACE_MS);
             }
             What::Launch(launching) => {
-                pending.deadline = now.plus_ms(limits::LAUNCH_PATIENCE_MS);
-                let events = launching.published(&unknown);
+                pending.deadline = now.plus_ms(limits::LAUNCH_BUSY_MS + limits::LAUNCH_GRACE_MS);
+                let events = launching.published(now, &unknown);
                 self.report_all(events);
             }
             What::Plain(plain) => {
@@ -388,10 +388,10 @@ impl Salt {
                 over.push(*id);
                 continue;
             }
-            if let What::Ping(ping) = &mut pending.what
-                && ping.is_ripe(now)
-            {
-                news.extend(ping.news());
+            match &mut pending.what {
+                What::Ping(ping) if ping.is_ripe(now) => news.extend(ping.news()),
+                What::Launch(launching) => news.extend(launching.still_waits(now)),
+                _ => {}
             }
         }
         self.report_all(news);
@@ -433,6 +433,13 @@ impl Salt {
 }
 
 impl Pending {
+    /// The helper is lost: the next has no more time than the first one had.
+    fn shorten(&mut self, now: Mono) {
+        if let What::Launch(_) = self.what {
+            self.deadline = self.deadline.min(now.plus_ms(limits::LAUNCH_PATIENCE_MS));
+        }
+    }
+
     fn request(&self, id: u64, now: Mono) -> Request {
         let left_ms = self.deadline.since_ms(now);
         let mut request = Request {
@@ -445,13 +452,14 @@ impl Pending {
             arg: Vec::new(),
             kwarg: BTreeMap::new(),
             timeout: left_ms as f64 / 1_000.0,
+            patience: 0.0,
             again: self.was_sent,
             follow: false,
             ret_limit: limits::LAUNCH_TEXT_BYTES,
         };
         match &self.what {
             What::Ping(ping) => ping.fill_in(&mut request, left_ms),
-            What::Launch(launching) => launching.fill_in(&mut request),
+            What::Launch(launching) => launching.fill_in(&mut request, left_ms),
             What::Plain(plain) => plain.fill_in(&mut request),
             What::Question(question) => question.fill_in(&mut request),
         }

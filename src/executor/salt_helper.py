@@ -71,6 +71,7 @@ class Job:
         self.id = request["id"]
         self.jid = request["jid"]
         self.timeout = float(request.get("timeout", 30))
+        self.patience = float(request.get("patience", 0))  # with minions that answer something else meanwhile
         self.limit = int(request.get("ret_limit", RETURN_CHARS))
         self.expected = None  # known once it is published
         self.got = set()
@@ -81,6 +82,7 @@ class Job:
 
 
 LOCK = threading.RLock()
+HEARD = {}  # minion -> when it returned anything last
 JOBS = {}  # jid -> Job that is followed
 ENDED = collections.OrderedDict()  # jid -> Job whose late returns are told
 CANCELLED = set()  # ids cancelled before they were published
@@ -275,9 +277,18 @@ def follow_bus():
                 if len(part) == 4 and part[3] == "new" and part[2] in JOBS:
                     JOBS[part[2]].seen_on_bus = True
             if len(part) == 5 and part[3] == "ret":
+                HEARD[part[4]] = alive
                 returned(part[2], part[4], event["data"], "bus")
         if look_at_times(returners, alive):
             bus = close(bus)
+
+
+def is_over(job, now):
+    """Who does not answer, but answers others, has much to do: only who is silent is given up."""
+    if now < job.published + max(job.timeout, job.patience):
+        silent = (now >= max(job.published, HEARD.get(minion, 0.0)) + job.timeout for minion in job.expected - job.got)
+        return now >= job.published + job.timeout and all(silent)
+    return True
 
 
 def look_at_times(returners, alive):
@@ -285,7 +296,7 @@ def look_at_times(returners, alive):
     now = time.monotonic()
     with LOCK:
         jobs = [job for job in JOBS.values() if job.published]
-        over = [job for job in jobs if now >= job.published + job.timeout]
+        over = [job for job in jobs if is_over(job, now)]
         unseen = [j for j in jobs if not j.seen_on_bus and now - max(j.published, alive) > BUS_STALE_S]
     if FILL.is_set():
         FILL.clear()

@@ -80,6 +80,31 @@ fn a_request_that_is_sent_again_after_the_helper_was_lost_is_executed_once() {
 }
 
 #[test]
+fn a_minion_that_answers_others_is_busy_and_one_that_answers_nobody_is_given_up() {
+    let Some((lab, _hold)) = lab::alone() else { return };
+    let mut bridge = Bridge::start(lab);
+    let request = json!({"tgt": "web-a", "fun": "test.sleep", "arg": [14], "timeout": 6, "patience": 100});
+    let silent = bridge.run(request.clone());
+    assert_eq!(
+        bridge.all_of(silent, 60).last().unwrap()["missing"],
+        json!(["web-a"])
+    );
+    let busy = bridge.run(request);
+    let missing = wait::until("the end of what takes long", 90, || {
+        bridge.run(json!({"tgt": "web-a", "fun": "test.ping", "timeout": 60}));
+        let mut missing = None;
+        bridge.events_for(1_000, |event| {
+            if event["id"] == busy && event["ev"] == "done" {
+                missing = Some(event["missing"].clone());
+            }
+            missing.is_some()
+        });
+        missing
+    });
+    assert_eq!(missing, json!([]));
+}
+
+#[test]
 fn it_ends_with_its_input() {
     let Some((lab, _hold)) = lab::shared() else { return };
     let mut bridge = Bridge::start(lab);

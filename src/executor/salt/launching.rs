@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::protocol::{self, Launch, Request};
 use super::{NO_ANSWER, NO_RESPONSE, NOT_STARTED, Salt, What};
-use crate::clock;
+use crate::clock::{self, Mono};
 use crate::config::Settings;
 use crate::engine::effect::Dispatch;
 use crate::engine::event::Event;
@@ -32,6 +32,8 @@ pub(super) struct Launching {
     kwarg: BTreeMap<&'static str, Value>,
     /// Those that have not answered.
     open: HashMap<String, MachineRunId>,
+    /// When the engine was told last that minions still have it. None: it is not published.
+    told: Option<Mono>,
 }
 
 impl Salt {
@@ -59,18 +61,31 @@ impl Salt {
             dispatch,
             kwarg,
             open,
+            told: None,
         };
         self.add(jid, again, deadline, What::Launch(launching));
     }
 }
 
 impl Launching {
-    pub(super) fn published(&mut self, unknown: &[String]) -> Vec<Event> {
-        let machine_runs = self.open.values().copied().collect();
-        let mut events = vec![Event::Published { machine_runs }];
+    pub(super) fn published(&mut self, now: Mono, unknown: &[String]) -> Vec<Event> {
+        let mut events = vec![self.tell(now)];
         let unknown = unknown.iter().filter_map(|machine| self.open.remove(machine));
         events.extend(unknown.map(|id| failed(id, NO_ANSWER, NO_RESPONSE.to_string())));
         events
+    }
+
+    /// It is Salt's word that ends it: until then the engine must not.
+    pub(super) fn still_waits(&mut self, now: Mono) -> Option<Event> {
+        let is_time = |told| now.since_ms(told) >= limits::WAITING_TOLD_MS;
+        self.told.is_some_and(is_time).then(|| self.tell(now))
+    }
+
+    fn tell(&mut self, now: Mono) -> Event {
+        self.told = Some(now);
+        Event::Published {
+            machine_runs: self.open.values().copied().collect(),
+        }
     }
 
     pub(super) fn returned(&mut self, machine: &str, ret: &Value) -> Option<Event> {
@@ -88,13 +103,15 @@ impl Launching {
             .collect()
     }
 
-    pub(super) fn fill_in(&self, request: &mut Request) {
+    pub(super) fn fill_in(&self, request: &mut Request, left_ms: u64) {
         let machines = self.dispatch.machines.iter().map(|(_, machine)| machine);
         let open: Vec<&String> = machines
             .filter(|machine| self.open.contains_key(*machine))
             .collect();
         request.tgt = json!(open);
         request.kwarg = self.kwarg.clone();
+        request.timeout = limits::LAUNCH_PATIENCE_MS.min(left_ms) as f64 / 1_000.0;
+        request.patience = limits::LAUNCH_BUSY_MS as f64 / 1_000.0;
     }
 }
 
@@ -148,4 +165,44 @@ pub(super) fn wrapper_call(
         ("reset_system_locale", json!(false)),
     ]
     .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_engine_is_told_of_a_launch_that_still_waits_until_it_is_answered() {
+        let machines = ["a", "b"].map(String::from);
+        let mut launching = Launching {
+            dispatch: Dispatch {
+                run: Default::default(),
+                job: "j".into(),
+                instance: "j_1".into(),
+                token: "t".into(),
+                spec: Default::default(),
+                machines: (1..).map(MachineRunId).zip(machines.clone()).collect(),
+                env_delivery: false,
+                at: Default::default(),
+                again: false,
+                plain: false,
+            },
+            kwarg: BTreeMap::new(),
+            open: machines.into_iter().zip((1..).map(MachineRunId)).collect(),
+            told: None,
+        };
+        // before it is published its time is the executor's own matter
+        assert!(launching.still_waits(Mono(600_000)).is_none());
+        launching.published(Mono(0), &[]);
+        launching.returned("a", &json!({"retcode": 0}));
+        let told_every_ms: Vec<u64> = (0..=25_000)
+            .filter(|ms| launching.still_waits(Mono(*ms)).is_some())
+            .collect();
+        assert_eq!(told_every_ms, [10_000, 20_000]);
+        let again = launching.still_waits(Mono(30_000));
+        assert!(
+            matches!(&again, Some(Event::Published { machine_runs }) if machine_runs[..] == [MachineRunId(2)]),
+            "{again:?}"
+        );
+    }
 }

@@ -27,6 +27,8 @@ pub struct Request {
     pub kwarg: BTreeMap<&'static str, Value>,
     /// Seconds from the publish until a minion counts as silent.
     pub timeout: f64,
+    /// Seconds from the publish until a minion that answers other things meanwhile is given up; 0: no longer.
+    pub patience: f64,
     /// It may have been published before: the master's job cache is asked first.
     pub again: bool,
     /// It is never published again, only followed.

@@ -170,6 +170,7 @@ impl Salt {
                 for pending in self.pending.values_mut() {
                     if pending.send_at.is_none() {
                         pending.send_at = Some(Mono(0));
+                        pending.shorten(clock::mono());
                     }
                 }
                 self.retry_later();
