@@ -29,6 +29,10 @@ struct Index<'a> {
     starts: Vec<usize>,
     /// Of a key given twice the last.
     top: HashMap<Cow<'a, str>, usize>,
+    /// Columns before the outermost mapping's keys.
+    margin: usize,
+    /// In braces, as JSON has it: only quotes can be told.
+    is_flow: bool,
 }
 
 impl<'a> Lines<'a> {
@@ -56,19 +60,24 @@ impl<'a> Lines<'a> {
         match value.bytes().next() {
             Some(b'"' | b'\'' | b'|' | b'>') => Style::Quoted,
             None | Some(b'&' | b'*' | b'!' | b'{' | b'[' | b'#') => Style::Unknown,
+            Some(_) if self.index().is_flow => Style::Unknown,
             Some(_) => Style::Plain(value.split(" #").next().unwrap_or(value).trim_end()),
         }
     }
 
+    fn index(&self) -> &Index<'a> {
+        self.index.get_or_init(|| Index::new(self.text))
+    }
+
     /// The 0-based line of the field and what stands behind its colon.
     fn find(&self, path: &[&str]) -> Option<(usize, &'a str)> {
-        let index = self.index.get_or_init(|| Index::new(self.text));
+        let index = self.index();
         let (name, inner) = path.split_first()?;
         let mut at = *index.top.get(*name)?;
-        let mut value = entry(index.lines[at])?.1;
+        let mut value = entry(index.lines[at].trim_start())?.1;
         let next = index.starts.partition_point(|start| *start <= at);
         let mut end = index.starts.get(next).copied().unwrap_or(index.lines.len());
-        let mut outer_indent = 0;
+        let mut outer_indent = index.margin;
         for name in inner {
             let block = at + 1..end;
             let indent = block
@@ -102,16 +111,28 @@ impl<'a> Index<'a> {
         let lines: Vec<&str> = text.trim_start_matches('\u{feff}').lines().collect();
         let mut starts = Vec::new();
         let mut top = HashMap::new();
+        let mut content = lines
+            .iter()
+            .filter(|line| is_content(line) && !line.starts_with("---"));
+        let is_flow = content.clone().next().is_some_and(|line| line.trim() == "{");
+        let margin = content.find(|line| entry(line.trim_start()).is_some());
+        let margin = margin.map_or(0, |line| indent(line));
         for (number, line) in lines.iter().enumerate() {
             if is_content(line)
-                && indent(line) == 0
-                && let Some((key, _)) = entry(line)
+                && indent(line) == margin
+                && let Some((key, _)) = entry(&line[margin..])
             {
                 starts.push(number);
                 top.insert(key, number);
             }
         }
-        Index { lines, starts, top }
+        Index {
+            lines,
+            starts,
+            top,
+            margin,
+            is_flow,
+        }
     }
 }
 
@@ -158,6 +179,23 @@ mod tests {
         assert_eq!(lines.line_of(&["odd name", "min"]), Some(10));
         assert_eq!(lines.line_of(&["backup2", "hour"]), Some(13));
         assert_eq!(lines.line_of(&["nobody"]), None);
+    }
+
+    #[test]
+    fn a_field_of_an_indented_mapping_or_of_json_is_found_too() {
+        let indented = b"---\n\n  backup:\n    min: 010\n  other:\n    hour: 5\n";
+        let lines = Lines::new(indented);
+        assert_eq!(lines.line_of(&["backup", "min"]), Some(4));
+        assert_eq!(lines.line_of(&["other", "hour"]), Some(6));
+        assert_eq!(lines.style(&["backup", "min"]), Style::Plain("010"));
+        let json = b"{\n  \"backup\": {\n    \"min\": \"010\",\n    \"env\": {\n      \"A\": 5\n    }\n  },\n  \"other\": {\n    \"hour\": 5\n  }\n}\n";
+        let lines = Lines::new(json);
+        assert_eq!(lines.line_of(&["backup", "min"]), Some(3));
+        assert_eq!(lines.line_of(&["backup", "env", "A"]), Some(5));
+        assert_eq!(lines.line_of(&["other", "hour"]), Some(9));
+        assert_eq!(lines.line_of(&["other", "min"]), Some(8));
+        assert_eq!(lines.style(&["backup", "min"]), Style::Quoted);
+        assert_eq!(lines.style(&["other", "hour"]), Style::Unknown);
     }
 
     #[test]
