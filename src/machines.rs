@@ -286,11 +286,7 @@ impl Handler for Session {
         self.last_heard = read_at;
         match frame.body {
             WrapperBody::Heartbeat if self.is_bound_to(&frame.key) => {
-                log::debug!(
-                    "WebSocket: Heartbeat from {}:{}",
-                    frame.key.instance,
-                    frame.key.machine
-                );
+                // the engine says so when it counts
                 self.last_beat = Some(read_at);
                 self.line.beat_ms.store(read_at.0.max(1), Ordering::Release);
                 Reaction::Go

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::io::Errno;
 
-use super::{Config, Loader, listing, log_problems};
+use super::{Config, Loader, listing};
 use crate::clock::Mono;
 use crate::thread::Actor;
 use crate::wake::{self, Waker};
@@ -31,7 +31,7 @@ pub struct Watcher {
 }
 
 /// Starts the watch. `on_change` is called on its thread with each new content, not with the one that the loader
-/// had before; problems are logged before that.
+/// had before; to log its problems is up to that.
 pub fn start(loader: Loader, on_change: impl FnMut(Arc<Config>) + Send + 'static) -> io::Result<Watcher> {
     let waker = Arc::new(Waker::new()?);
     let poked = Arc::new(AtomicBool::new(false));
@@ -119,11 +119,7 @@ impl Watch {
                     .as_ref()
                     .is_none_or(|known| !Arc::ptr_eq(known, &config))
                 {
-                    let before = self.known.replace(config.clone());
-                    log_problems(
-                        before.as_ref().map_or(&[], |before| &before.problems),
-                        &config.problems,
-                    );
+                    self.known = Some(config.clone());
                     log::info!("configuration: {} jobs in force", config.jobs.len());
                     (self.on_change)(config);
                     self.loader.save_last_good();

@@ -24,7 +24,7 @@ use parking_lot::RwLock;
 
 use crate::api::{self, Api, Asks, Feed, Shared};
 use crate::budget::Budget;
-use crate::config::{Config, ExecutorKind, Settings, watch};
+use crate::config::{self, Config, ExecutorKind, Settings, watch};
 use crate::engine::board::Board;
 use crate::engine::event::Event;
 use crate::engine::{Engine, EngineSettings};
@@ -107,7 +107,13 @@ fn start(opened: Opened, signals: Caught, descriptors: usize) -> io::Result<(Tur
         current.clone(),
         lanes.control.clone(),
     )?;
-    let reload = on_reload(settings.clone(), current, job_log.clone(), lanes.control.clone());
+    let reload = on_reload(
+        settings.clone(),
+        config.clone(),
+        current,
+        job_log.clone(),
+        lanes.control.clone(),
+    );
     let watcher = watch::start(loader, reload)?;
     let budget = Budget::new(limits::OUTPUT_BUDGET_BYTES);
     let pool = Pool::new(descriptors);
@@ -241,12 +247,15 @@ fn storage_ports(lanes: &Lanes, connections: &Arc<Connections>) -> storage::Port
 /// What a changed configuration leads to, besides the engine's own doings.
 fn on_reload(
     at_start: Arc<Settings>,
+    mut told: Arc<Config>,
     current: CurrentSettings,
     job_log: Arc<JobLog>,
     control: Sender<Event>,
 ) -> impl FnMut(Arc<Config>) + Send + 'static {
     move |config| {
         let config = open::with_own_problems(config, &at_start);
+        config::log_problems(&told.problems, &config.problems);
+        told = config.clone();
         *current.write() = config.settings.clone();
         logging::set_debug(config.settings.debug);
         job_log.set_logdir(config.settings.logdir.clone());

@@ -141,6 +141,19 @@ fn a_job_that_is_not_valid_keeps_its_last_good_content_and_the_rest_of_the_file_
 }
 
 #[test]
+fn a_setting_that_waits_for_the_next_start_is_warned_about_in_the_log_too() {
+    let daemon = Plan::new(json!({})).start();
+    let later = daemon.path("later");
+    daemon.set("state_dir", json!(later));
+    daemon.wait_said(
+        "warning: saltpeter_config.state_dir: the change takes effect with the daemon's next start",
+    );
+    daemon.set("state_dir", json!(daemon.path("state")));
+    daemon.wait_said("every problem is mended");
+    assert!(!later.exists());
+}
+
+#[test]
 fn settings_that_cannot_be_read_hold_over_a_restart() {
     let daemon = Plan::new(json!({"a": job("echo good")})).restarts().start();
     let instance = daemon.run("a");
