@@ -344,8 +344,9 @@ pub const LINK_CONNECT_MS: u64 = 5_000;
 pub const LINK_SEND_BUFFER_BYTES: usize = 256 << 10;
 /// Events that wait for the wrapper's owner loop.
 pub const WRAPPER_QUEUE: usize = 256;
-/// A wrapper told to stop a second time leaves after this what it could not deliver.
-pub const STOP_PATIENCE_MS: u64 = 5_000;
+/// A wrapper that was told to stop leaves what it cannot deliver when the daemon has been silent for this long after the
+/// command's end: longer than the daemon's restart takes, shorter than a host waits that shuts down (systemd: 90 s).
+pub const STOP_PATIENCE_MS: u64 = 10_000;
 /// From the last acknowledgement to the wrapper's exit: the closing frame's time.
 pub const LINK_CLOSE_MS: u64 = 500;
 /// Stack of the wrapper's threads: name services run on one of them.

@@ -60,6 +60,7 @@ pub struct Supervisor {
     /// The guardian was told to free the lock: until it has, or this passes, the outcome is held back. Whoever hears of
     /// it may start the next run at once.
     lock_freed_by: Option<Mono>,
+    told_to_stop: bool,
     log_file: Option<File>,
 }
 
@@ -125,6 +126,7 @@ impl Supervisor {
             flush: false,
             patience_ends_at: clock::mono().plus_ms(limits::WRAPPER_PATIENCE_MS),
             lock_freed_by: None,
+            told_to_stop: false,
             log_file,
         })
     }
@@ -230,6 +232,10 @@ impl Supervisor {
                 if self.is_for_somebody_else(&frame) {
                     return log::warn!("ignored a kill that is meant for another run");
                 }
+                if self.told_to_stop {
+                    // it takes what we have: as long as it does, there is a point in staying
+                    self.patience_ends_at = now.plus_ms(limits::STOP_PATIENCE_MS);
+                }
                 if let Some(action) = self.session.receive(now, frame) {
                     self.act(action, now);
                 }
@@ -317,11 +323,9 @@ impl Supervisor {
 
     fn told_to_stop(&mut self, now: Mono) {
         log::warn!("told to stop");
+        self.told_to_stop = true;
         match self.stage {
-            Stage::Waiting => {
-                self.finish(255, "[wrapper was told to stop]\n".to_string());
-                self.patience_ends_at = now.plus_ms(limits::STOP_PATIENCE_MS);
-            }
+            Stage::Waiting => self.finish(255, "[wrapper was told to stop]\n".to_string()),
             Stage::Starting { .. } | Stage::Running => {
                 self.flush = true;
                 self.course.ask(Reason::Stop, now);
@@ -435,7 +439,6 @@ impl Supervisor {
             Step::Finish(outcome) => {
                 self.dismiss_guardian(now);
                 self.finish(outcome.retcode, outcome.notice);
-                self.patience_ends_at = now.plus_ms(limits::WRAPPER_PATIENCE_MS);
             }
         }
     }
@@ -453,7 +456,11 @@ impl Supervisor {
             }
         );
         self.course = Course::default();
-        self.patience_ends_at = clock::mono().plus_ms(limits::WRAPPER_PATIENCE_MS);
+        let patience_ms = match self.told_to_stop {
+            true => limits::STOP_PATIENCE_MS,
+            false => limits::WRAPPER_PATIENCE_MS,
+        };
+        self.patience_ends_at = clock::mono().plus_ms(patience_ms);
         self.stage = Stage::Finishing {
             retcode,
             notice,

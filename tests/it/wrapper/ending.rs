@@ -137,6 +137,20 @@ fn a_wrapper_that_is_told_to_stop_ends_the_command_and_reports_255() {
     family.until_gone();
 }
 
+/// A host that shuts down waited 90 s for each of them.
+#[test]
+fn a_wrapper_that_is_told_to_stop_does_not_wait_for_a_daemon_that_is_gone() {
+    let daemon = FakeDaemon::with_command("echo begun; sleep 1000");
+    let run = launch(&daemon, "forsaken");
+    let family = Family::of(&daemon);
+    daemon.change(|script| script.down = true);
+    signal(family.wrapper, Signal::TERM);
+    family.until_gone();
+    assert!(!is_alive(family.command));
+    let log = run.log();
+    assert!(log.contains("end of forsaken_1 on m, exit code 255"), "{log}");
+}
+
 #[test]
 fn a_limit_on_the_size_of_files_does_not_kill_the_wrapper_but_holds_for_the_command() {
     let scratch = crate::support::Scratch::new();
