@@ -171,6 +171,7 @@ fn lab(minions: usize) -> Option<Lab> {
     Lab::set_up(Plan {
         minions: (0..minions).map(lab_id).collect(),
         log_level: "error",
+        network: None,
     })
 }
 

@@ -219,3 +219,11 @@ pub fn codes(results: &Value) -> Vec<(&str, i64)> {
     codes.sort_unstable();
     codes
 }
+
+/// How long a machine had been silent when it was given up.
+pub fn silence_s(result: &Value) -> f64 {
+    let ret = result["ret"].as_str().unwrap();
+    let marker = "no heartbeat for ";
+    let place = ret.find(marker).unwrap_or_else(|| panic!("{ret}")) + marker.len();
+    ret[place..].split(' ').next().unwrap().parse().unwrap()
+}

@@ -16,3 +16,4 @@ mod plain;
 mod secrets;
 mod storm;
 mod targets;
+mod wire;

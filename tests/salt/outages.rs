@@ -4,8 +4,9 @@ use rustix::process::Signal;
 use saltpeter::clock;
 use serde_json::json;
 
-use crate::daemon::{Daemon, codes, job};
-use crate::{lab, processes, wait};
+use crate::daemon::{Daemon, codes, job, silence_s};
+use crate::lab::{self, free_port};
+use crate::{processes, wait};
 
 #[test]
 fn a_minion_that_is_down_costs_the_others_nothing_and_ends_with_255() {
@@ -112,10 +113,7 @@ fn a_wrapper_that_is_killed_is_lost_15_to_17_seconds_after_its_last_beat() {
     processes::signal(wrapper, Signal::KILL);
     let results = daemon.results("j", &instance, 60);
     assert_eq!(codes(&results), [("web-a", 253)]);
-    let ret = results["web-a"]["ret"].as_str().unwrap();
-    let marker = "no heartbeat for ";
-    let place = ret.find(marker).unwrap_or_else(|| panic!("{ret}")) + marker.len();
-    let seconds: f64 = ret[place..].split(' ').next().unwrap().parse().unwrap();
+    let seconds = silence_s(&results["web-a"]);
     assert!((15.0..=17.0).contains(&seconds), "{seconds}");
 }
 
@@ -174,9 +172,4 @@ fn a_daemon_that_is_killed_while_salt_works_goes_on_and_starts_nothing_twice() {
     let mut ran: Vec<&str> = ran.lines().collect();
     ran.sort_unstable();
     assert_eq!(ran, ["db1", "web-a", "web-b"]);
-}
-
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
 }

@@ -2,6 +2,7 @@
 
 pub mod daemon;
 pub mod fake_daemon;
+pub mod heard;
 pub mod http;
 pub mod peer;
 pub mod proxy;

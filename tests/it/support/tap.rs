@@ -7,6 +7,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use saltpeter::thread;
 
+use super::heard;
+
 pub struct Tap {
     pub port: u16,
     shared: Arc<Shared>,
@@ -57,19 +59,9 @@ impl Tap {
         self.shared.heard.lock().len()
     }
 
-    /// Whether this went by, as it is or under a WebSocket client's mask: four bytes that repeat, so what a byte and
-    /// the fourth behind it have in common shows through.
+    /// Whether this went by.
     pub fn heard(&self, what: &str) -> bool {
-        let what = what.as_bytes();
-        assert!(what.len() >= 12, "too short to be recognised");
-        let heard = self.shared.heard.lock();
-        let looks_like = |window: &[u8]| {
-            let last = what.len() - 4;
-            (0..last).all(|at| window[at] ^ window[at + 4] == what[at] ^ what[at + 4])
-        };
-        heard
-            .windows(what.len())
-            .any(|window| window == what || looks_like(window))
+        heard::is_in(&self.shared.heard.lock(), what)
     }
 }
 

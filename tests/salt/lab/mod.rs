@@ -1,10 +1,11 @@
 //! A Salt master and its minions on loopback, below a temporary directory: for the tests in `tests/salt`, one with three
 //! minions for all that run in one process, and for `tests/bench`. The packages live in a virtual environment below the
 //! target directory. Everything is taken down by `watchdog.py`. `farm.rs` plays minions by the thousand on it, `bridge.rs`
-//! speaks to the helper alone.
+//! speaks to the helper alone, `network.rs` gives the minions hosts of their own.
 
 pub mod bridge;
 pub mod farm;
+pub mod network;
 pub mod processes;
 pub mod wait;
 
@@ -22,6 +23,7 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use bridge::Bridge;
+use network::{Network, Stay};
 
 /// The Salt that is tested unless the environment says otherwise.
 pub const VERSION: &str = "3008.5";
@@ -35,6 +37,8 @@ pub struct Plan {
     pub minions: Vec<String>,
     /// What master and minions log to their files.
     pub log_level: &'static str,
+    /// Where the minions are; None: where their master is. The thread that sets the lab up is where the master is to be.
+    pub network: Option<Network>,
 }
 
 pub struct Lab {
@@ -83,25 +87,51 @@ fn lab() -> Option<&'static Lab> {
         Lab::set_up(Plan {
             minions: MINIONS.map(String::from).to_vec(),
             log_level: "debug",
+            network: None,
         })
     })
     .as_ref()
 }
 
+/// The lab whose minions each have a host of their own, as far as the network goes; the calling thread moves to the
+/// master's. None: left out by request, or because there can be no such network.
+pub fn on_network() -> Option<(&'static Lab, Stay)> {
+    static LAB: OnceLock<Option<Lab>> = OnceLock::new();
+    let set_up = || {
+        if is_left_out() {
+            return None;
+        }
+        let why = match Network::set_up() {
+            Ok(network) => {
+                let _stay = network.master().enter();
+                return Lab::set_up(Plan {
+                    minions: network::MINIONS.map(String::from).to_vec(),
+                    log_level: "info",
+                    network: Some(network),
+                });
+            }
+            Err(why) => why,
+        };
+        // not captured by the test harness
+        let _ = writeln!(std::io::stderr(), "SKIPPED the tests with a real network: {why}");
+        None
+    };
+    let lab = LAB.get_or_init(set_up);
+    let lab = lab.as_ref()?;
+    Some((lab, lab.network().master().enter()))
+}
+
 impl Lab {
     /// Starts one, and waits until all of it answers. None: left out by request.
     pub fn set_up(plan: Plan) -> Option<Lab> {
-        if std::env::var("SALTPETER_TEST_SALT").as_deref() == Ok("off") {
-            // not captured by the test harness
-            let _ = writeln!(
-                std::io::stderr(),
-                "LEFT OUT: what needs a real Salt (SALTPETER_TEST_SALT=off)"
-            );
+        if is_left_out() {
             return None;
         }
         let venv = environment();
         let python = venv.join("bin/python");
-        let root = PathBuf::from(format!("/tmp/sp.{}", std::process::id()));
+        // short, because the names of Unix sockets are
+        let kind = if plan.network.is_some() { "n" } else { "" };
+        let root = PathBuf::from(format!("/tmp/sp.{}{kind}", std::process::id()));
         let _ = fs::remove_dir_all(&root);
         fs::create_dir(&root).unwrap();
         fs::write(root.join("sessions"), "").unwrap();
@@ -130,6 +160,16 @@ impl Lab {
         Some(lab)
     }
 
+    /// For as long as this is held, nobody disturbs Salt.
+    pub fn hold(&'static self) -> Hold {
+        Hold::Shared(self.calm.read())
+    }
+
+    /// The network of the lab that has one.
+    pub fn network(&self) -> &Network {
+        self.plan.network.as_ref().unwrap()
+    }
+
     /// Directory of the master's configuration.
     pub fn config(&self) -> PathBuf {
         self.root.join("m")
@@ -139,9 +179,14 @@ impl Lab {
         let user = Command::new("id").arg("-un").output().unwrap().stdout;
         let user = String::from_utf8(user).unwrap().trim().to_string();
         let [publish, ret] = free_ports();
+        let address = self
+            .plan
+            .network
+            .as_ref()
+            .map_or("127.0.0.1", |_| network::MASTER);
         let states = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/salt");
         let master = json!({
-            "root_dir": self.config(), "interface": "127.0.0.1", "publish_port": publish, "ret_port": ret,
+            "root_dir": self.config(), "interface": address, "publish_port": publish, "ret_port": ret,
             "user": user, "auto_accept": true, "worker_threads": 2, "keysize": 2048,
             "log_level_logfile": self.plan.log_level,
             "file_roots": {"base": [states, self.root.join("files")]},
@@ -164,7 +209,7 @@ impl Lab {
             let directory = self.root.join(minion);
             let role = if minion.starts_with("db") { "db" } else { "web" };
             let config = json!({
-                "root_dir": directory, "id": minion, "master": "127.0.0.1", "publish_port": publish,
+                "root_dir": directory, "id": minion, "master": address, "publish_port": publish,
                 "master_port": ret, "user": user, "multiprocessing": true, "acceptance_wait_time": 1,
                 "random_reauth_delay": 1, "enable_fqdns_grains": false, "enable_gpu_grains": false,
                 "log_level_logfile": self.plan.log_level, "grains": {"role": role},
@@ -192,6 +237,8 @@ impl Lab {
         if name != "master" {
             command.arg("--disable-keepalive");
         }
+        let network = self.plan.network.as_ref().filter(|_| name != "master");
+        let _stay = network.map(|network| network.machine(name).enter());
         let child = command
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
@@ -279,10 +326,27 @@ impl Lab {
     }
 }
 
+fn is_left_out() -> bool {
+    let is_off = std::env::var("SALTPETER_TEST_SALT").as_deref() == Ok("off");
+    if is_off {
+        // not captured by the test harness
+        let _ = writeln!(
+            std::io::stderr(),
+            "LEFT OUT: what needs a real Salt (SALTPETER_TEST_SALT=off)"
+        );
+    }
+    is_off
+}
+
 /// Two ports that were free a moment ago.
 fn free_ports() -> [u16; 2] {
     let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
     listeners.map(|listener| listener.local_addr().unwrap().port())
+}
+
+/// A port that was free a moment ago.
+pub fn free_port() -> u16 {
+    free_ports()[0]
 }
 
 /// The virtual environment with that Salt; made when it is not there.

@@ -35,6 +35,16 @@ pub fn arguments(pid: i32) -> Vec<u8> {
     fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default()
 }
 
+/// The environment it was started with.
+pub fn environment(pid: i32) -> Vec<(String, String)> {
+    let environ = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    String::from_utf8_lossy(&environ)
+        .split('\0')
+        .filter_map(|line| line.split_once('='))
+        .map(|(name, value)| (name.to_string(), value.to_string()))
+        .collect()
+}
+
 /// The wrapper of that machine run: the outermost process that was given its environment.
 pub fn wrapper(instance: &str, machine: &str) -> Option<i32> {
     let wanted = [
