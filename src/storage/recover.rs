@@ -105,6 +105,7 @@ pub(super) fn describe(path: &Path, error: &rusqlite::Error) -> String {
         Some(rusqlite::ErrorCode::ReadOnly) => {
             format!("cannot write '{shown}': it is read-only; mend its rights or set another state_dir")
         }
+        _ if schema::is_newer(error) => format!("cannot use '{shown}': {error}"),
         _ => format!("cannot use '{shown}': {error}; mend its rights, or set another state_dir"),
     }
 }
@@ -178,6 +179,9 @@ fn highest_machine_run(days: &mut DayFiles, state_dir: &Path) -> Result<u64, Str
             Ok(found) => highest = highest.max(found.unwrap_or(0) as u64),
             Err(OutputError::Sqlite(_, error)) if schema::is_damage(&error) => {
                 set_aside(days, state_dir, day, &error)?;
+            }
+            Err(OutputError::Sqlite(_, error)) if schema::is_newer(&error) => {
+                return Err(format!("cannot use state_dir '{}': {error}", state_dir.display()));
             }
             Err(error) => {
                 return Err(format!(

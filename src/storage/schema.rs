@@ -233,6 +233,11 @@ pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
     )
 }
 
+/// The file has tables that this version does not know.
+pub(super) fn is_newer(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(ErrorCode::SchemaChanged)
+}
+
 fn migrate(connection: &Connection, migrations: &[&str]) -> rusqlite::Result<()> {
     let known = migrations.len() as i64;
     let has_table: bool = connection.query_row(

@@ -604,6 +604,34 @@ fn a_state_dir_that_cannot_be_used_is_named_with_the_reason() {
     assert!(error(&file).contains("is not a directory"));
 }
 
+#[test]
+fn tables_of_an_older_version_are_brought_up_to_date_and_those_of_a_newer_one_refused() {
+    let dir = TempDir::new("versions");
+    {
+        let (fixture, _) = Fixture::open(&dir.0);
+        let mut write = begin_run(1, 0);
+        write.output = vec![row(1, 0, 0, b"one")];
+        assert_eq!(fixture.outcome(write), StoreOutcome::Committed);
+    }
+    let state = dir.0.join("state.db");
+    let ask = |path: &Path, statements: &str| {
+        let database = rusqlite::Connection::open(path).unwrap();
+        database.execute_batch(statements).unwrap();
+    };
+    let older = "DROP TABLE pauses; DROP TABLE switches; DROP TABLE audit; DROP INDEX machine_runs_by_start;
+                 DROP INDEX machine_runs_by_end; DROP INDEX verdicts_by_due; DELETE FROM migrations WHERE version > 1;";
+    ask(&state, older);
+    assert_eq!(Fixture::open(&dir.0).1.runs.len(), 1);
+    for path in [output::path_of_day(&dir.0, DAY), state] {
+        ask(&path, "INSERT INTO migrations VALUES(99, 0);");
+        let refusal = super::open(&dir.0).err().unwrap();
+        assert!(
+            refusal.contains("written by a newer saltpeter") && refusal.ends_with("install the newer one"),
+            "{refusal}"
+        );
+    }
+}
+
 /// Not a test of its own: the process that [`what_is_acked_survives_a_kill`] kills.
 #[test]
 fn child_of_the_kill_test() {
