@@ -10,6 +10,9 @@ use crossbeam_channel::Sender;
 use crate::limits;
 use crate::thread::{self, Actor};
 
+/// Whose lines they are, for SALTPETER_LOG.
+const TARGET: &str = "saltpeter::engine";
+
 /// Dropped: what was said is written, then its thread is joined.
 pub struct Speaker {
     // declared before the thread: the queue closes first, which ends the thread's loop
@@ -26,7 +29,7 @@ impl Speaker {
         let missing = lost.clone();
         let thread = thread::spawn("log", limits::STACK_BYTES, move || {
             for (level, text) in queue {
-                log::log!(target: "saltpeter::engine", level, "{text}");
+                log::log!(target: TARGET, level, "{text}");
                 match missing.swap(0, Ordering::Relaxed) {
                     0 => {}
                     count => log::warn!("{count} lines were lost: the log was not written fast enough"),
@@ -42,7 +45,7 @@ impl Speaker {
 
     /// Says it soon, or counts it as lost.
     pub fn say(&self, level: log::Level, text: String) {
-        if log::log_enabled!(level) && self.lines.try_send((level, text)).is_err() {
+        if log::log_enabled!(target: TARGET, level) && self.lines.try_send((level, text)).is_err() {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
     }

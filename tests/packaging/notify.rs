@@ -21,6 +21,11 @@ struct Service {
 impl Service {
     /// Starts the daemon as systemd does, its standard error in `dir/stderr`.
     fn start(name: &str, settings: &str, arguments: &[&str]) -> Service {
+        Service::start_with_levels(name, settings, arguments, "")
+    }
+
+    /// With SALTPETER_LOG, besides.
+    fn start_with_levels(name: &str, settings: &str, arguments: &[&str], levels: &str) -> Service {
         let dir = std::env::temp_dir().join(format!("saltpeter-notify-{name}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(&dir).unwrap();
@@ -41,6 +46,7 @@ impl Service {
             .args(arguments)
             .env("NOTIFY_SOCKET", dir.join("notify"))
             .env("WATCHDOG_USEC", "4000000")
+            .env("SALTPETER_LOG", levels)
             .env("JOURNAL_STREAM", format!("{}:{}", stat.st_dev, stat.st_ino))
             .stdin(Stdio::null())
             .stderr(stderr)
@@ -159,6 +165,29 @@ fn the_journal_gets_priorities_and_no_times_and_json_is_json() {
             .any(|entry| entry["message"].as_str().unwrap().starts_with(text))
     };
     assert!(has("listening: ") && has("stopped"), "{entries:?}");
+}
+
+#[test]
+fn the_level_of_one_target_lets_its_lines_through_where_all_else_is_quiet() {
+    let mut service =
+        Service::start_with_levels("levels", "executor: local, dbug: true", &[], "error,engine=info");
+    let ends_at = clock::mono().plus_ms(PATIENCE_MS);
+    let (_keep, never) = crossbeam_channel::bounded::<()>(0);
+    let completed = |log: &[String]| {
+        log.iter()
+            .any(|line| line.starts_with("<6>saltpeter::engine: WebSocket: "))
+    };
+    while !completed(&service.log()) {
+        assert!(
+            clock::mono() < ends_at,
+            "the engine says nothing: {:?}",
+            service.log()
+        );
+        let _ = never.recv_timeout(Duration::from_millis(20));
+    }
+    service.stop();
+    let is_engines = |line: &String| line.starts_with("listening: ") || line.contains(">saltpeter::engine: ");
+    assert!(service.log().iter().all(is_engines), "{:?}", service.log());
 }
 
 /// Shadow mode: every due time is noted, nothing runs, and the logs of two daemons can be compared.
