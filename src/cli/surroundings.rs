@@ -26,9 +26,9 @@ pub fn problems(root: &Path, path: Option<&OsStr>, config: &Config) -> Vec<Probl
         shadowing_program(root, path),
         walled_in(root, config),
     ];
+    let found = found.into_iter().flatten();
     found
-        .into_iter()
-        .flatten()
+        .chain(units_beside(root))
         .map(|reason| Problem {
             file: String::new(),
             line: None,
@@ -62,6 +62,36 @@ fn shadowing_unit(root: &Path) -> Option<String> {
     }
 }
 
+/// Units of other names that start a saltpeter, but not the package's program.
+fn units_beside(root: &Path) -> Vec<String> {
+    let is_ours = |command: &str| {
+        let program = command.trim_start_matches(['-', '@', ':', '+', '!']);
+        program.split(' ').next() == Some("/usr/bin/saltpeter")
+    };
+    let starts_other = |unit: &str| {
+        let commands = unit.lines().filter_map(|line| line.strip_prefix("ExecStart="));
+        let mut others = commands.filter(|command| !is_ours(command));
+        others.any(|command| command.split(' ').any(|word| word.ends_with("bin/saltpeter")))
+    };
+    let entries = fs::read_dir(root.join(OWN_UNITS)).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let mut units: Vec<String> = names
+        .filter(|name| name.ends_with(".service") && name != UNIT)
+        .filter(|name| {
+            let path = root.join(OWN_UNITS).join(name);
+            path.is_file() && fs::read_to_string(path).is_ok_and(|text| starts_other(&text))
+        })
+        .collect();
+    units.sort_unstable();
+    let told = |unit| {
+        format!(
+            "/{OWN_UNITS}/{unit} starts another saltpeter: beside this one jobs would run twice; systemctl disable --now \
+             {unit}, and move it away"
+        )
+    };
+    units.into_iter().map(told).collect()
+}
+
 /// The old daemon came as /usr/local/bin/saltpeter, which most shells find first.
 fn shadowing_program(root: &Path, path: Option<&OsStr>) -> Option<String> {
     let in_path = path.map(std::env::split_paths).into_iter().flatten();
@@ -81,11 +111,16 @@ fn shadowing_program(root: &Path, path: Option<&OsStr>) -> Option<String> {
     ))
 }
 
-/// The local executor's jobs live in the unit: its walls are theirs.
+/// The local executor's jobs live in the unit: its walls are theirs, unless a drop-in speaks of the largest of them.
 fn walled_in(root: &Path, config: &Config) -> Option<String> {
     let drop_ins = root.join(OWN_UNITS).join(format!("{UNIT}.d"));
-    let is_walled = config.settings.executor == ExecutorKind::Local
-        && fs::read_dir(drop_ins).map_or(true, |mut entries| entries.next().is_none());
+    let entries = fs::read_dir(drop_ins).into_iter().flatten().flatten();
+    let mut texts = entries.filter_map(|entry| fs::read_to_string(entry.path()).ok());
+    let opens = |text: &str| {
+        let mut lines = text.lines();
+        lines.any(|line| line.starts_with("ProtectSystem=") || line.starts_with("ReadWritePaths="))
+    };
+    let is_walled = config.settings.executor == ExecutorKind::Local && !texts.any(|text| opens(&text));
     is_walled.then(|| {
         "executor: local: jobs run inside the unit's walls (no writing outside /var/lib/saltpeter, no /home, ...); see \
          /usr/share/doc/saltpeter/examples/local-executor.conf"
@@ -134,6 +169,52 @@ mod tests {
         assert_eq!(reasons(&root), [""; 0]);
         symlink("/dev/null", &own).unwrap();
         assert!(reasons(&root)[0].contains("masks"));
+        fs::remove_dir_all(&root).unwrap();
+    }
+
+    #[test]
+    fn a_unit_of_another_name_that_starts_another_saltpeter_is_named() {
+        let root = std::env::temp_dir().join(format!("saltpeter-beside-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&root);
+        put(root.join("usr/lib/systemd/system/saltpeter.service"));
+        let unit = |name: &str, command: &str| {
+            let path = root.join("etc/systemd/system").join(name);
+            put(path.clone());
+            fs::write(path, format!("[Service]\nExecStart={command}\n")).unwrap();
+        };
+        unit("second.service", "-/usr/bin/saltpeter serve -c /etc/second");
+        unit("backup.service", "/usr/bin/tar c /etc/saltpeter");
+        assert_eq!(reasons(&root), [""; 0]);
+        unit(
+            "cron.service",
+            "/opt/python/bin/python3 /opt/python/bin/saltpeter -c /etc/saltpeter",
+        );
+        let found = reasons(&root);
+        assert!(
+            found.len() == 1 && found[0].starts_with("/etc/systemd/system/cron.service starts"),
+            "{found:?}"
+        );
+        fs::remove_dir_all(&root).unwrap();
+    }
+
+    #[test]
+    fn the_local_executors_walls_are_told_of_until_a_drop_in_opens_them() {
+        let root = std::env::temp_dir().join(format!("saltpeter-walls-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&root);
+        put(root.join("usr/lib/systemd/system/saltpeter.service"));
+        let mut config = Config::default();
+        std::sync::Arc::make_mut(&mut config.settings).executor = ExecutorKind::Local;
+        let found = || problems(&root, None, &config).len();
+        let drop_in = root.join("etc/systemd/system/saltpeter.service.d/a.conf");
+        put(drop_in.clone());
+        fs::write(&drop_in, "[Service]\nEnvironment=SALTPETER_LOG=debug\n").unwrap();
+        assert_eq!(found(), 1);
+        fs::write(
+            &drop_in,
+            include_str!("../../packaging/systemd/local-executor.conf"),
+        )
+        .unwrap();
+        assert_eq!(found(), 0);
         fs::remove_dir_all(&root).unwrap();
     }
 }
