@@ -238,6 +238,8 @@ export function jobView(app, name) {
     if (values !== null) await app.act(() => post(`${api}/kill`));
   }
 
+  load();
+
   return {
     node,
     changed,

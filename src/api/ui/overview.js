@@ -223,7 +223,7 @@ function makeJob(job) {
       h("span", { class: "description" }),
     ),
     h("td", { class: "last" }, h("span"), h("span", { class: "detail" })),
-    h("td", { class: "next" }, h("time")),
+    h("td", { class: "next" }, h("time", { "data-due": true })),
     h("td", { class: "notes" }),
   );
 }

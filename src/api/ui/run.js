@@ -14,6 +14,9 @@ const ROWS = 200;
 const SEARCH_FROM = 10;
 /** An outcome may still be revised: an ended run is looked at this often, in polls. */
 const ENDED_POLLS = 15;
+/** A run on more machines is a long answer, asked for this often while it runs. */
+const MANY_MACHINES = 1_000;
+const MANY_POLLS = 5;
 
 const KINDS = { success: "good", killed: "warn" };
 
@@ -103,8 +106,11 @@ export function runView(app, instance) {
 
   function changed() {
     polls += 1;
-    // what has ended seldom changes; the first look at its end comes at once
-    if (run === null || run.ended === null || polls % ENDED_POLLS === 0) load();
+    // what has ended seldom changes
+    let each = 1;
+    if (run?.machines.length > MANY_MACHINES) each = MANY_POLLS;
+    if (run?.ended) each = ENDED_POLLS;
+    if (polls % each === 0) load();
     else rights();
   }
 
@@ -131,7 +137,7 @@ export function runView(app, instance) {
     setOutcome(outcome, run.outcome);
     list(jobLink, [run.job], (job) => job, (job) => h("span", {}, " / ", link(jobPath(job), job)), () => {});
     updateFacts();
-    const order = [...run.machines].sort((a, b) => rank(a) - rank(b) || (a.machine < b.machine ? -1 : 1));
+    const order = [...run.machines].sort((a, b) => rank(a) - rank(b) || byName(a.machine, b.machine));
     if (machine === null && order.length > 0) ({ machine } = order[0]);
     updateMachines(order);
     updateOutput();
@@ -250,6 +256,8 @@ export function runView(app, instance) {
     if (started) app.go(runPath(started.instance));
   }
 
+  load();
+
   return {
     node,
     changed,
@@ -267,6 +275,9 @@ export function runView(app, instance) {
     },
   };
 }
+
+/** `web2` before `web10`. */
+const byName = new Intl.Collator("en", { numeric: true }).compare;
 
 function timeOf(cell) {
   if (!cell.firstChild) cell.append(h("time"));

@@ -59,7 +59,9 @@ function refresh(node) {
   if (!iso) return setText(node, "–");
   const at = Date.parse(iso);
   const away = at - now();
-  const text = away > 0 ? `in ${roughly(away)}` : `${roughly(-away)} ago`;
+  let text = away > 0 ? `in ${roughly(away)}` : `${roughly(-away)} ago`;
+  // the next look will tell what became of it
+  if (away <= 0 && node.hasAttribute("data-due")) text = "now";
   setText(node, `${clock(at)} (${text})`);
   setAttr(node, "title", iso);
 }
