@@ -47,6 +47,7 @@ impl Engine {
                     .is_some_and(|run| instance.is_none_or(|name| run.record.instance == name))
             })
             .collect();
+        let before = turn.effects.len();
         let machines: usize = runs.iter().map(|id| self.kill_run(turn, *id, machine)).sum();
         if machines == 0 {
             let answer = match is_known {
@@ -55,10 +56,12 @@ impl Engine {
             };
             return self.refuse(turn, request, audit, answer);
         }
-        turn.say(
-            Level::Info,
-            format!("WebSocket: Kill command received for job {job}"),
-        );
+        // in the log what was asked for comes before what was done
+        let received = Effect::Say {
+            level: Level::Info,
+            text: format!("WebSocket: Kill command received for job {job}"),
+        };
+        turn.effects.insert(before, received);
         turn.say(Level::Info, format!("kill of {job} asked for by {who}"));
         audit.outcome = format!("ok: {machines} machine runs");
         self.keep_audit(turn, audit);

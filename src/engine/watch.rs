@@ -11,6 +11,9 @@ use crate::engine::record::{MachineRunId, MachineStage, RunId, RunStage};
 use crate::engine::{Engine, Turn};
 use crate::limits;
 
+/// No heartbeat for too long.
+const LOST: i32 = 253;
+
 impl Engine {
     /// The second has come.
     pub(super) fn tick(&mut self, turn: &mut Turn) {
@@ -56,8 +59,14 @@ impl Engine {
         let is_debug = self.config.settings.debug;
         let Some(m) = self.machine_mut(id) else { return };
         if !m.is_open() {
-            return;
+            // given up for its silence, and not silent any more; of other presumptions a beat says nothing
+            let is_back = m.record.presumed && m.record.retcode == Some(LOST) && awake_at > m.clocks.beat;
+            if !is_back {
+                return;
+            }
+            self.reopen(turn, id);
         }
+        let Some(m) = self.machine_mut(id) else { return };
         m.refresh(awake_at);
         m.record.last_heartbeat = m.record.last_heartbeat.max(Some(wall));
         if is_debug && let Some(&(run, place)) = self.places.get(&id) {
@@ -147,7 +156,7 @@ impl Engine {
             Overdue::Heartbeat { silent_s } => {
                 let text =
                     format!("[SALTPETER ERROR: Job lost connection - no heartbeat for {silent_s} seconds]");
-                (253, true, text)
+                (LOST, true, text)
             }
             Overdue::Timeout => {
                 let text = format!(

@@ -252,6 +252,31 @@ fn the_late_truth_replaces_a_presumed_253() {
     }
 }
 
+/// Its connection stands, and its command prints nothing: the beats alone must bring it back.
+#[test]
+fn a_wrapper_that_was_lost_and_beats_again_counts_as_running_and_can_be_killed() {
+    for kind in [Kind::OursJob, Kind::Python] {
+        let mut world = with(quiet(vec![job(kind)], 1), Behaviour::silent(3_000_000, 0));
+        let instance = start(&mut world);
+        run_for(&mut world, 10);
+        world.wrappers[0].stopped = true;
+        run_for(&mut world, 25);
+        let record = machine(&world, &instance, "web00");
+        assert_eq!((record.retcode, record.presumed), (Some(253), true));
+        world.wrapper_goes_on(0);
+        run_for(&mut world, 10);
+        let record = machine(&world, &instance, "web00");
+        assert_eq!(
+            (record.retcode, record.revised_from),
+            (None, Some(253)),
+            "{kind:?}"
+        );
+        assert_eq!(kill(&mut world), Answer::KillSent { machines: 1 });
+        run_for(&mut world, 10);
+        assert_eq!(machine(&world, &instance, "web00").retcode, Some(143));
+    }
+}
+
 #[test]
 fn a_wrapper_that_never_connects_gives_254_after_30_s() {
     let mut world = quiet(vec![job(Kind::OursJob)], 1);
