@@ -2,7 +2,7 @@
 //! Must not know: what is asked.
 
 use std::io::{self, BufReader, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, TcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -80,16 +80,8 @@ impl Client {
             let ways = vec![way];
             return Ok(Client { ways, token, trust });
         }
-        let settings = settings(Loader::new(arguments.config_dir()));
         Ok(Client {
-            ways: vec![
-                Way::Unix(settings.state_dir.join("control.sock")),
-                Way::Tcp {
-                    host: "127.0.0.1".into(),
-                    port: settings.api_ws_port,
-                    is_tls: false,
-                },
-            ],
+            ways: ways_of(&settings(Loader::new(arguments.config_dir()))),
             token,
             trust: None,
         })
@@ -180,6 +172,24 @@ impl Client {
         stream.write_all(body.as_bytes())?;
         read_answer(stream)
     }
+}
+
+/// Where the daemon with these settings is, on this host.
+fn ways_of(settings: &Settings) -> Vec<Way> {
+    let near = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let bound = settings.api_ws_bind_addr;
+    // without tokens it is on loopback all the same
+    let elsewhere = Some(bound).filter(|bound| *bound != near && !bound.is_unspecified());
+    let tcp = elsewhere.into_iter().chain([near]).map(|address| Way::Tcp {
+        host: match address {
+            IpAddr::V4(address) => address.to_string(),
+            IpAddr::V6(address) => format!("[{address}]"),
+        },
+        port: settings.api_ws_port,
+        is_tls: false,
+    });
+    let control = Way::Unix(settings.state_dir.join("control.sock"));
+    [control].into_iter().chain(tcp).collect()
 }
 
 /// As the daemon has them, whose files may have become bad.
@@ -503,6 +513,25 @@ fn refusal(status: u16, value: &Value) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_daemon_is_looked_for_where_it_is_bound_and_on_loopback() {
+        let at = |address: &str| {
+            let settings = Settings {
+                api_ws_bind_addr: address.parse().unwrap(),
+                ..Settings::default()
+            };
+            let ways = ways_of(&settings);
+            let tcp = ways[1..].iter().map(Way::to_string);
+            tcp.collect::<Vec<_>>()
+        };
+        let near = "http://127.0.0.1:8888";
+        for bound in ["127.0.0.1", "0.0.0.0", "::"] {
+            assert_eq!(at(bound), [near], "{bound}");
+        }
+        assert_eq!(at("::1"), ["http://[::1]:8888", near]);
+        assert_eq!(at("10.0.0.5"), ["http://10.0.0.5:8888", near]);
+    }
 
     #[test]
     fn urls_are_read_and_bad_ones_refused() {

@@ -141,12 +141,12 @@ pub fn with_own_problems(config: Arc<Config>, at_start: &Settings) -> Arc<Config
     Arc::new(config)
 }
 
-/// Without tokens the API stays on loopback: anybody on the network could otherwise run jobs (fine-print.md 32a).
+/// Without tokens the API stays on loopback: anybody on the network could otherwise run jobs (fine-print.md 32a). That is
+/// where everybody looks for it: `::` takes IPv4 as well.
 fn api_bind_address(settings: &Settings) -> IpAddr {
     match settings.api_ws_bind_addr {
         address if is_loopback(address) || !settings.api_tokens.is_empty() => address,
-        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        _ => IpAddr::V4(Ipv4Addr::LOCALHOST),
     }
 }
 
@@ -212,7 +212,10 @@ mod tests {
             api_ws_bind_addr: [0, 0, 0, 0].into(),
             ..Settings::default()
         };
-        assert_eq!(api_bind_address(&settings), IpAddr::V4(Ipv4Addr::LOCALHOST));
+        for beyond in ["::", "2001:db8::1", "0.0.0.0"] {
+            settings.api_ws_bind_addr = beyond.parse().unwrap();
+            assert_eq!(api_bind_address(&settings), IpAddr::V4(Ipv4Addr::LOCALHOST));
+        }
         let problems = own_problems(&settings, &settings);
         assert_eq!(problems.len(), 1);
         assert_eq!(problems[0].severity, Severity::Error);

@@ -231,6 +231,7 @@ fn upgrades_that_are_none_are_refused() {
     let plain = daemon.get("/ws");
     expect(&plain, 426);
     assert_eq!(plain.header("upgrade"), Some("websocket"));
+    assert_eq!(plain.json()["title"], "Upgrade Required");
 }
 
 #[test]
