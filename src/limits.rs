@@ -262,6 +262,8 @@ pub const UI_ACK_PATIENCE_MS: u64 = 5_000;
 pub const UI_OUTPUT_BYTES_PER_S: u64 = 64 << 20;
 /// Output that a machine run should have, and storage does not, is waited for this long.
 pub const UI_OUTPUT_PATIENCE_MS: u64 = 10_000;
+/// What a UI connection says is kept, and told again in an answer, only up to this size; a job's name too.
+pub const UI_ECHO_BYTES: usize = 4 << 10;
 /// Jobs that one UI connection follows, or has followed.
 pub const UI_SUBSCRIPTIONS: usize = 1_000;
 /// Runs that passed between two looks and are shown one after the other; more are skipped.

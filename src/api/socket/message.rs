@@ -3,6 +3,8 @@
 
 use serde_json::Value;
 
+use crate::limits;
+
 /// One wish of a message.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Wish {
@@ -37,7 +39,10 @@ pub fn read(text: &str) -> Vec<(Wish, Value)> {
     for (key, value) in &message {
         if let Some(wish) = wish(key, value) {
             let mut request = serde_json::Map::new();
-            request.insert(key.clone(), value.clone());
+            // it may have to be held for long
+            if value.to_string().len() <= limits::UI_ECHO_BYTES {
+                request.insert(key.clone(), value.clone());
+            }
             wishes.push((wish, Value::Object(request)));
         }
     }
@@ -67,7 +72,7 @@ fn wish(key: &str, value: &Value) -> Option<Wish> {
             machine: text(value.get("machine")?)?,
             position: value.get("position")?.as_u64()?,
         }),
-        "getTimeline" if value.is_object() => {
+        "getTimeline" if value.is_object() && value.to_string().len() <= limits::UI_ECHO_BYTES => {
             let field = |name| value.get(name).cloned().unwrap_or(Value::Null);
             Some(Wish::Timeline {
                 from: field("start_date"),
@@ -83,13 +88,15 @@ fn text(value: &Value) -> Option<String> {
     value.as_str().map(str::to_string)
 }
 
-/// A list, or one bare string. What is no text in a list is passed over.
+/// A list, or one bare string. What is no text in a list, or too long to be remembered, is passed over.
 fn names(value: &Value) -> Option<Vec<String>> {
-    match value {
-        Value::String(name) => Some(vec![name.clone()]),
-        Value::Array(items) => Some(items.iter().filter_map(text).collect()),
-        _ => None,
-    }
+    let items = match value {
+        Value::String(_) => std::slice::from_ref(value),
+        Value::Array(items) => items,
+        _ => return None,
+    };
+    let names = items.iter().filter_map(text);
+    Some(names.filter(|name| name.len() <= limits::UI_ECHO_BYTES).collect())
 }
 
 #[cfg(test)]
@@ -155,6 +162,17 @@ mod tests {
         ] {
             assert_eq!(wishes(text), [], "{text}");
         }
+        let long = "x".repeat(limits::UI_ECHO_BYTES + 1);
+        assert_eq!(wishes(&format!(r#"{{"getTimeline":{{"id":"{long}"}}}}"#)), []);
+        assert_eq!(
+            wishes(&format!(r#"{{"subscribe":["{long}","a"]}}"#)),
+            [Wish::Subscribe(vec!["a".into()])]
+        );
+        // what is refused is told, but not what it was in all its length
+        assert_eq!(
+            read(&format!(r#"{{"run":"{long}"}}"#))[0].1,
+            serde_json::json!({})
+        );
         let deep = "[".repeat(100_000);
         assert_eq!(wishes(&deep), []);
     }

@@ -22,7 +22,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tungstenite::protocol::{Role as Side, WebSocket};
 use tungstenite::{Error, Message, Utf8Bytes};
 
@@ -239,16 +239,21 @@ impl<T: Transport + AsFd> Connection<T> {
 
     fn next_frame(&mut self) -> Result<Option<Utf8Bytes>, Over> {
         let now = clock::mono();
-        if self.view.is_at_rest() {
-            if let Some(reply) = self.replies.pop_front() {
-                return Ok(Some(self.reply(reply)));
+        let frame = loop {
+            if self.view.is_at_rest() {
+                if let Some(reply) = self.replies.pop_front() {
+                    return Ok(Some(self.reply(reply)));
+                }
+                self.look(now)?;
             }
-            self.look(now)?;
-        }
-        let hub = &self.shared.hub;
-        let Some(frame) = self.view.next(now, &**hub) else {
-            return Ok(None);
+            match self.view.next(now, &*self.shared.hub) {
+                Some(frame) => break frame,
+                None if self.replies.is_empty() => return Ok(None),
+                // the round is over: now they have their turn
+                None => {}
+            }
         };
+        let hub = &self.shared.hub;
         let board = self.view.board();
         Ok(Some(match frame {
             Frame::Config => hub.config(board, self.caller.role),
@@ -318,19 +323,7 @@ impl<T: Transport + AsFd> Connection<T> {
                     position,
                 } => self.view.ack(&job, &machine, position, now),
                 Wish::Unsubscribe(jobs) => self.view.unsubscribe(&jobs),
-                Wish::Subscribe(jobs) => {
-                    for job in self.view.subscribe(&jobs) {
-                        let reason = format!("'{job}' is not followed: too many jobs are");
-                        self.replies.push_back(Reply::Refusal(reason, request.clone()));
-                    }
-                    for job in &jobs {
-                        if !self.view.board().jobs.contains_key(job.as_str()) {
-                            let reason = format!("there is no job '{job}' yet");
-                            self.replies.push_back(Reply::Refusal(reason, request.clone()));
-                        }
-                    }
-                    self.replies.truncate(limits::UI_REPLIES);
-                }
+                Wish::Subscribe(jobs) => self.subscribe(&jobs),
                 Wish::Timeline { from, until, id } => self.replies.push_back(Reply::Timeline {
                     from,
                     until,
@@ -351,6 +344,22 @@ impl<T: Transport + AsFd> Connection<T> {
                     self.act(ask, request);
                 }
             }
+        }
+    }
+
+    /// Each refusal names one job: a list may be long, and is not echoed for every name in it.
+    fn subscribe(&mut self, jobs: &[String]) {
+        let too_many = self.view.subscribe(jobs);
+        let board = self.view.board().clone();
+        let too_many = too_many
+            .iter()
+            .map(|job| (job, format!("'{job}' is not followed: too many jobs are")));
+        let unknown = jobs.iter().filter(|job| !board.jobs.contains_key(job.as_str()));
+        let unknown = unknown.map(|job| (job, format!("there is no job '{job}' yet")));
+        let room = limits::UI_REPLIES.saturating_sub(self.replies.len());
+        for (job, reason) in too_many.chain(unknown).take(room) {
+            let request = json!({"subscribe": [job]});
+            self.replies.push_back(Reply::Refusal(reason, request));
         }
     }
 

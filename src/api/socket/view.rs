@@ -132,10 +132,14 @@ impl View {
     /// Follows jobs, or sends what is followed anew. The names that are too many.
     pub fn subscribe(&mut self, jobs: &[String]) -> Vec<String> {
         let mut refused = Vec::new();
+        let mut is_full = false;
         for name in jobs {
             if !self.follows.contains_key(name.as_str()) && self.follows.len() >= limits::UI_SUBSCRIPTIONS {
-                self.follows.retain(|_, follow| follow.is_active);
-                if self.follows.len() >= limits::UI_SUBSCRIPTIONS {
+                if !is_full {
+                    self.follows.retain(|_, follow| follow.is_active);
+                    is_full = self.follows.len() >= limits::UI_SUBSCRIPTIONS;
+                }
+                if is_full {
                     refused.push(name.clone());
                     continue;
                 }

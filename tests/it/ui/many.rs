@@ -28,9 +28,9 @@ fn follow(mut ui: Ui, job: &'static str) -> JoinHandle<usize> {
     .unwrap()
 }
 
-fn memory_kib(daemon: &Daemon) -> u64 {
+fn memory_kib(daemon: &Daemon, field: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    let line = status.lines().find(|line| line.starts_with(field)).unwrap();
     line.split_ascii_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
@@ -53,14 +53,14 @@ fn a_ui_that_never_reads_costs_others_nothing_and_little_memory() {
     let daemon = Plan::new(json!({"j": printing(BYTES), "k": job("echo quick")})).start();
     let silent: Vec<Ui> = (0..10).map(|_| Ui::following(&daemon, "j")).collect();
     let mut other = Ui::following(&daemon, "k");
-    let before_kib = memory_kib(&daemon);
+    let before_kib = memory_kib(&daemon, "VmRSS:");
     let fast = follow(Ui::following(&daemon, "j"), "j");
     daemon.run("j");
     let quick = daemon.run("k");
     other.until("the other job", |ui| ui.text("k", "m1").is_complete);
     other.until_shown(&daemon, &quick, "m1");
     assert_eq!(fast.join().unwrap(), BYTES);
-    let grown_kib = memory_kib(&daemon).saturating_sub(before_kib);
+    let grown_kib = memory_kib(&daemon, "VmRSS:").saturating_sub(before_kib);
     assert!(grown_kib < 200 << 10, "grown by {grown_kib} KiB");
     drop(silent);
 }
@@ -84,6 +84,23 @@ fn a_ui_that_takes_nothing_for_long_is_closed_and_another_stays() {
     });
     other.say(json!({"run": "nope"}));
     other.until("an answer", |ui| !ui.errors.is_empty());
+}
+
+#[test]
+fn a_long_list_of_jobs_that_are_none_costs_little() {
+    let daemon = Plan::new(json!({"j": job("echo quick")})).start();
+    let mut ui = Ui::connect(&daemon);
+    let jobs: Vec<String> = (0..4_000).map(|number| format!("nope-{number}")).collect();
+    ui.say(json!({"subscribe": jobs}));
+    ui.until("refusals", |ui| ui.errors.len() >= 64);
+    assert_eq!(ui.errors[0]["request"], json!({"subscribe": ["nope-1000"]}));
+    let peak_kib = memory_kib(&daemon, "VmHWM:");
+    assert!(peak_kib < 200 << 10, "{peak_kib} KiB");
+    ui.say(json!({"unsubscribe": jobs}));
+    ui.say(json!({"subscribe": "j"}));
+    let instance = daemon.run("j");
+    ui.until("its end", |ui| ui.text("j", "m1").is_complete);
+    ui.until_shown(&daemon, &instance, "m1");
 }
 
 #[test]
