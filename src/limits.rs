@@ -272,7 +272,8 @@ pub const UI_PAST_RUNS: usize = 8;
 pub const UI_REPLIES: usize = 64;
 /// A UI connection that has taken nothing for this long is closed.
 pub const UI_STUCK_MS: u64 = 30_000;
-/// Whether a UI connection may still see what it sees is asked this often, and when settings change.
+/// Whether a UI connection, or one that follows an output, may still see what it sees is asked this often, and when
+/// settings change.
 pub const UI_IDENTIFY_MS: u64 = 10_000;
 
 // -- configuration

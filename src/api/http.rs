@@ -54,7 +54,7 @@ pub trait Outlet: Write {
 }
 
 /// One request.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Request {
     pub method: String,
     /// As sent, without the query.

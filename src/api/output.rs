@@ -6,11 +6,13 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::Shared;
-use super::auth::Denied;
-use super::http::{Body, Outlet, Response};
-use super::routes::{Answered, Call};
+use super::auth::{self, Denied, Via};
+use super::http::{Body, Outlet, Request, Response};
+use super::routes::{self, Answered, Call};
 use super::v1::internal;
 use super::views;
+use crate::clock::{self, Mono};
+use crate::config::{Role, Settings};
 use crate::engine::board::{Board, MachineBoard};
 use crate::engine::record::{MachineRunId, RunRecord};
 use crate::limits;
@@ -51,11 +53,19 @@ pub fn output(call: &Call) -> Answered {
             None => 0,
         };
         let (shared, instance, machine) = (call.shared.clone(), instance.clone(), machine.clone());
+        let mut reader = Reader {
+            request: call.request.clone(),
+            via: call.via,
+            own_uid: call.own_uid,
+            settings: call.board.config.settings.clone(),
+            identify_at: clock::mono().plus_ms(limits::UI_IDENTIFY_MS),
+        };
         return Ok(plain(
             200,
             Body::Follow(Box::new(move |into| {
                 Follow {
                     shared: &shared,
+                    reader: &mut reader,
                     place,
                     sent: from,
                 }
@@ -72,7 +82,7 @@ pub fn output(call: &Call) -> Answered {
         }
         Some(Err(_)) => {
             let message = format!("the output has {length} bytes");
-            let response = super::routes::error(416, &message);
+            let response = routes::error(416, &message);
             Ok(response.with("Content-Range", format!("bytes */{length}")))
         }
     }
@@ -139,10 +149,35 @@ fn parse_range(header: &str, length: u64) -> Option<Result<Range<u64>, u64>> {
     })
 }
 
+/// Who follows: a token may be taken away, and a session may end, before the output does.
+struct Reader {
+    request: Request,
+    via: Via,
+    own_uid: u32,
+    settings: Arc<Settings>,
+    identify_at: Mono,
+}
+
+impl Reader {
+    /// An error: he may not read any more. What he was sent is not all, and the connection's end says so.
+    fn identify(&mut self, shared: &Shared, settings: &Arc<Settings>) -> io::Result<()> {
+        let now = clock::mono();
+        if Arc::ptr_eq(settings, &self.settings) && now < self.identify_at {
+            return Ok(());
+        }
+        self.settings = settings.clone();
+        self.identify_at = now.plus_ms(limits::UI_IDENTIFY_MS);
+        routes::admit(shared, &self.request, self.via, self.own_uid, settings)
+            .and_then(|caller| auth::require(&caller, Role::Read))
+            .map_err(|_| io::Error::other("it may not be read any more"))
+    }
+}
+
 /// Sends an output as it comes about: what the command put out, in order; where a part is no longer kept when its
 /// turn comes, one line says so.
 struct Follow<'a> {
     shared: &'a Shared,
+    reader: &'a mut Reader,
     place: Place,
     /// Bytes of the whole stream that are sent, or left out.
     sent: u64,
@@ -152,7 +187,9 @@ impl Follow<'_> {
     fn run(mut self, instance: &str, machine: &str, into: &mut dyn Outlet) -> io::Result<()> {
         let mut seen = 0;
         loop {
-            let (bytes, is_ended) = match on_board(&self.shared.feed.board(), instance, machine) {
+            let board = self.shared.feed.board();
+            self.reader.identify(self.shared, &board.config.settings)?;
+            let (bytes, is_ended) = match on_board(&board, instance, machine) {
                 Some(found) => (found.output_bytes, found.record.ended.is_some()),
                 None => (u64::MAX, true),
             };

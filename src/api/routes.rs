@@ -38,6 +38,8 @@ pub struct Call<'a> {
     pub shared: &'a Arc<Shared>,
     pub request: &'a Request,
     pub via: Via,
+    /// The daemon's user.
+    pub own_uid: u32,
     pub caller: &'a Caller,
     pub board: Arc<Board>,
     /// What stands in the path's braces, in order.
@@ -248,6 +250,7 @@ fn dispatch(shared: &Arc<Shared>, request: &Request, via: Via, own_uid: u32, boa
         shared,
         request,
         via,
+        own_uid,
         caller: &caller,
         board,
         parts,

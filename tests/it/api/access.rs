@@ -1,5 +1,7 @@
 //! Who may what: tokens and roles, the login page, other origins, guessing.
 
+use std::io::Read;
+
 use serde_json::{Value, json};
 
 use super::{control, expect, token, with_headers};
@@ -487,4 +489,34 @@ fn who_may_not_read_is_sent_to_the_login_and_from_there_to_where_he_wanted() {
         ask(&daemon, "r", "GET", "/api/v1/whoami", &json!({})).json()["session"],
         false
     );
+}
+
+#[test]
+fn who_follows_an_output_is_hung_up_on_when_he_may_not_read_it_any_more() {
+    let daemon = daemon();
+    daemon.write_jobs(
+        "more",
+        &json!({"slow": job_with("echo first; sleep 600", json!({}))}),
+    );
+    let started = crate::support::until("the job", || {
+        let reply = ask(&daemon, "o", "POST", "/api/v1/jobs/slow/run", &json!({}));
+        (reply.status == 200).then(|| reply.json())
+    });
+    let instance = started["instance"].as_str().unwrap();
+    let path = format!("/api/v1/runs/{instance}/machines/m1/output?follow=1");
+    let mut client = daemon.http();
+    let head = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer o\r\n\r\n");
+    client.send(head.as_bytes()).unwrap();
+    let mut heard = Vec::new();
+    let mut piece = [0; 4_096];
+    while !heard.ends_with(b"first\n\r\n") {
+        let count = client.stream.read(&mut piece).unwrap();
+        assert!(count > 0, "{}", String::from_utf8_lossy(&heard));
+        heard.extend_from_slice(&piece[..count]);
+    }
+    daemon.set("api_tokens", json!([token("see", "read", "r")]));
+    // the end comes without the last chunk: what he has is not all
+    let mut rest = Vec::new();
+    client.stream.read_to_end(&mut rest).unwrap();
+    assert_eq!(String::from_utf8_lossy(&rest), "");
 }
