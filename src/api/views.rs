@@ -315,7 +315,7 @@ pub fn without_nulls(value: Value) -> Value {
 
 /// Every key of the job as its file has it.
 pub fn job_config(job: &Job, role: Role) -> Map<String, Value> {
-    let mut shown = (*job.raw).clone();
+    let mut shown = job.raw.fields();
     if role < Role::Operate {
         for field in ["env", "parameters"] {
             match shown.get_mut(field) {

@@ -53,7 +53,7 @@ impl Good {
     fn to_json(&self) -> Value {
         let mut jobs = Map::new();
         for (name, job) in &self.jobs {
-            let mut fields = (*job.raw).clone();
+            let mut fields = job.raw.fields();
             fields.remove("group");
             if !job.spec.env.is_empty() {
                 fields.insert("env".to_string(), json!(job.spec.env));

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::limits;
 use crate::schedule::{Schedule, Tz};
@@ -59,8 +60,26 @@ pub struct Job {
     pub schedule: Schedule,
     /// What a run needs; a run keeps the one that was in force when it fired.
     pub spec: Arc<JobSpec>,
-    /// Every key of the job as its file has it, for the API's `config`: JSON values only (dates as text, no NaN).
-    pub raw: Arc<serde_json::Map<String, serde_json::Value>>,
+    /// Every key of the job as its file has it, for the API's `config`.
+    pub raw: RawJob,
+}
+
+/// The fields of a job as its file has them: JSON values only (dates as text, no NaN). Kept as text, which takes a
+/// tenth of the memory: ten thousand jobs are held, and one or the other is looked at.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RawJob(Box<str>);
+
+impl RawJob {
+    /// Keeps those fields.
+    pub fn new(fields: &Map<String, Value>) -> RawJob {
+        // keys are texts and numbers are finite: it always serializes
+        RawJob(serde_json::to_string(fields).unwrap_or_default().into())
+    }
+
+    /// The fields, made anew.
+    pub fn fields(&self) -> Map<String, Value> {
+        serde_json::from_str(&self.0).unwrap_or_default()
+    }
 }
 
 /// What a run needs to know of its job, as stored with the run.
@@ -247,7 +266,7 @@ pub struct Settings {
     /// Origins of web pages elsewhere that may use the API (`https://ui.example.org`).
     pub api_allowed_origins: Vec<String>,
     /// Every key as the files have it, secrets replaced by `***`, for the API's `config`.
-    pub raw: Arc<serde_json::Map<String, serde_json::Value>>,
+    pub raw: Arc<Map<String, Value>>,
 }
 
 impl Default for Settings {

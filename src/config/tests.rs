@@ -107,12 +107,10 @@ fn a_job_has_every_default() {
         (spec.output_limit_bytes, spec.start_deadline_s),
         (100 << 20, Some(60))
     );
-    assert_eq!(job.raw["sec"], 0);
-    assert_eq!((&job.raw["year"], &job.raw["group"]), (&"*".into(), &"a".into()));
-    assert_eq!(
-        (&job.raw["utc"], &job.raw["timeout"]),
-        (&false.into(), &3600.into())
-    );
+    let raw = job.raw.fields();
+    assert_eq!(raw["sec"], 0);
+    assert_eq!((&raw["year"], &raw["group"]), (&"*".into(), &"a".into()));
+    assert_eq!((&raw["utc"], &raw["timeout"]), (&false.into(), &3600.into()));
 }
 
 #[test]
@@ -321,7 +319,7 @@ fn dates_nan_and_merge_keys_become_plain_json() {
                 j:\n  <<: *base\n  command: b\n  since: 2026-11-21\n  odd: [.nan, -.inf, {1: 2026-11-21T10:00:00Z}]\n";
     let config = Dir::with(&[("a.yaml", text)]).load();
     assert_eq!(errors(&config), Vec::<&Problem>::new());
-    let raw = &config.jobs["j"].raw;
+    let raw = config.jobs["j"].raw.fields();
     assert_eq!(
         (&raw["command"], &raw["since"]),
         (&"b".into(), &"2026-11-21".into())
@@ -405,7 +403,7 @@ fn an_empty_command_loads_with_a_warning_and_a_missing_one_does_not() {
         + &job("missing", "").replace("  command: date\n", "");
     let config = Dir::with(&[("a.yaml", &text)]).load();
     assert_eq!(config.jobs["empty"].spec.command, "");
-    assert_eq!(config.jobs["empty"].raw["command"], "");
+    assert_eq!(config.jobs["empty"].raw.fields()["command"], "");
     assert!(!config.jobs.contains_key("missing"));
 }
 

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::file::Node;
 use super::lines::{Lines, Style};
-use super::{Delivery, Job, JobSpec, Problem, Severity, Targets, value, yaml11};
+use super::{Delivery, Job, JobSpec, Problem, RawJob, Severity, Targets, value, yaml11};
 use crate::limits;
 use crate::schedule::{self, FieldError, Fields, Schedule, Tz};
 
@@ -170,7 +170,7 @@ pub fn job(
         enabled,
         description,
         schedule: schedule?,
-        raw: Arc::new(raw(node, &spec)),
+        raw: RawJob::new(&raw(node, &spec)),
         spec: Arc::new(spec),
     })
 }

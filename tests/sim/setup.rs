@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use saltpeter::config::{Config, Delivery, Job, JobSpec, Maintenance, Settings, Targets};
+use saltpeter::config::{Config, Delivery, Job, JobSpec, Maintenance, RawJob, Settings, Targets};
 use saltpeter::schedule::{Fields, Schedule, Tz};
 
 use crate::rng::Rng;
@@ -160,7 +160,7 @@ impl JobSetup {
             description: String::new(),
             schedule: Schedule::parse(&fields, Tz::UTC).expect("the simulation's schedules are valid"),
             spec: Arc::new(spec),
-            raw: Arc::default(),
+            raw: RawJob::default(),
         }
     }
 }
