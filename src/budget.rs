@@ -70,6 +70,8 @@ impl Chunk {
     /// Splits off everything from `at` on; both halves keep their share of the budget.
     pub fn split_off(&mut self, at: usize) -> Chunk {
         let bytes = self.bytes.split_off(at);
+        // what it no longer holds must not stay in memory with it
+        self.bytes.shrink_to_fit();
         let held = self.held.as_mut().map(|(budget, size)| {
             let moved = bytes.len().min(*size);
             *size -= moved;

@@ -167,7 +167,10 @@ pub const FACT_BYTES: usize = 1_024;
 pub const OUTPUT_WAL_BYTES: usize = 16 << 20;
 /// Day files that the storage thread, and each reader, keeps open.
 pub const OPEN_DAY_FILES: usize = 4;
-/// Output read from storage in one go; a longer row is read whole.
+/// Longest row of output: a row is read whole, however little of it is wanted. As long as a frame of our wrapper; what a
+/// Python wrapper flushes at once becomes several rows.
+pub const OUTPUT_ROW_BYTES: usize = OUTPUT_CHUNK_BYTES;
+/// Output read from storage in one go, and up to a row more.
 pub const OUTPUT_READ_BYTES: usize = 256 << 10;
 /// What people did is kept this long, however short `history_days` is.
 pub const AUDIT_DAYS: i64 = 400;

@@ -7,6 +7,7 @@ use crate::budget::Chunk;
 use crate::engine::effect::Trim;
 use crate::engine::record::{MachineRunId, OutputPosition, OutputRow};
 use crate::engine::text;
+use crate::limits;
 
 /// Tail rows are forgotten in blocks of this part of the tail: the list of them stays short.
 const TAIL_BLOCKS: u64 = 64;
@@ -87,23 +88,43 @@ impl Output {
     pub fn append(&mut self, machine_run: MachineRunId, day: i64, mut data: Chunk) -> Placed {
         let mut placed = Placed::default();
         let head = self.limit_bytes / 2;
-        let in_head = self.limit_bytes == 0 || self.bytes < head;
-        if in_head && self.limit_bytes > 0 && self.bytes + data.len() as u64 > head {
-            let rest = data.split_off((head - self.bytes) as usize);
+        // cut from the end: each byte is moved once
+        let mut pieces: Vec<Chunk> = self.cuts(data.len()).rev().map(|at| data.split_off(at)).collect();
+        pieces.push(data);
+        while let Some(piece) = pieces.pop() {
+            if self.limit_bytes > 0 && self.bytes >= head {
+                self.tail_from_row.get_or_insert(self.next_row);
+            }
             // the seq counts as stored only with its last byte
-            let seq = self.row_seq;
-            placed.rows.push(self.row(machine_run, day, data, seq));
-            data = rest;
+            let seq = match pieces.is_empty() {
+                true => self.last_seq(),
+                false => self.row_seq,
+            };
+            placed.rows.push(self.row(machine_run, day, piece, seq));
         }
-        if !in_head || !placed.rows.is_empty() {
-            self.tail_from_row.get_or_insert(self.next_row);
-        }
-        let row = self.row(machine_run, day, data, self.last_seq());
-        placed.rows.push(row);
         if self.limit_bytes > 0 && self.bytes > head {
             placed.trim = self.trim(machine_run, day);
         }
         placed
+    }
+
+    /// Where the next `length` bytes are cut into rows: none is longer than [`limits::OUTPUT_ROW_BYTES`], and none
+    /// begins in the head and ends in the tail.
+    fn cuts(&self, length: usize) -> impl DoubleEndedIterator<Item = usize> + use<> {
+        let head_left = (self.limit_bytes / 2).saturating_sub(self.bytes) as usize;
+        let mut cuts = Vec::new();
+        let mut at = 0;
+        while length - at > 0 {
+            at += match at < head_left {
+                true => limits::OUTPUT_ROW_BYTES.min(head_left - at),
+                false => limits::OUTPUT_ROW_BYTES,
+            };
+            if at >= length {
+                break;
+            }
+            cuts.push(at);
+        }
+        cuts.into_iter()
     }
 
     fn row(&mut self, machine_run: MachineRunId, day: i64, data: Chunk, seq: Option<u64>) -> OutputRow {
@@ -191,5 +212,28 @@ mod tests {
         assert_eq!(output.left_out_bytes(), 6_000);
         let last = kept.last().unwrap();
         assert_eq!(last.1 + last.2 as u64, 7_000);
+    }
+
+    #[test]
+    fn what_comes_at_once_becomes_rows_that_can_be_read_one_by_one() {
+        const ROW: usize = limits::OUTPUT_ROW_BYTES;
+        let bytes: Vec<u8> = (0..3 * ROW + 5).map(|at| at as u8).collect();
+        // without a limit; and with one whose head ends within the second row
+        for (limit_bytes, lengths) in [
+            (0, vec![ROW, ROW, ROW, 5]),
+            (3 * ROW as u64, vec![ROW, ROW / 2, ROW, ROW / 2 + 5]),
+        ] {
+            let mut output = Output::new(limit_bytes, &OutputPosition::default());
+            output.next_seq = 7;
+            let rows = output.append(MachineRunId(1), 0, Chunk::free(bytes.clone())).rows;
+            let found: Vec<usize> = rows.iter().map(|row| row.data.len()).collect();
+            assert_eq!(found, lengths);
+            let joined: Vec<u8> = rows.iter().flat_map(|row| row.data.bytes().to_vec()).collect();
+            assert!(joined == bytes);
+            let seqs: Vec<Option<u64>> = rows.iter().map(|row| row.seq).collect();
+            assert_eq!(seqs, [None, None, None, Some(6)]);
+            let tail = (limit_bytes > 0).then_some(2);
+            assert_eq!(output.tail_from_row, tail);
+        }
     }
 }
