@@ -63,8 +63,8 @@ impl DayFiles {
         }
     }
 
-    /// Moves WALs that have grown into their files. Takes some 100 ms where it does anything: called when the acks
-    /// of the last commit have left. A failure is none: the rows are safe in the WAL, and the next time is soon.
+    /// Moves WALs that have grown into their files. Takes some 100 ms where it does anything: called when everybody who
+    /// waited for the last commit has been told. A failure is none: the rows are safe in the WAL, and the next time is soon.
     pub(super) fn checkpoint(&mut self) {
         for open in &mut self.open {
             if open.wal_bytes < limits::OUTPUT_WAL_BYTES {

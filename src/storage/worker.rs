@@ -121,6 +121,7 @@ impl Worker {
             {
                 self.retry(ports);
             }
+            self.days.checkpoint();
             self.step_retention(requests.is_empty());
         }
         if self.trouble.is_some() {
@@ -139,8 +140,11 @@ impl Worker {
         Duration::from_millis(wait_ms.unwrap_or(limits::DISK_RETRY_MS))
     }
 
+    /// Commits what has queued up as one group. What else was asked follows it, in order: that sees all that was
+    /// queued before it, and does not cut the group into more commits.
     fn serve(&mut self, first: Request, requests: &Receiver<Request>, ports: &Ports) {
         let mut group = Vec::new();
+        let mut others = Vec::new();
         let mut bytes = 0;
         let mut next = Some(first);
         while let Some(request) = next {
@@ -149,15 +153,16 @@ impl Worker {
                     bytes += weight(&write);
                     group.push(self.number(write));
                 }
-                other => {
-                    self.commit(std::mem::take(&mut group), ports);
-                    self.serve_other(other, ports);
-                }
+                other => others.push(other),
             }
-            let is_full = bytes >= limits::COMMIT_BYTES || group.len() >= limits::COMMIT_WRITES;
+            let is_full =
+                bytes >= limits::COMMIT_BYTES || group.len() + others.len() >= limits::COMMIT_WRITES;
             next = if is_full { None } else { requests.try_recv().ok() };
         }
         self.commit(group, ports);
+        for other in others {
+            self.serve_other(other, ports);
+        }
     }
 
     fn serve_other(&mut self, request: Request, ports: &Ports) {
@@ -291,7 +296,6 @@ impl Worker {
         for answer in answers {
             (ports.report)(answer);
         }
-        self.days.checkpoint();
     }
 
     /// Records of a job are whole: an older one that is still held must not come after a newer one.
