@@ -11,7 +11,7 @@ use crate::clock::Wall;
 use crate::config::{Config, Job};
 use crate::engine::board::{Counts, RunBoard};
 use crate::engine::effect::{Effect, Fact, JobLogLine, Write};
-use crate::engine::record::{JobRecord, PauseRecord, RunId, Verdict, VerdictRecord};
+use crate::engine::record::{JobRecord, PauseRecord, RunId, RunRecord, Verdict, VerdictRecord};
 use crate::engine::{Engine, Turn, Waiting, log_line};
 use crate::limits;
 
@@ -21,6 +21,8 @@ pub struct JobState {
     /// None: no longer configured.
     pub job: Option<Arc<Job>>,
     pub record: JobRecord,
+    /// How often the record has been handed to storage.
+    pub facts: u64,
     /// Next due second.
     pub next_s: Option<i64>,
     /// Runs that have not ended, those not stored yet included.
@@ -30,6 +32,26 @@ pub struct JobState {
     /// Its due times start nothing.
     pub paused: Option<Arc<PauseRecord>>,
     pub counts: Counts,
+}
+
+impl JobState {
+    /// The record, to be stored.
+    pub fn fact(&mut self) -> Fact {
+        self.facts += 1;
+        Fact::Job(self.record.clone())
+    }
+
+    /// The record as it is once that run has started.
+    pub fn started(&self, run: &RunRecord) -> JobRecord {
+        JobRecord {
+            last_run: Some(run.started),
+            last_instance: Some(run.instance.clone()),
+            result_ok: Some(true),
+            missed: 0,
+            overlap: false,
+            ..self.record.clone()
+        }
+    }
 }
 
 impl Engine {
@@ -79,9 +101,9 @@ impl Engine {
         if is_active && state.record.active_since.is_none() {
             // never seen before, or enabled again: it starts at its next due time
             state.record.active_since = Some(wall);
-            facts.push(Fact::Job(state.record.clone()));
+            facts.push(state.fact());
         } else if !is_active && state.record.active_since.take().is_some() {
-            facts.push(Fact::Job(state.record.clone()));
+            facts.push(state.fact());
         }
         let since = state
             .record
@@ -135,7 +157,7 @@ impl Engine {
                 {
                     // due times count from here, not from a moment that is to come again
                     state.record.active_since = Some(now);
-                    facts.push(Fact::Job(state.record.clone()));
+                    facts.push(state.fact());
                 }
             }
             self.last_look_stored_s = now_s;
@@ -273,7 +295,7 @@ impl Engine {
         if let Some(state) = self.jobs.get_mut(job) {
             state.record.missed += count;
             state.counts.missed += count;
-            facts.push(Fact::Job(state.record.clone()));
+            facts.push(state.fact());
             let name: Arc<str> = job.into();
             self.shown.jobs.insert(name);
         }
@@ -348,7 +370,7 @@ impl Engine {
             count: 1,
             verdict,
         };
-        turn.store(vec![Fact::Verdict(record), Fact::Job(state.record.clone())]);
+        turn.store(vec![Fact::Verdict(record), state.fact()]);
     }
 
     /// What keeps a due time from starting.

@@ -416,12 +416,7 @@ impl Engine {
             );
             turn.store(facts);
         }
-        turn.store(
-            self.jobs
-                .values()
-                .map(|state| Fact::Job(state.record.clone()))
-                .collect(),
-        );
+        turn.store(self.jobs.values_mut().map(job::JobState::fact).collect());
     }
 
     fn start_refused(

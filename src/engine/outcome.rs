@@ -107,7 +107,7 @@ impl Engine {
                 if run.record.success == Some(true) {
                     state.record.last_success = Some(at);
                 }
-                facts.push(Fact::Job(state.record.clone()));
+                facts.push(state.fact());
             }
         }
         let ticket = self.ticket(Waiting::Then(log));
@@ -176,7 +176,7 @@ impl Engine {
             state.open.push(run_id);
             if state.record.last_instance.as_deref() == Some(instance.as_str()) {
                 state.record.result_ok = Some(true);
-                turn.store(vec![Fact::Job(state.record.clone())]);
+                turn.store(vec![state.fact()]);
             }
         }
         self.touch_run(run_id);

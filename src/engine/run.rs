@@ -47,6 +47,8 @@ pub struct Run {
     pub name_tries: u32,
     /// Who asked for it, to be stored with its start.
     pub audit: Option<AuditRecord>,
+    /// [`super::job::JobState::facts`] when the job's record went to storage with the start.
+    pub job_facts: u64,
 }
 
 /// Machines that the executor has named so far.
@@ -95,6 +97,7 @@ impl Run {
             rests_since: awake,
             name_tries: 0,
             audit: None,
+            job_facts: 0,
         }
     }
 
@@ -194,8 +197,12 @@ impl Engine {
     }
 
     fn store_start(&mut self, turn: &mut Turn, id: RunId, request: Option<RequestId>) {
-        let Some(run) = self.runs.get(&id) else { return };
+        let Some(run) = self.runs.get_mut(&id) else { return };
         let mut facts = vec![Fact::Start(Box::new(run.record.clone()))];
+        if let Some(state) = self.jobs.get(run.record.job.as_str()) {
+            run.job_facts = state.facts;
+            facts.push(Fact::Job(state.started(&run.record)));
+        }
         if let Some(due) = run.record.due {
             facts.push(Fact::Verdict(VerdictRecord {
                 job: run.record.job.clone(),
@@ -249,21 +256,19 @@ impl Engine {
                 answer: Answer::Started { instance },
             });
         }
-        let started = run.record.started;
-        let name = run.record.instance.clone();
         if let Some(state) = self.jobs.get_mut(job.as_str()) {
-            state.record.last_run = Some(started);
-            state.record.last_instance = Some(name);
-            state.record.result_ok = Some(true);
-            state.record.missed = 0;
-            state.record.overlap = false;
+            state.record = state.started(&run.record);
+            if state.facts != run.job_facts {
+                // another record of the job went to storage meanwhile, without the start
+                turn.store(vec![state.fact()]);
+            }
             if let Some(due) = due {
+                let started = run.record.started;
                 let late_ms = u64::try_from((started.0 - due.0) / 1_000).unwrap_or(0);
                 state.counts.starts += 1;
                 state.counts.late_ms_sum += late_ms;
                 state.counts.late_ms_last = late_ms;
             }
-            turn.store(vec![Fact::Job(state.record.clone())]);
         }
         for (request, machines) in held_kills {
             self.answer_kill(turn, request, &[id], machines);

@@ -113,11 +113,18 @@ impl Storage {
                 .map(|verdict| (verdict.job.clone(), verdict.due, verdict.until))
                 .collect(),
             next_run: self.runs.keys().next_back().map_or(1, |id| id.0 + 1),
-            next_machine_run: self.machines.keys().next_back().map_or(1, |id| id.0 + 1),
+            next_machine_run: self.next_machine_run(),
             jobs: self.jobs.values().cloned().collect(),
             controls: self.controls.clone(),
             runs: wanted.iter().filter_map(|id| self.load(*id)).collect(),
         }
+    }
+
+    /// One that has output, and facts not yet, is used too.
+    fn next_machine_run(&self) -> u64 {
+        let facts = self.machines.keys().next_back();
+        let output = self.rows.keys().next_back();
+        facts.max(output).map_or(1, |id| id.0 + 1)
     }
 
     pub fn stored_run(&self, instance: &str) -> Option<StoredRun> {
