@@ -130,6 +130,11 @@ impl Engine {
         for id in &ids {
             self.mark_killed(turn, *id);
         }
+        // all of them at once: nobody is to be launched in the place of one that ends
+        if let Some(run) = self.runs.get_mut(&id) {
+            let machines = &run.machines;
+            run.waiting.retain(|place| machines[*place].kill.is_none());
+        }
         for id in &ids {
             self.end_if_not_started(turn, *id);
         }
@@ -181,7 +186,6 @@ impl Engine {
             _ => false,
         };
         if is_certain {
-            run.waiting.retain(|waiting| *waiting != place);
             self.end_machine(turn, id, 143, false, Some(KILLED_BEFORE), Vec::new());
         }
     }

@@ -340,6 +340,20 @@ fn a_kill_between_batches_and_the_rest_never_starts() {
 }
 
 #[test]
+fn a_kill_while_the_first_batch_is_launched_launches_no_other() {
+    let mut batched = job(Kind::OursJob);
+    batched.batch_size = 1;
+    let mut world = with(quiet(vec![batched], 3), Behaviour::simple(60_000, 0));
+    world.executor.stillborn = true;
+    let instance = start(&mut world);
+    run_for(&mut world, 2);
+    assert_eq!(kill(&mut world), Answer::KillSent { machines: 3 });
+    run_for(&mut world, 5);
+    assert_eq!(ended(&world, &instance), Some(false));
+    assert_eq!(world.executor.dispatched.len(), 1);
+}
+
+#[test]
 fn a_kill_is_obeyed_and_reported_by_every_kind_of_wrapper() {
     for (kind, ignores_term) in [
         (Kind::OursJob, false),
