@@ -16,9 +16,9 @@ const OVERLAP: &str = "  allow_overlap: 'i know what i am doing!'\n";
 
 pub fn run(bench: &mut Bench) -> io::Result<()> {
     let seconds = bench.repetitions(SECONDS);
-    let raw = raw::stamps_after_the_second_ms(&bench.directory, seconds.min(20))?;
-    let raw = median(raw);
     for jobs in SIZES {
+        let raw = raw::stamps_after_the_second_ms(&bench.directory, seconds.min(20), jobs)?;
+        let raw = median(raw);
         let (wrapper, wrapper_stamps) =
             roles::stamping_wrapper(&bench.directory.join("stamping"), &bench.sp_wrapper)?;
         let command_stamps = bench.directory.join("command-stamps");
@@ -52,7 +52,7 @@ pub fn run(bench: &mut Bench) -> io::Result<()> {
                 samples,
                 reach,
                 by,
-                raw: vec![("sleep until the second, spawn, note the time (p50)", raw)],
+                raw: vec![("sleep until the second, spawn as many, note the time (p50)", raw)],
             });
         };
         let what = "due to wrapper process started";

@@ -108,14 +108,19 @@ pub fn spawns_ms(count: usize) -> io::Result<f64> {
     Ok(timing::ms_since(begun))
 }
 
-/// Milliseconds after each of some seconds at which a process spawned on that second has noted the time.
-pub fn stamps_after_the_second_ms(directory: &Path, seconds: usize) -> io::Result<Vec<f64>> {
+/// Milliseconds after each of some seconds at which processes spawned on that second, `at_once` in a row, have noted the
+/// time.
+pub fn stamps_after_the_second_ms(directory: &Path, seconds: usize, at_once: usize) -> io::Result<Vec<f64>> {
     let path = directory.join("raw-stamps");
     let _ = std::fs::remove_file(&path);
     let program = std::env::current_exe()?;
     for _ in 0..seconds {
         timing::wait_for_wall((timing::wall_ns() / 1_000_000_000 + 1) * 1_000_000_000);
-        Command::new(&program).arg("stamp").arg(&path).status()?;
+        let spawn = |_| Command::new(&program).arg("stamp").arg(&path).spawn();
+        let children = (0..at_once).map(spawn).collect::<io::Result<Vec<_>>>()?;
+        for mut child in children {
+            child.wait()?;
+        }
     }
     let stamps = crate::roles::stamps(&path);
     Ok(stamps
