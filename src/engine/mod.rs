@@ -37,7 +37,7 @@ use log::Level;
 use board::Board;
 use effect::{Effect, Fact, JobLogLine, Ticket, Write};
 use event::{Event, RequestId, StoreOutcome};
-use machine_run::MachineRun;
+use machine_run::{MachineRun, Overdue};
 use record::{MachineRunId, Recovered, RunId, SwitchRecord, VerdictRecord};
 use run::Run;
 
@@ -524,17 +524,19 @@ impl Engine {
         open
     }
 
-    /// Every open machine run that has been handed to the executor.
-    fn open_machine_runs(&self) -> Vec<MachineRunId> {
+    /// Machine runs that have been handed to the executor and for which something is due: few of ten thousand, and what
+    /// falls due for a job in the same second waits behind this look.
+    fn due_machine_runs(&self, awake: AwakeMs) -> Vec<MachineRunId> {
         let open_runs = self.open_runs();
-        let machines = open_runs
-            .iter()
-            .filter_map(|id| self.runs.get(id))
-            .flat_map(|run| run.machines.iter());
-        machines
-            .filter(|m| m.is_unfinished())
-            .map(|m| m.record.id)
-            .collect()
+        let runs = open_runs.iter().filter_map(|id| self.runs.get(id));
+        let machines = runs.flat_map(|run| {
+            let spec = &run.record.spec;
+            let is_due =
+                move |m: &&MachineRun| m.kill.is_some() || m.overdue(spec, awake) != Overdue::Nothing;
+            let unfinished = run.machines.iter().filter(|m| m.is_unfinished());
+            unfinished.filter(is_due).map(|m| m.record.id)
+        });
+        machines.collect()
     }
 }
 

@@ -1,4 +1,4 @@
-//! What time brings: once a second every open machine run and run is looked at.
+//! What time brings: once a second every open machine run and run is looked at, and what is due is done.
 //! Must not know: how frames change them.
 
 use log::Level;
@@ -20,7 +20,7 @@ impl Engine {
         if !self.is_listening {
             return;
         }
-        for id in self.open_machine_runs() {
+        for id in self.due_machine_runs(turn.awake) {
             self.send_kill(turn, id);
             self.check(turn, id);
         }
