@@ -404,7 +404,8 @@ impl<T: Transport + AsFd> Connection<T> {
     fn wait(&self) -> Result<(), Over> {
         let now = clock::mono();
         let hub = &self.shared.hub;
-        if hub.rings() != self.rings && self.blocked_since.is_none() {
+        let has_news = hub.rings() != self.rings || !self.replies.is_empty();
+        if has_news && self.blocked_since.is_none() {
             return Ok(());
         }
         let (interest, timeout_ms) = match self.blocked_since {
