@@ -451,8 +451,8 @@ impl Queue {
         if first.read < first.written {
             return true;
         }
-        // the last file may be written to at this moment, unless it is full
-        if is_only && first.written < segment_bytes {
+        // the last file may be written to at this moment, unless it is full or something was left out behind it
+        if is_only && first.written < segment_bytes && self.left_out_at_end == 0 {
             return false;
         }
         let _ = std::fs::remove_file(&first.path);
@@ -678,6 +678,19 @@ mod tests {
             .filter(|&&byte| byte == b'x')
             .count() as u64;
         assert_eq!(left_out + kept - own, 2_000 * 100_000 + 1_000);
+        drop(spool);
+        std::fs::remove_dir_all(root).unwrap();
+    }
+
+    #[test]
+    fn what_is_left_out_behind_a_file_that_is_not_full_is_said_at_the_end() {
+        let (spool, root) = spool("behind", 1 << 30);
+        append(&spool, &pattern(MEMORY / 100_000 * 100_000));
+        append(&spool, &pattern(100_000));
+        fail_to_write(&spool, 70_000);
+        let all = String::from_utf8(take_all(&spool)).unwrap();
+        assert!(all.ends_with("\n[70000 bytes left out]\n"));
+        assert!(spool.is_empty(), "the outcome waits for this");
         drop(spool);
         std::fs::remove_dir_all(root).unwrap();
     }
