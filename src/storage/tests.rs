@@ -614,16 +614,36 @@ fn tables_of_an_older_version_are_brought_up_to_date_and_those_of_a_newer_one_re
         assert_eq!(fixture.outcome(write), StoreOutcome::Committed);
     }
     let state = dir.0.join("state.db");
-    let ask = |path: &Path, statements: &str| {
-        let database = rusqlite::Connection::open(path).unwrap();
-        database.execute_batch(statements).unwrap();
+    let tables = || -> Vec<String> {
+        let database = rusqlite::Connection::open(&state).unwrap();
+        let mut query = database
+            .prepare("SELECT sql FROM sqlite_schema ORDER BY name")
+            .unwrap();
+        let rows = query
+            .query_map([], |row| row.get::<_, Option<String>>(0))
+            .unwrap();
+        rows.map(|row| row.unwrap().unwrap_or_default()).collect()
     };
-    let older = "DROP TABLE pauses; DROP TABLE switches; DROP TABLE audit; DROP INDEX machine_runs_by_start;
-                 DROP INDEX machine_runs_by_end; DROP INDEX verdicts_by_due; DELETE FROM migrations WHERE version > 1;";
-    ask(&state, older);
-    assert_eq!(Fixture::open(&dir.0).1.runs.len(), 1);
-    for path in [output::path_of_day(&dir.0, DAY), state] {
-        ask(&path, "INSERT INTO migrations VALUES(99, 0);");
+    let newest = tables();
+    for version in 1..schema::STATE.len() {
+        for file in ["state.db", "state.db-wal", "state.db-shm"] {
+            let _ = std::fs::remove_file(dir.0.join(file));
+        }
+        std::fs::write(&state, "").unwrap();
+        let older = schema::Layout {
+            migrations: &schema::STATE[..version],
+            ..schema::STATE_LAYOUT
+        };
+        drop(schema::open(&state, &older).unwrap());
+        drop(Fixture::open(&dir.0));
+        assert_eq!(tables(), newest, "from version {version}");
+    }
+    for path in [output::path_of_day(&dir.0, DAY), state.clone()] {
+        let database = rusqlite::Connection::open(path).unwrap();
+        database
+            .execute_batch("INSERT INTO migrations VALUES(99, 0)")
+            .unwrap();
+        drop(database);
         let refusal = super::open(&dir.0).err().unwrap();
         assert!(
             refusal.contains("written by a newer saltpeter") && refusal.ends_with("install the newer one"),
