@@ -83,7 +83,6 @@ pub fn with_policy(response: Response) -> Response {
     response
         .with("Content-Security-Policy", POLICY.into())
         .with("Referrer-Policy", "same-origin".into())
-        .with("Cross-Origin-Opener-Policy", "same-origin".into())
 }
 
 /// All files in one short word: it changes when one of them does.

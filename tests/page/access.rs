@@ -70,7 +70,8 @@ fn the_role_decides_what_can_be_pressed_and_a_session_ends_where_it_began() {
     browser.until("the same run", &format!("location.pathname === {}", json!(here)));
     browser.until("the run", "named('.machines .badge', 'running').length === 1");
     assert_eq!(browser.eval(buttons), json!(["Log out"]));
-    browser.is_clean(&["401"]);
+    // the output that was followed broke off
+    browser.is_clean(&["401", "ERR_INCOMPLETE_CHUNKED_ENCODING"]);
 }
 
 #[test]

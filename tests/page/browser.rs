@@ -319,13 +319,16 @@ fn installed() -> Option<PathBuf> {
 }
 
 fn install() -> PathBuf {
+    // somebody else may be installing something
+    const PATIENT: &str = "-oDPkg::Lock::Timeout=300";
     let steps: [&[&str]; 2] = [
-        &["update", "-q"],
+        &["update", "-q", PATIENT],
         // with a font: the pictures show text
         &[
             "install",
             "-y",
             "-q",
+            PATIENT,
             "--no-install-recommends",
             "chromium",
             "fonts-dejavu-core",

@@ -61,16 +61,21 @@ fn failed_jobs_come_first_and_what_is_wrong_cannot_be_missed() {
 }
 
 #[test]
-fn maintenance_is_on_every_page() {
+fn trouble_and_maintenance_are_on_every_page() {
     let Some(mut browser) = browser::open() else {
         return;
     };
-    let daemon = Plan::new(json!({"j": job("true")})).start();
+    let daemon = Plan::new(json!({"j": job("true")}))
+        .setting("executor", json!("salt"))
+        .setting("salt_python", json!("/nowhere/python3"))
+        .start();
     browser.visit(&daemon, "/jobs/j");
     browser.until(
         "the job",
         "named('h1', null).length === 1 && named('button', 'Run now').length === 1",
     );
+    browser
+        .until_shown("no machine can be reached: no Python with a working Salt was found (/nowhere/python3");
     let maintenance =
         json!({"saltpeter_maintenance": {"global": true, "machines": ["m2"]}, "bad": {"min": 99}});
     daemon.write_jobs("maintenance", &maintenance);
