@@ -37,6 +37,8 @@ pub fn run_one(bench: &mut Bench) -> io::Result<()> {
     let Some(lab) = lab(MINIONS[MINIONS.len() - 1]) else {
         return Ok(());
     };
+    // a lab that has just come up is still busy with itself
+    Raw::measure(&lab, 1, ROUND)?;
     for minions in MINIONS {
         let rounds = bench.repetitions(5);
         let raw = Raw::measure(&lab, minions, rounds * ROUND)?;
@@ -207,8 +209,16 @@ fn start(bench: &Bench, lab: &Lab, text: String) -> io::Result<Daemon> {
         files: vec![("jobs.yaml".into(), text)],
         settings: json!({"executor": "salt", "salt_config": lab.config(), "salt_python": lab.python}),
     })?;
-    match timing::until(LIMIT_MS, 50, || helper(&daemon)) {
-        Some(_) => Ok(daemon),
+    let log = daemon.directory.join("daemon.log");
+    // what Salt's packages cost to import is no part of a run
+    let is_up = || {
+        std::fs::read_to_string(&log)
+            .ok()?
+            .contains("salt: version")
+            .then_some(())
+    };
+    match timing::until(LIMIT_MS, 50, is_up) {
+        Some(()) => Ok(daemon),
         None => Err(io::Error::other("the daemon has no helper")),
     }
 }
