@@ -2,7 +2,7 @@
 
 Arguments: the master's configuration directory, how many, ids that stay silent. Says "ready" when it listens and ends
 with its standard input. The master knows the minions by their accepted keys; what it publishes is read from its event
-bus, and a return goes the way of the master's own workers: into the job cache, and onto the bus.
+bus, and a command's return goes the way of the master's own workers: into the job cache, and onto the bus.
 """
 import os
 import queue
@@ -63,17 +63,20 @@ def wait_until_stored(jid):
         time.sleep(0.01)
 
 
+def load_of(minion, job, answer):
+    return {
+        "cmd": "_return", "id": minion, "jid": job["jid"], "fun": job["fun"], "fun_args": job["arg"],
+        "return": answer, "retcode": 0, "success": True,
+    }  # fmt: skip
+
+
 def serve():
     master = salt.minion.MasterMinion(opts, states=False, rend=False)
     bus = salt.utils.event.get_master_event(opts, opts["sock_dir"], listen=False)
     while True:
         minion, job = WORK.get()
         kwarg = next((part for part in job["arg"] if isinstance(part, dict)), {})
-        answer = True if job["fun"] == "test.ping" else run_all(minion, kwarg)
-        load = {
-            "cmd": "_return", "id": minion, "jid": job["jid"], "fun": job["fun"], "fun_args": job["arg"],
-            "return": answer, "retcode": 0, "success": True,
-        }  # fmt: skip
+        load = load_of(minion, job, run_all(minion, kwarg))
         with LOCK:
             salt.utils.job.store_job(opts, load, event=bus, mminion=master)
 
@@ -82,13 +85,25 @@ accept_keys()
 MASTER = salt.minion.MasterMinion(opts, states=False, rend=False)
 published = salt.utils.event.get_master_event(opts, opts["sock_dir"], listen=True)
 published.connect_pub(timeout=10)
+answers = salt.utils.event.get_master_event(opts, opts["sock_dir"], listen=False)
 for starter in [serve] * STARTERS:
     threading.Thread(target=starter, daemon=True).start()
 threading.Thread(target=end_with_input, daemon=True).start()
 print("ready", flush=True)
 while True:
     event = published.get_event(wait=1, tag="salt/job/", full=True, match_type="startswith")
-    if event and event["tag"].endswith("/new") and event["data"]["fun"] in ("test.ping", "cmd.run_all"):
-        wait_until_stored(event["data"]["jid"])
-        for minion in sorted(MINIONS.intersection(event["data"]["minions"]) - silent):
-            WORK.put((minion, event["data"]))
+    if not event or not event["tag"].endswith("/new"):
+        continue
+    job = event["data"]
+    targets = sorted(MINIONS.intersection(job["minions"]) - silent)
+    if job["fun"] not in ("test.ping", "cmd.run_all") or not targets:
+        continue
+    wait_until_stored(job["jid"])
+    for minion in targets:
+        if job["fun"] == "test.ping":
+            # minions of a fleet answer all at once: without what the master looks up again for each
+            load = load_of(minion, job, True)
+            MASTER.returners["local_cache.returner"](load)
+            answers.fire_event(load, "salt/job/%s/ret/%s" % (job["jid"], minion))
+        else:
+            WORK.put((minion, job))
