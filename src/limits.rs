@@ -111,8 +111,8 @@ pub const STORAGE_QUEUE: usize = 65_536;
 pub const STORAGE_QUEUE_FOR_OUTPUT: usize = 49_152;
 /// Entries that wait for the job log thread.
 pub const JOB_LOG_QUEUE: usize = 65_536;
-/// Lines of the engine that wait to be logged; more are counted as lost.
-pub const SAY_QUEUE: usize = 16_384;
+/// Entries that wait to be logged; more are counted as lost.
+pub const LOG_QUEUE: usize = 16_384;
 /// Requests that wait for the executor.
 pub const EXECUTOR_QUEUE: usize = 4_096;
 /// Output events that the engine takes before it looks at control again.

@@ -3,14 +3,18 @@
 //! Must not know: who logs what.
 
 use std::ffi::OsStr;
-use std::io::Write;
+use std::io::{self, Write};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use chrono::SecondsFormat;
+use crossbeam_channel::{Receiver, Sender};
 use log::{Level, LevelFilter, Log, Metadata, Record};
+use parking_lot::RwLock;
 
-use crate::clock;
+use crate::clock::{self, Wall};
+use crate::limits;
+use crate::thread::{self, Actor};
 
 /// How an entry is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +76,47 @@ pub fn say_ready(line: &str) {
     let _ = std::io::stderr().lock().write_all(text.as_bytes());
 }
 
+/// The thread that writes to stderr. Dropped: what is queued is written first, however long that takes; then whoever
+/// logs writes again.
+pub struct Background(Option<Actor>);
+
+/// From here on a thread writes to stderr, and nobody who logs waits for it: a reader that has stopped reading must
+/// hold no thread, at most entries are lost.
+pub fn to_background() -> io::Result<Background> {
+    let (sender, queue) = crossbeam_channel::bounded(limits::LOG_QUEUE);
+    let thread = thread::spawn("log", limits::STACK_BYTES, move || write_queued(&queue))?;
+    *QUEUE.write() = Some(sender.clone());
+    let stop = move || drop(sender.send(None));
+    Ok(Background(Some(Actor::new(thread, stop))))
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        drop(self.0.take());
+        *QUEUE.write() = None;
+    }
+}
+
+fn write_queued(queue: &Receiver<Option<Entry>>) {
+    for entry in queue.iter().map_while(|entry| entry) {
+        entry.write();
+        match LOST.swap(0, Ordering::Relaxed) {
+            0 => {}
+            count => Entry::new(
+                Level::Warn,
+                module_path!(),
+                format!("{count} lines were lost: the log was not written fast enough"),
+            )
+            .write(),
+        }
+    }
+}
+
 static LOGGER: Stderr = Stderr;
+/// To the thread that writes, if there is one; None ends it.
+static QUEUE: RwLock<Option<Sender<Option<Entry>>>> = RwLock::new(None);
+/// Entries that found the queue full.
+static LOST: AtomicU64 = AtomicU64::new(0);
 static SETUP: OnceLock<Setup> = OnceLock::new();
 static IS_DEBUG: AtomicBool = AtomicBool::new(false);
 
@@ -158,6 +202,32 @@ fn is_journal(stream: Option<&OsStr>) -> bool {
         .is_ok_and(|stat| stat.st_dev.to_string() == device && stat.st_ino.to_string() == inode)
 }
 
+/// One entry of the log on its way.
+struct Entry {
+    time: Wall,
+    level: Level,
+    target: String,
+    message: String,
+}
+
+impl Entry {
+    fn new(level: Level, target: &str, message: String) -> Entry {
+        Entry {
+            time: clock::wall(),
+            level,
+            target: target.to_string(),
+            message,
+        }
+    }
+
+    fn write(&self) {
+        let format = SETUP.get().map_or(Format::Plain, |setup| setup.format);
+        let line = line(format, &self.time.utc(), self.level, &self.target, &self.message);
+        // nobody is left to tell if stderr is gone
+        let _ = io::stderr().lock().write_all(line.as_bytes());
+    }
+}
+
 struct Stderr;
 
 impl Log for Stderr {
@@ -170,12 +240,14 @@ impl Log for Stderr {
 
     fn log(&self, record: &Record<'_>) {
         if self.enabled(record.metadata()) {
-            let format = SETUP.get().map_or(Format::Plain, |setup| setup.format);
-            let message = record.args().to_string();
-            let time = clock::wall().utc();
-            let line = line(format, &time, record.level(), record.target(), &message);
-            // nobody is left to tell if stderr is gone
-            let _ = std::io::stderr().lock().write_all(line.as_bytes());
+            let entry = Entry::new(record.level(), record.target(), record.args().to_string());
+            let queue = QUEUE.read();
+            let Some(queue) = &*queue else {
+                return entry.write();
+            };
+            if queue.try_send(Some(entry)).is_err() {
+                LOST.fetch_add(1, Ordering::Relaxed);
+            }
         }
     }
 

@@ -2,14 +2,13 @@
 //! Must not know: what jobs and runs are.
 //!
 //! Reading order: `open.rs` what can be wrong before anything runs; `turns.rs` the engine's loop; `perform.rs` effects;
-//! `publisher.rs` what becomes visible when; `ticker.rs`, `signals.rs`, `speaker.rs` small threads; `systemd.rs` what the
+//! `publisher.rs` what becomes visible when; `ticker.rs`, `signals.rs` small threads; `systemd.rs` what the
 //! service manager is told.
 
 mod open;
 mod perform;
 mod publisher;
 mod signals;
-mod speaker;
 mod systemd;
 mod ticker;
 mod turns;
@@ -43,7 +42,6 @@ use open::{Opened, Ports};
 use perform::{Pending, Performer};
 use publisher::Publisher;
 use signals::Caught;
-use speaker::Speaker;
 use systemd::Systemd;
 use turns::{Inbox, Turns};
 
@@ -53,6 +51,7 @@ pub fn serve(config_dir: &Path) -> Result<(), String> {
     let descriptors = capacity::raise_descriptor_limit();
     let opened = open::open(config_dir)?;
     let ready_line = opened.ports.ready_line();
+    let log = logging::to_background().map_err(|error| format!("cannot start: {error}"))?;
     let (mut turns, doors) = start(opened, signals, descriptors).map_err(|error| {
         format!("cannot start: {error}; are threads or descriptors limited too narrowly?")
     })?;
@@ -62,6 +61,7 @@ pub fn serve(config_dir: &Path) -> Result<(), String> {
     let (performer, mut systemd) = turns.run();
     systemd.stopping();
     end(performer, doors);
+    drop(log);
     Ok(())
 }
 
@@ -144,7 +144,6 @@ fn start(opened: Opened, signals: Caught, descriptors: usize) -> io::Result<(Tur
         connections,
         publisher: Publisher::start(feed, asks)?,
         answers: Vec::new(),
-        speaker: Speaker::start()?,
         executor,
         job_log,
         storage,
@@ -177,7 +176,6 @@ fn end(mut performer: Performer, doors: Doors) {
         executor,
         job_log,
         storage,
-        speaker,
         ..
     } = performer;
     drop(executor);
@@ -185,7 +183,6 @@ fn end(mut performer: Performer, doors: Doors) {
     drop(job_log);
     drop(storage);
     log::info!("stopped");
-    drop(speaker);
 }
 
 fn lanes() -> (Lanes, Inbox) {

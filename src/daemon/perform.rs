@@ -6,7 +6,6 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::publisher::Publisher;
-use super::speaker::Speaker;
 use crate::engine::effect::{Answer, Effect, JobLogEntry};
 use crate::engine::event::RequestId;
 use crate::executor::{Executor, Order};
@@ -20,7 +19,6 @@ pub struct Performer {
     pub publisher: Publisher,
     /// They leave with the next board.
     pub answers: Vec<(RequestId, Answer)>,
-    pub speaker: Speaker,
     pub executor: Executor,
     pub job_log: Arc<JobLog>,
     pub storage: Storage,
@@ -61,7 +59,7 @@ impl Performer {
                 self.pending.entries.push_back(entry);
                 self.offer_entries();
             }
-            Effect::Say { level, text } => self.speaker.say(level, text),
+            Effect::Say { level, text } => log::log!(target: "saltpeter::engine", level, "{text}"),
             Effect::Answer { request, answer } => self.answers.push((request, answer)),
         }
     }

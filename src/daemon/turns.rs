@@ -117,9 +117,9 @@ impl Turns {
         metrics::ENGINE_TURNS.took_us(clock::wall().0.saturating_sub(begun.wall.0).max(0) as u64);
         let took_ms = clock::mono().since_ms(begun.mono);
         if took_ms > limits::SLOW_TURN_MS {
-            self.performer.speaker.say(
-                log::Level::Warn,
-                format!("a turn of the engine took {took_ms} ms: {name}, {effects} effects"),
+            log::warn!(
+                target: "saltpeter::engine",
+                "a turn of the engine took {took_ms} ms: {name}, {effects} effects"
             );
         }
     }

@@ -328,3 +328,33 @@ fn sighup_and_a_second_sigterm_are_harmless() {
     );
     daemon.wait_gone();
 }
+
+#[test]
+fn a_log_that_nobody_reads_any_more_holds_nothing() {
+    // its stderr leads into a pipe that is read up to the line that says that it listens
+    let wrapped = crate::support::Scratch::new();
+    let script = wrapped.path().join("saltpeter");
+    let body = format!(
+        "#!/bin/sh\nmkfifo '{0}/pipe'; exec 3<>'{0}/pipe'\n\
+         while IFS= read -r line <&3; do echo \"$line\" >&2; case $line in listening*) break;; esac; done &\n\
+         exec '{1}' \"$@\" 2>&3\n",
+        wrapped.path().display(),
+        env!("CARGO_BIN_EXE_saltpeter"),
+    );
+    let made = std::process::Command::new("/bin/sh")
+        .args(["-c", r#"printf %s "$1" > "$0" && chmod 755 "$0""#])
+        .arg(&script)
+        .arg(&body)
+        .status();
+    assert!(made.unwrap().success());
+    let daemon = Plan::new(json!({"a": job("echo a")})).program(&script).start();
+    // more than a pipe holds
+    let unknown = "x".repeat(300);
+    for _ in 0..300 {
+        assert_eq!(daemon.post("/run", &json!({"job": unknown})).status, 404);
+    }
+    daemon.write_jobs("more", &json!({"b": job("echo b")}));
+    daemon.wait_jobs(2);
+    assert_eq!(daemon.run_to_end("b"), (0, "b\n".into()));
+    daemon.stop();
+}
