@@ -504,6 +504,18 @@ fn who_follows_an_output_is_hung_up_on_when_he_may_not_read_it_any_more() {
     });
     let instance = started["instance"].as_str().unwrap();
     let path = format!("/api/v1/runs/{instance}/machines/m1/output?follow=1");
+    crate::support::until("its machine", || {
+        let run = ask(
+            &daemon,
+            "o",
+            "GET",
+            &format!("/api/v1/runs/{instance}"),
+            &json!({}),
+        )
+        .json();
+        let machines = run["machines"].as_array()?;
+        (!machines.is_empty()).then_some(())
+    });
     let mut client = daemon.http();
     let head = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer o\r\n\r\n");
     client.send(head.as_bytes()).unwrap();
