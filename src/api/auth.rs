@@ -32,8 +32,8 @@ pub struct Caller {
     pub who: String,
     /// He has shown who he is: a refusal is final. Else a token may help.
     pub is_known: bool,
-    /// The token's name, if one was shown.
-    pub token: Option<String>,
+    /// The SHA-256 of the token, if one was shown.
+    pub token: Option<[u8; 32]>,
 }
 
 /// A refusal: HTTP status and what to do about it.
@@ -120,12 +120,6 @@ pub fn foreign_origin<'r>(request: &'r Request, settings: &Settings) -> Option<&
     is_allowed(origin, settings).then_some(origin)
 }
 
-/// The bearer of that token.
-pub fn by_name(name: &str, peer: SocketAddr, settings: &Settings) -> Option<Caller> {
-    let token = settings.api_tokens.iter().find(|token| token.name == name)?;
-    Some(of_token(token, peer))
-}
-
 /// A proxy on this host that shows a token says for whom it asks: that is noted beside the token, which answers for it.
 pub fn on_behalf(mut caller: Caller, request: &Request, peer: SocketAddr) -> Caller {
     if caller.token.is_none() || !is_loopback(peer.ip()) {
@@ -135,10 +129,18 @@ pub fn on_behalf(mut caller: Caller, request: &Request, peer: SocketAddr) -> Cal
         let is_short = (1..=USER_CHARS).contains(&user.chars().count());
         is_short && !user.chars().any(|c| c.is_control() || c == '\'')
     };
-    let user = request.header("x-forwarded-user").filter(is_plain);
-    let addresses = request.header("x-forwarded-for");
-    // the last one is what the proxy itself has seen
-    let address = addresses.and_then(|all| all.rsplit(',').next()?.trim().parse::<IpAddr>().ok());
+    let all = |wanted: &str| -> Vec<&str> {
+        let lines = request.headers.iter().filter(|(name, _)| name == wanted);
+        lines.map(|(_, value)| value.as_str()).collect()
+    };
+    // two of them: one may be the client's own
+    let user = match all("x-forwarded-user")[..] {
+        [user] => Some(user).filter(is_plain),
+        _ => None,
+    };
+    // the last one is what the proxy itself has seen; some proxies give it a line of its own
+    let address = all("x-forwarded-for").last().copied();
+    let address = address.and_then(|all| all.rsplit(',').next()?.trim().parse::<IpAddr>().ok());
     caller.who += &match (user, address) {
         (None, None) => String::new(),
         (Some(user), None) => format!(", for '{user}'"),
@@ -154,9 +156,14 @@ pub fn bearer(request: &Request) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
 }
 
-/// Every token is compared, and each in constant time: how long it takes tells nothing.
+/// The bearer of that token.
 pub fn by_token(token: &str, peer: SocketAddr, settings: &Settings) -> Option<Caller> {
-    let presented: [u8; 32] = Sha256::digest(token.as_bytes()).into();
+    by_digest(Sha256::digest(token.as_bytes()).into(), peer, settings)
+}
+
+/// The bearer of the token with that SHA-256. Every token is compared, and each in constant time: how long it takes tells
+/// nothing.
+pub fn by_digest(presented: [u8; 32], peer: SocketAddr, settings: &Settings) -> Option<Caller> {
     let mut found = None;
     for known in &settings.api_tokens {
         let difference = known
@@ -176,7 +183,7 @@ fn of_token(token: &ApiToken, peer: SocketAddr) -> Caller {
         role: token.role,
         who: format!("token '{}' from {}", token.name, peer.ip()),
         is_known: true,
-        token: Some(token.name.clone()),
+        token: Some(token.sha256),
     }
 }
 
@@ -373,6 +380,13 @@ mod tests {
             "token 'ops' from 127.0.0.1, for 10.0.0.7"
         );
         assert_eq!(who(&proxy, remote()), "token 'ops' from 10.0.0.9");
+        let twice = [
+            ("x-forwarded-for", "6.6.6.6"),
+            ("x-forwarded-user", "root"),
+            ("x-forwarded-for", "10.0.0.7"),
+            ("x-forwarded-user", "ann"),
+        ];
+        assert_eq!(who(&twice, LOCAL), "token 'ops' from 127.0.0.1, for 10.0.0.7");
         let odd = [("x-forwarded-for", "me"), ("x-forwarded-user", "a\nb")];
         assert_eq!(who(&odd, LOCAL), "token 'ops' from 127.0.0.1");
     }

@@ -20,23 +20,23 @@ pub struct Guard {
 struct Address {
     since: Mono,
     failures: u32,
-    /// Tokens that were right here: others behind the same proxy go on while somebody guesses.
-    welcome: BTreeSet<String>,
+    /// Digests of tokens that were right here: others behind the same proxy go on while somebody guesses.
+    welcome: BTreeSet<[u8; 32]>,
 }
 
 impl Guard {
     /// A right token was shown. False: this address is guessing, and the token was never right here before, so it may
     /// be a guess that hit.
-    pub fn is_welcome(&self, address: IpAddr, token: &str) -> bool {
+    pub fn is_welcome(&self, address: IpAddr, token: [u8; 32]) -> bool {
         let mut addresses = self.addresses.lock();
         let now = clock::mono();
         let known = entry(&mut addresses, address, now);
-        if known.welcome.contains(token) {
+        if known.welcome.contains(&token) {
             return true;
         }
         let may_come = known.failures < limits::AUTH_FAILURES;
         if may_come {
-            known.welcome.insert(token.to_string());
+            known.welcome.insert(token);
         }
         may_come
     }
@@ -94,17 +94,18 @@ mod tests {
     fn who_guesses_is_refused_and_who_was_right_before_goes_on() {
         let guard = Guard::default();
         let address: IpAddr = [10, 0, 0, 9].into();
-        assert!(guard.is_welcome(address, "ops"));
+        let (ops, guessed) = ([1; 32], [2; 32]);
+        assert!(guard.is_welcome(address, ops));
         for _ in 0..limits::AUTH_FAILURES {
             assert!(guard.may_fail(address));
         }
         assert!(!guard.may_fail(address));
-        assert!(guard.is_welcome(address, "ops"));
+        assert!(guard.is_welcome(address, ops));
         assert!(
-            !guard.is_welcome(address, "guessed"),
+            !guard.is_welcome(address, guessed),
             "a guess that hits does not count"
         );
-        assert!(guard.is_welcome([10, 0, 0, 8].into(), "guessed"));
+        assert!(guard.is_welcome([10, 0, 0, 8].into(), guessed));
     }
 
     #[test]

@@ -28,14 +28,14 @@ pub struct Sessions {
 
 #[derive(Debug)]
 struct Session {
-    /// The token's name: its role, and whether it still counts, is looked up with each request.
-    token: String,
+    /// The token's SHA-256: its role, and whether it still counts, is looked up with each request.
+    token: [u8; 32],
     until: Mono,
 }
 
 impl Sessions {
-    /// The name of the token that the request's cookie stands for.
-    pub fn token_of(&self, request: &Request) -> Option<String> {
+    /// The SHA-256 of the token that the request's cookie stands for.
+    pub fn token_of(&self, request: &Request) -> Option<[u8; 32]> {
         let id = cookie(request)?;
         let mut open = self.open.lock();
         let session = open.get(id)?;
@@ -43,10 +43,10 @@ impl Sessions {
             open.remove(id);
             return None;
         }
-        Some(session.token.clone())
+        Some(session.token)
     }
 
-    fn open(&self, token: String) -> std::io::Result<String> {
+    fn open(&self, token: [u8; 32]) -> std::io::Result<String> {
         let mut bytes = [0; 32];
         rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
         let id = HEXLOWER.encode(&bytes);
@@ -107,21 +107,21 @@ pub fn log_in(call: &Call) -> Answered {
     let token = form.get("token").unwrap_or_default();
     let found = auth::by_token(token, peer, &call.board.config.settings);
     let next = next(&form);
-    let Some(name) = found.and_then(|caller| caller.token) else {
+    let Some((token, who)) = found.and_then(|caller| Some((caller.token?, caller.who))) else {
         return Ok(match call.shared.guard.may_fail(peer.ip()) {
             true => html(401, "That is not one of the tokens.", next),
             false => html(429, TOO_MANY, next),
         });
     };
-    if !call.shared.guard.is_welcome(peer.ip(), &name) {
+    if !call.shared.guard.is_welcome(peer.ip(), token) {
         return Ok(html(429, TOO_MANY, next));
     }
     let id = call
         .shared
         .sessions
-        .open(name.clone())
+        .open(token)
         .map_err(|error| denied(503, &format!("no session can be made: {error}")))?;
-    log::info!("token '{name}' logged in from {}", peer.ip());
+    log::info!("{who} logged in");
     let cookie = format!(
         "{COOKIE}={id}; Path=/; HttpOnly; SameSite=Strict; Max-Age={}{}",
         limits::SESSION_MS / 1_000,

@@ -179,7 +179,7 @@ pub fn admit(
     auth::check_place(request, settings)?;
     let session = shared.sessions.token_of(request);
     let by_session = session.filter(|_| auth::bearer(request).is_none());
-    if let Some(caller) = by_session.and_then(|token| auth::by_name(&token, peer, settings)) {
+    if let Some(caller) = by_session.and_then(|token| auth::by_digest(token, peer, settings)) {
         return Ok(auth::on_behalf(caller, request, peer));
     }
     let too_many = || Denied {
@@ -187,7 +187,7 @@ pub fn admit(
         message: "too many wrong tokens from this address: try again in a minute".into(),
     };
     match auth::identify(request, via, settings, own_uid) {
-        Ok(caller) => match &caller.token {
+        Ok(caller) => match caller.token {
             Some(token) if !shared.guard.is_welcome(peer.ip(), token) => Err(too_many()),
             _ => Ok(auth::on_behalf(caller, request, peer)),
         },

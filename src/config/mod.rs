@@ -348,6 +348,7 @@ pub fn is_loopback_host(host: &str) -> bool {
 /// An entry of `api_tokens`: the token itself is never configured, only its SHA-256.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApiToken {
+    /// For logs and the audit. Who may what goes by the digest alone: two tokens may share a name while one takes the other's place.
     pub name: String,
     pub role: Role,
     pub sha256: [u8; 32],

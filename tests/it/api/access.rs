@@ -492,6 +492,47 @@ fn who_may_not_read_is_sent_to_the_login_and_from_there_to_where_he_wanted() {
 }
 
 #[test]
+fn a_session_is_its_tokens_not_its_names() {
+    let daemon = daemon();
+    let log_in = |token: &str| {
+        let headers = [("Origin", "http://localhost")];
+        let reply = with_headers(
+            &daemon,
+            "POST",
+            "/login",
+            &headers,
+            format!("token={token}").as_bytes(),
+        );
+        reply
+            .header("set-cookie")
+            .unwrap()
+            .split(';')
+            .next()
+            .unwrap()
+            .to_string()
+    };
+    let who = |cookie: &str| with_headers(&daemon, "GET", "/api/v1/whoami", &[("Cookie", cookie)], b"");
+    let in_force = |tokens: Value, wanted: &str, status: u16| {
+        daemon.set("api_tokens", tokens);
+        crate::support::until("the tokens", || {
+            (ask(&daemon, wanted, "GET", "/api/v1/jobs", &json!({})).status == status).then_some(())
+        });
+    };
+    // two of one name while one takes the other's place
+    in_force(
+        json!([token("ann", "admin", "old"), token("ann", "read", "new")]),
+        "new",
+        200,
+    );
+    let (old, new) = (log_in("old"), log_in("new"));
+    assert_eq!(who(&old).json()["role"], "admin");
+    assert_eq!(who(&new).json()["role"], "read");
+    in_force(json!([token("ann", "admin", "new")]), "old", 401);
+    assert_eq!(who(&old).status, 401, "its token is not there any more");
+    assert_eq!(who(&new).json()["role"], "admin");
+}
+
+#[test]
 fn who_follows_an_output_is_hung_up_on_when_he_may_not_read_it_any_more() {
     let daemon = daemon();
     daemon.write_jobs(
