@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Write;
 use std::net::TcpStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -281,7 +282,9 @@ impl Browser {
 impl Drop for Browser {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let shown = self.text("document.body.innerText");
+            // one that went or hangs is why the test failed, perhaps: no second panic, which would end all tests
+            let shown = catch_unwind(AssertUnwindSafe(|| self.text("document.body.innerText")));
+            let shown = shown.unwrap_or_else(|_| "nothing: the browser does not answer".into());
             eprintln!(
                 "-- the page shows:\n{shown}\n-- and its console: {:#?}",
                 self.errors
