@@ -54,6 +54,8 @@ fn shadowing_unit(root: &Path) -> Option<String> {
         {
             None
         }
+        // an edited copy, as of systemctl edit --full
+        _ if fs::read_to_string(&own).is_ok_and(|text| starts_ours_only(&text)) => None,
         _ if own.exists() => Some(format!(
             "{shown} is used instead of the package's unit and may start another daemon: move it away, then systemctl \
              daemon-reload and systemctl restart saltpeter"
@@ -62,15 +64,25 @@ fn shadowing_unit(root: &Path) -> Option<String> {
     }
 }
 
+/// What a unit starts.
+fn commands(unit: &str) -> impl Iterator<Item = &str> {
+    let values = unit.lines().filter_map(|line| line.strip_prefix("ExecStart="));
+    values.filter(|value| !value.is_empty())
+}
+
+fn is_ours(command: &str) -> bool {
+    let program = command.trim_start_matches(['-', '@', ':', '+', '!']);
+    program.split(' ').next() == Some("/usr/bin/saltpeter")
+}
+
+fn starts_ours_only(unit: &str) -> bool {
+    commands(unit).next().is_some() && commands(unit).all(is_ours)
+}
+
 /// Units of other names that start a saltpeter, but not the package's program.
 fn units_beside(root: &Path) -> Vec<String> {
-    let is_ours = |command: &str| {
-        let program = command.trim_start_matches(['-', '@', ':', '+', '!']);
-        program.split(' ').next() == Some("/usr/bin/saltpeter")
-    };
     let starts_other = |unit: &str| {
-        let commands = unit.lines().filter_map(|line| line.strip_prefix("ExecStart="));
-        let mut others = commands.filter(|command| !is_ours(command));
+        let mut others = commands(unit).filter(|command| !is_ours(command));
         others.any(|command| command.split(' ').any(|word| word.ends_with("bin/saltpeter")))
     };
     let entries = fs::read_dir(root.join(OWN_UNITS)).into_iter().flatten().flatten();
@@ -169,6 +181,33 @@ mod tests {
         assert_eq!(reasons(&root), [""; 0]);
         symlink("/dev/null", &own).unwrap();
         assert!(reasons(&root)[0].contains("masks"));
+        fs::remove_dir_all(&root).unwrap();
+    }
+
+    #[test]
+    fn an_edited_copy_of_the_unit_is_the_packages_as_long_as_it_starts_the_packages_program() {
+        let root = std::env::temp_dir().join(format!("saltpeter-edited-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&root);
+        put(root.join("usr/lib/systemd/system/saltpeter.service"));
+        let own = root.join("etc/systemd/system/saltpeter.service");
+        put(own.clone());
+        let told = |text: &str| {
+            fs::write(&own, text).unwrap();
+            !reasons(&root).is_empty()
+        };
+        assert!(!told(include_str!("../../packaging/systemd/saltpeter.service")));
+        assert!(!told(
+            "[Service]\nExecStart=\nExecStart=-/usr/bin/saltpeter serve -c /srv/jobs\n"
+        ));
+        for other in [
+            "ExecStart=/usr/local/bin/saltpeter -c /etc/saltpeter",
+            "ExecStart=/usr/bin/saltpeter-old",
+            "ExecStart=/usr/bin/saltpeter serve\nExecStart=/usr/local/bin/saltpeter",
+            "ExecStart=",
+            "",
+        ] {
+            assert!(told(&format!("[Service]\n{other}\n")), "{other}");
+        }
         fs::remove_dir_all(&root).unwrap();
     }
 
