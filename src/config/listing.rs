@@ -50,12 +50,13 @@ pub(super) fn list(dir: &Path) -> io::Result<Found> {
         match name.into_string() {
             Ok(name) => {
                 let path = dir.join(&name);
-                let stamp = match fs::metadata(&path) {
-                    Ok(metadata) if metadata.is_file() => Stamp::new(&metadata, now_us),
+                // a link to nowhere, a directory: reading it says why it is no file
+                let stamp = match fs::metadata(&path).or_else(|_| fs::symlink_metadata(&path)) {
+                    Ok(metadata) => Stamp::new(&metadata, now_us),
                     // gone since
-                    Err(_) if fs::symlink_metadata(&path).is_err() => continue,
-                    // a link to nowhere, a directory: reading it says why it is none
-                    _ => Stamp::unknown(),
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                    // whatever else is in the way, the file is there and its jobs stay
+                    Err(_) => Stamp::unknown(),
                 };
                 found.files.insert(name, stamp);
             }

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, bounded};
+use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use super::*;
 use crate::clock;
@@ -586,6 +587,46 @@ fn a_directory_that_becomes_unreadable_keeps_what_was_in_force() {
     );
 }
 
+/// Runs on a thread that permissions hold for, even as root.
+fn without_privileges<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+    let powerless = || {
+        let none = CapabilitySet::empty();
+        let sets = CapabilitySets {
+            effective: none,
+            permitted: none,
+            inheritable: none,
+        };
+        rustix::thread::set_capabilities(None, sets).unwrap();
+        work()
+    };
+    std::thread::scope(|scope| scope.spawn(powerless).join().unwrap())
+}
+
+#[test]
+fn files_that_cannot_be_looked_at_keep_their_last_content_over_a_restart_too() {
+    let (dir, state) = (Dir::with(&[("a.yaml", &job("one", ""))]), Dir::new());
+    let loader = || {
+        let mut loader = dir.loader();
+        loader.set_last_good(Some(state.0.clone()));
+        loader
+    };
+    let mut running = loader();
+    running.load().unwrap();
+    running.save_last_good();
+    // the names can be read, no more
+    fs::set_permissions(&dir.0, fs::Permissions::from_mode(0o400)).unwrap();
+    without_privileges(|| {
+        for mut loader in [running, loader()] {
+            let config = loader.load().unwrap();
+            loader.save_last_good();
+            assert!(config.jobs.contains_key("one"));
+            assert!(one_problem(&config).reason.contains("Permission denied"));
+        }
+    });
+    fs::set_permissions(&dir.0, fs::Permissions::from_mode(0o700)).unwrap();
+    assert_eq!(loader().load().unwrap().problems, []);
+}
+
 #[test]
 fn one_name_twice_the_later_wins() {
     let dir = Dir::with(&[
@@ -844,6 +885,27 @@ fn a_job_file_that_becomes_a_link_to_nowhere_or_no_file_keeps_its_last_content()
         let config = loader.load().unwrap();
         assert!(config.jobs.is_empty() && config.problems.is_empty());
     }
+}
+
+#[test]
+fn what_is_no_file_settles_as_a_file_does() {
+    let dir = Dir::new();
+    fs::create_dir(dir.0.join("sub.yaml")).unwrap();
+    let link = dir.0.join("link.yaml");
+    std::os::unix::fs::symlink("nowhere", &link).unwrap();
+    let mut loader = dir.loader();
+    let deadline = clock::mono().plus_ms(120_000);
+    while {
+        assert_eq!(loader.load().unwrap().problems.len(), 2);
+        loader.is_unsettled()
+    } {
+        assert!(clock::mono() < deadline, "looked at again and again");
+        std::thread::yield_now();
+    }
+    dir.write("nowhere", job("one", ""));
+    let config = loader.load().unwrap();
+    assert!(config.jobs.contains_key("one"));
+    assert_eq!(one_problem(&config).file, "sub.yaml");
 }
 
 #[test]
