@@ -262,7 +262,7 @@ fn shape(kind: Kind) -> Value {
         Kind::Seconds => number("number", "^ *([0-9]+([.][0-9]*)?|[.][0-9]+) *$"),
         Kind::Schedule(smallest, largest) => json!({"anyOf": [
             {"type": "integer", "minimum": smallest, "maximum": largest},
-            {"type": "string", "pattern": "^ *[0-9A-Za-z*,/-]+ *$"},
+            {"type": "string", "pattern": "^ *[0-9A-Za-z*?,/-]+ *$"},
         ]}),
         Kind::Texts => json!({"anyOf": [
             text,
@@ -326,5 +326,21 @@ mod tests {
         let (job, settings) = known();
         assert_eq!(names(JOB), job.into_iter().collect());
         assert_eq!(names(SETTINGS), settings.into_iter().collect());
+    }
+
+    #[test]
+    fn the_schema_takes_every_character_that_a_schedule_may_have() {
+        for field in JOB
+            .iter()
+            .filter(|field| matches!(field.kind, Kind::Schedule(..)))
+        {
+            let shape = shape(field.kind);
+            let pattern = shape["anyOf"][1]["pattern"].as_str().unwrap();
+            let pattern = regex_lite::Regex::new(pattern).unwrap();
+            for text in ["*", "?", "*/5", " 1-5,8 ", "mon-fri", "L", "Z1-3", "L5", "2026"] {
+                assert!(pattern.is_match(text), "{}: {text}", field.name);
+            }
+            assert!(!pattern.is_match("") && !pattern.is_match("every day"));
+        }
     }
 }
