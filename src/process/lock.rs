@@ -96,7 +96,8 @@ fn private_directory_of(uid: u32, cache: Option<OsString>, home: Option<OsString
     }
 }
 
-/// Makes a directory that only this user may enter, with its parents, and refuses one that is somebody else's.
+/// Makes a directory that only this user may enter, with its parents, and refuses one that is somebody else's or lies
+/// below what somebody else has in a directory for all (`/var/tmp`).
 pub fn make_private(directory: &Path) -> io::Result<()> {
     use std::os::unix::fs::{DirBuilderExt, MetadataExt};
     std::fs::DirBuilder::new()
@@ -108,6 +109,16 @@ pub fn make_private(directory: &Path) -> io::Result<()> {
         return Err(io::Error::other(
             "it is a link, somebody else's, or others may write there",
         ));
+    }
+    // its owner could swap all that lies below it while a lock is held
+    for (path, parent) in directory.ancestors().zip(directory.ancestors().skip(1)) {
+        if !std::fs::metadata(parent).is_ok_and(|parent| parent.mode() & 0o1002 == 0o1002) {
+            continue;
+        }
+        let owner = std::fs::symlink_metadata(path)?.uid();
+        if owner != 0 && owner != geteuid().as_raw() {
+            return Err(io::Error::other(not_ours(path, owner)));
+        }
     }
     Ok(())
 }
@@ -222,6 +233,27 @@ mod tests {
         let own = Path::new("/var/tmp/sp-wrapper-7");
         assert_eq!(directory("", Some("/nonexistent")), own);
         assert_eq!(directory("", None), own);
+    }
+
+    #[test]
+    fn nothing_is_trusted_below_what_another_user_has_in_a_directory_for_all() {
+        if !geteuid().is_root() {
+            return eprintln!("SKIPPED: needs root");
+        }
+        let for_all = scratch("for-all");
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o1777);
+        std::fs::set_permissions(&for_all, mode).unwrap();
+        let base = for_all.join("sp-wrapper-0");
+        let own = base.join("sp-wrapper").join("spool");
+        make_private(&own).unwrap();
+        make_private(&own).unwrap();
+        std::os::unix::fs::chown(&base, Some(65534), None).unwrap();
+        let error = make_private(&own).unwrap_err().to_string();
+        assert!(
+            error.contains(&format!("{} belongs to uid 65534", base.display())),
+            "{error}"
+        );
+        std::fs::remove_dir_all(for_all).unwrap();
     }
 
     #[test]
