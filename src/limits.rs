@@ -139,6 +139,8 @@ pub const BOARD_STORED_MS: u64 = 1_000;
 pub const WATCHDOG_SHARE: u64 = 4;
 /// From SIGTERM to the daemon's exit.
 pub const SHUTDOWN_MS: u64 = 2_000;
+/// That an exit that cannot wait for everything still waits for what was logged.
+pub const LOG_FLUSH_MS: u64 = 100;
 
 // -- storage
 

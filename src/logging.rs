@@ -6,9 +6,10 @@ use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use chrono::SecondsFormat;
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use parking_lot::RwLock;
 
@@ -83,10 +84,10 @@ pub struct Background(Option<Actor>);
 /// From here on a thread writes to stderr, and nobody who logs waits for it: a reader that has stopped reading must
 /// hold no thread, at most entries are lost.
 pub fn to_background() -> io::Result<Background> {
-    let (sender, queue) = crossbeam_channel::bounded(limits::LOG_QUEUE);
+    let (sender, queue) = bounded(limits::LOG_QUEUE);
     let thread = thread::spawn("log", limits::STACK_BYTES, move || write_queued(&queue))?;
     *QUEUE.write() = Some(sender.clone());
-    let stop = move || drop(sender.send(None));
+    let stop = move || drop(sender.send(Order::End));
     Ok(Background(Some(Actor::new(thread, stop))))
 }
 
@@ -97,9 +98,29 @@ impl Drop for Background {
     }
 }
 
-fn write_queued(queue: &Receiver<Option<Entry>>) {
-    for entry in queue.iter().map_while(|entry| entry) {
-        entry.write();
+/// Waits until what was logged before is written, at most that long: for who ends the process at once.
+pub fn flush_for(ms: u64) {
+    let queue = QUEUE.read().clone();
+    if let Some(queue) = queue {
+        flush(&queue, ms);
+    }
+}
+
+/// Whether the thread that writes got there in time.
+fn flush(queue: &Sender<Order>, ms: u64) -> bool {
+    let deadline = clock::mono().plus_ms(ms);
+    let left = || Duration::from_millis(deadline.since_ms(clock::mono()));
+    let (written, all_before) = bounded(1);
+    queue.send_timeout(Order::Tell(written), left()).is_ok() && all_before.recv_timeout(left()).is_ok()
+}
+
+fn write_queued(queue: &Receiver<Order>) {
+    for order in queue {
+        match order {
+            Order::Write(entry) => entry.write(),
+            Order::Tell(written) => drop(written.send(())),
+            Order::End => return,
+        }
         match LOST.swap(0, Ordering::Relaxed) {
             0 => {}
             count => Entry::new(
@@ -113,8 +134,8 @@ fn write_queued(queue: &Receiver<Option<Entry>>) {
 }
 
 static LOGGER: Stderr = Stderr;
-/// To the thread that writes, if there is one; None ends it.
-static QUEUE: RwLock<Option<Sender<Option<Entry>>>> = RwLock::new(None);
+/// To the thread that writes, if there is one.
+static QUEUE: RwLock<Option<Sender<Order>>> = RwLock::new(None);
 /// Entries that found the queue full.
 static LOST: AtomicU64 = AtomicU64::new(0);
 static SETUP: OnceLock<Setup> = OnceLock::new();
@@ -202,6 +223,14 @@ fn is_journal(stream: Option<&OsStr>) -> bool {
         .is_ok_and(|stat| stat.st_dev.to_string() == device && stat.st_ino.to_string() == inode)
 }
 
+/// What the thread that writes is to do next.
+enum Order {
+    Write(Entry),
+    /// To say that all before it is written.
+    Tell(Sender<()>),
+    End,
+}
+
 /// One entry of the log on its way.
 struct Entry {
     time: Wall,
@@ -245,7 +274,7 @@ impl Log for Stderr {
             let Some(queue) = &*queue else {
                 return entry.write();
             };
-            if queue.try_send(Some(entry)).is_err() {
+            if queue.try_send(Order::Write(entry)).is_err() {
                 LOST.fetch_add(1, Ordering::Relaxed);
             }
         }
@@ -312,6 +341,23 @@ mod tests {
         assert_eq!(json["message"], "first\nsecond");
         assert_eq!(json["level"], "warn");
         assert_eq!(written(Format::Json).matches('\n').count(), 1);
+    }
+
+    #[test]
+    fn a_flush_waits_for_the_thread_that_writes_and_no_longer_than_told() {
+        let (sender, queue) = bounded(1);
+        assert!(!flush(&sender, 1), "nobody took it");
+        assert!(!flush(&sender, 1), "the queue is full");
+        std::thread::scope(|scope| {
+            scope.spawn(|| write_queued(&queue));
+            let entry = Entry::new(Level::Info, "test", "flushed".to_string());
+            sender.send(Order::Write(entry)).unwrap();
+            assert!(flush(&sender, 120_000));
+            assert!(queue.is_empty());
+            sender.send(Order::End).unwrap();
+        });
+        drop(queue);
+        assert!(!flush(&sender, 120_000), "nobody will");
     }
 
     #[test]

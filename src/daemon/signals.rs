@@ -8,8 +8,8 @@ use crossbeam_channel::bounded;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::limits;
 use crate::thread::{self, Actor};
+use crate::{limits, logging};
 
 /// Signals are caught from here on, and handled once [`Caught::start`] is called.
 pub struct Caught(Signals);
@@ -55,10 +55,15 @@ fn guard_the_end() {
         // a little less than promised: exiting takes its time too
         let _ = silence.recv_timeout(Duration::from_millis(limits::SHUTDOWN_MS * 9 / 10));
         log::warn!("not everything came to its end in time; what was acknowledged is stored");
-        std::process::exit(0);
+        exit();
     });
     if let Err(error) = guard {
         log::error!("cannot start a thread: {error}; ending at once");
-        std::process::exit(0);
+        exit();
     }
+}
+
+fn exit() -> ! {
+    logging::flush_for(limits::LOG_FLUSH_MS);
+    std::process::exit(0)
 }
