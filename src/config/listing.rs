@@ -106,20 +106,27 @@ impl Stamp {
 /// A file's content, unless it is too large.
 pub(super) fn read(path: &Path) -> Content {
     let told = |error: io::Error| format!("cannot be read: {error}");
+    let too_large = || {
+        Err(format!(
+            "is larger than {} bytes; split it",
+            limits::CONFIG_FILE_BYTES
+        ))
+    };
     let mut bytes = Vec::new();
     // looked at first: to open a device may do things, to open a pipe may wait for ever
-    if !fs::metadata(path).map_err(told)?.is_file() {
+    let found = fs::metadata(path).map_err(told)?;
+    if !found.is_file() {
         return Err("is no regular file".to_string());
+    }
+    if found.len() > limits::CONFIG_FILE_BYTES {
+        return too_large();
     }
     let file = File::open(path).map_err(told)?;
     file.take(limits::CONFIG_FILE_BYTES + 1)
         .read_to_end(&mut bytes)
         .map_err(told)?;
     if bytes.len() as u64 > limits::CONFIG_FILE_BYTES {
-        return Err(format!(
-            "is larger than {} bytes; split it",
-            limits::CONFIG_FILE_BYTES
-        ));
+        return too_large();
     }
     Ok(bytes)
 }

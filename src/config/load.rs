@@ -37,11 +37,14 @@ pub struct Loader {
     current: Option<Arc<Config>>,
 }
 
+/// Tells a content from others: its hash, or why there is none.
+type Seen = Result<u64, String>;
+
 /// What is known of one file.
 struct FileState {
     stamp: Stamp,
-    /// Of the content that was read; None: it could not be read.
-    hash: Option<u64>,
+    /// What was read last; None: it is to be evaluated anew, whatever it is.
+    seen: Option<Seen>,
     /// The defaults its jobs were validated with.
     defaults: Defaults,
     /// What of it is in force.
@@ -86,7 +89,7 @@ impl Loader {
             state.asked_store = false;
             state.unsaved = true;
             if state.bad {
-                state.hash = None;
+                state.seen = None;
                 state.stamp.settled = false;
             }
         }
@@ -190,15 +193,18 @@ impl Loader {
             let known = self.files.get_mut(&file);
             if known
                 .as_ref()
-                .is_some_and(|state| state.stamp == stamp && stamp.settled)
+                // what kept it from being read may be gone without a change of the file
+                .is_some_and(|state| {
+                    state.stamp == stamp && stamp.settled && matches!(state.seen, Some(Ok(_)))
+                })
             {
                 continue;
             }
             let content = listing::read(&self.dir.join(&file));
-            let hash = content.as_ref().ok().map(|bytes| self.hasher.hash_one(bytes));
+            let seen = seen(&self.hasher, &content);
             match known {
-                Some(state) if hash.is_some() && state.hash == hash => state.stamp = stamp,
-                _ => changed.push((file, stamp, hash, content)),
+                Some(state) if state.seen.as_ref() == Some(&seen) => state.stamp = stamp,
+                _ => changed.push((file, stamp, seen, content)),
             }
         }
         if changed.is_empty() && self.files.len() == known {
@@ -209,8 +215,8 @@ impl Loader {
             .into_iter()
             .partition(|(_, _, _, content)| has_settings(content));
         for changed in [with_settings, others] {
-            for (file, stamp, hash, content) in changed {
-                self.evaluate(file, stamp, hash, content);
+            for (file, stamp, seen, content) in changed {
+                self.evaluate(file, stamp, seen, content);
             }
             self.defaults = settings::defaults(&self.settings().0);
         }
@@ -230,13 +236,13 @@ impl Loader {
             .collect();
         for (file, stamp) in outdated {
             let content = listing::read(&self.dir.join(&file));
-            let hash = content.as_ref().ok().map(|bytes| self.hasher.hash_one(bytes));
-            self.evaluate(file, stamp, hash, content);
+            let seen = seen(&self.hasher, &content);
+            self.evaluate(file, stamp, seen, content);
         }
     }
 
     /// Makes a file's state of its content and of what was good of it before.
-    fn evaluate(&mut self, file: String, stamp: Stamp, hash: Option<u64>, content: Content) {
+    fn evaluate(&mut self, file: String, stamp: Stamp, seen: Seen, content: Content) {
         let previous = self.files.remove(&file);
         let asked_store = previous.as_ref().is_some_and(|state| state.asked_store);
         let unsaved = content.is_ok() || previous.as_ref().is_none_or(|state| state.unsaved);
@@ -251,7 +257,7 @@ impl Loader {
         let Taken { good, problems } = reading::take(&content, &mut past, &self.dir, &mut self.schedules);
         let state = FileState {
             stamp,
-            hash,
+            seen: Some(seen),
             defaults: self.defaults,
             good,
             asked_store: asked_store || past.store.is_none() && self.store.is_some(),
@@ -359,6 +365,13 @@ impl Loader {
         });
         self.current = Some(config.clone());
         config
+    }
+}
+
+fn seen(hasher: &RandomState, content: &Content) -> Seen {
+    match content {
+        Ok(bytes) => Ok(hasher.hash_one(bytes)),
+        Err(reason) => Err(reason.clone()),
     }
 }
 

@@ -628,6 +628,36 @@ fn files_that_cannot_be_looked_at_keep_their_last_content_over_a_restart_too() {
 }
 
 #[test]
+fn a_file_that_could_not_be_read_is_tried_again_though_it_did_not_change() {
+    if !rustix::process::geteuid().is_root() {
+        return eprintln!("SKIPPED: needs root");
+    }
+    let dir = Dir::with(&[("a.yaml", &job("one", ""))]);
+    fs::set_permissions(dir.0.join("a.yaml"), fs::Permissions::from_mode(0o000)).unwrap();
+    let mut loader = dir.loader();
+    without_privileges(|| {
+        let config = load_until_settled(&mut loader);
+        assert!(one_problem(&config).reason.contains("Permission denied"));
+        assert!(Arc::ptr_eq(&config, &loader.load().unwrap()));
+    });
+    let config = loader.load().unwrap();
+    assert!(config.jobs.contains_key("one") && config.problems.is_empty());
+}
+
+/// Until no file is so young that it is looked at again; fails after two minutes.
+fn load_until_settled(loader: &mut Loader) -> Arc<Config> {
+    let deadline = clock::mono().plus_ms(120_000);
+    loop {
+        let config = loader.load().unwrap();
+        if !loader.is_unsettled() {
+            return config;
+        }
+        assert!(clock::mono() < deadline, "looked at again and again");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
 fn one_name_twice_the_later_wins() {
     let dir = Dir::with(&[
         (
@@ -894,14 +924,7 @@ fn what_is_no_file_settles_as_a_file_does() {
     let link = dir.0.join("link.yaml");
     std::os::unix::fs::symlink("nowhere", &link).unwrap();
     let mut loader = dir.loader();
-    let deadline = clock::mono().plus_ms(120_000);
-    while {
-        assert_eq!(loader.load().unwrap().problems.len(), 2);
-        loader.is_unsettled()
-    } {
-        assert!(clock::mono() < deadline, "looked at again and again");
-        std::thread::yield_now();
-    }
+    assert_eq!(load_until_settled(&mut loader).problems.len(), 2);
     dir.write("nowhere", job("one", ""));
     let config = loader.load().unwrap();
     assert!(config.jobs.contains_key("one"));
