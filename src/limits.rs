@@ -382,7 +382,9 @@ pub const CLI_LINE_BYTES: u64 = 64 << 10;
 /// A connection thread that has not answered a probe by then counts as gone.
 pub const PROBE_ANSWER_MS: u64 = 30_000;
 /// The executor's answer to which machines are up; after it the run ends with what is known.
-pub const RESOLVE_TIMEOUT_MS: u64 = 120_000;
+pub const RESOLVE_TIMEOUT_MS: u64 = 150_000;
+// it is the executor's word that ends it
+const _: () = assert!(RESOLVE_TIMEOUT_MS > PING_PATIENCE_MS + PING_BUSY_MS + PING_GRACE_MS);
 /// Instances that are being looked for in storage at a time, and frames held for each meanwhile.
 pub const LOADING_INSTANCES: usize = 1_024;
 /// Frames held for an instance that is being looked for.

@@ -142,6 +142,9 @@ impl Salt {
             if let What::Plain(plain) = &mut pending.what {
                 plain.forgive(stalled_ms);
             }
+            if let What::Ping(ping) = &mut pending.what {
+                ping.patience = ping.patience.plus_ms(stalled_ms);
+            }
         }
     }
 
@@ -262,6 +265,7 @@ impl Salt {
             }
             Said::Pub { id, unknown, took_ms } => self.published(id, unknown, took_ms),
             Said::Ret { id, minion, ret, .. } => self.returned(id, minion, &ret),
+            Said::Gone { id, minions } => self.gone(id, minions),
             Said::Done { id, missing } => self.done(id, missing),
             Said::Error {
                 id,
@@ -290,7 +294,7 @@ impl Salt {
         match &mut pending.what {
             What::Ping(ping) => {
                 ping.published(now, took_ms, unknown);
-                pending.deadline = now.plus_ms(limits::PING_BUSY_MS + limits::PING_GRACE_MS);
+                pending.deadline = ping.deadline(now);
             }
             What::Launch(launching) => {
                 pending.deadline = now.plus_ms(limits::LAUNCH_BUSY_MS + limits::LAUNCH_GRACE_MS);
@@ -326,6 +330,19 @@ impl Salt {
                 self.answered(of, &minion, is_gone);
             }
         }
+    }
+
+    fn gone(&mut self, id: u64, minions: Vec<String>) {
+        let Some(pending) = self.pending.get_mut(&id) else {
+            return;
+        };
+        let events = match &mut pending.what {
+            What::Ping(ping) => ping.silent(minions),
+            What::Launch(launching) => launching.lost(&minions),
+            What::Plain(plain) => plain.lost(&minions),
+            What::Question(_) => return,
+        };
+        self.report_all(events);
     }
 
     fn done(&mut self, id: u64, missing: Vec<String>) {

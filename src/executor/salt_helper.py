@@ -17,8 +17,10 @@ PROTO = 1
 PUBLISHERS = 4  # publishes at a time
 PUBLISH_QUEUE = 65536  # requests that wait for a publisher
 ENDED_KEPT = 2000  # jobs whose late returns are still reported
+HEARD_KEPT = 65536  # minions of which it is known when they returned anything last
 BUS_STALE_S = 2.0  # a publish that the bus has not shown by then: the bus is dead
 BUS_RETRY_S = 1.0
+LOOK_S = 0.25  # times are looked at no more often, however many events come
 CACHE_LOOK_S = 3.0  # a job that lacks returns after such a silence is looked up in the job cache, later ever more seldom
 CACHE_LOOK_MAX_S = 30.0
 RETURN_CHARS = 65536  # kept of one text in a return, unless the request says otherwise
@@ -73,8 +75,10 @@ class Job:
         self.timeout = float(request.get("timeout", 30))
         self.patience = float(request.get("patience", 0))  # with minions that answer something else meanwhile
         self.limit = int(request.get("ret_limit", RETURN_CHARS))
-        self.expected = None  # known once it is published
+        self.waiting = None  # minions that have not answered; known once it is published
+        self.gone = set()  # given up
         self.got = set()
+        self.next_silence = 0.0  # the next look for silent minions costs one into the job cache
         self.published = None
         self.heard = 0.0  # when a return came last
         self.seen_on_bus = False
@@ -82,7 +86,7 @@ class Job:
 
 
 LOCK = threading.RLock()
-HEARD = {}  # minion -> when it returned anything last
+HEARD = collections.OrderedDict()  # minion -> when it returned anything last, oldest first; the bus thread's own
 JOBS = {}  # jid -> Job that is followed
 ENDED = collections.OrderedDict()  # jid -> Job whose late returns are told
 CANCELLED = set()  # ids cancelled before they were published
@@ -105,12 +109,13 @@ def cut(value, limit):
 
 def returned(jid, minion, data, via):
     with LOCK:
-        job = JOBS.get(jid)
-        late = job is None
-        job = job or ENDED.get(jid)
-        if job is None or minion in job.got:
+        job = JOBS.get(jid) or ENDED.get(jid)
+        if job is None or minion in job.got or (jid not in JOBS and minion not in job.gone):
             return
+        late = minion in job.gone
         job.got.add(minion)
+        if job.waiting:
+            job.waiting.discard(minion)
         job.heard = time.monotonic()
         emit(
             id=job.id, ev="late" if late else "ret", jid=jid, minion=minion, via=via,
@@ -122,16 +127,29 @@ def returned(jid, minion, data, via):
 
 
 def finish_if_complete(job):
-    if job.expected is not None and job.expected <= job.got:
-        finish(job, "complete")
+    if job.waiting is not None and not job.waiting:
+        finish(job, "timeout" if job.gone else "complete")
+
+
+def give_up(job, minions):
+    """They will not be heard; the job goes on with those that still may."""
+    job.gone |= minions
+    job.waiting -= minions
+    if not job.waiting:
+        finish(job, "timeout")
+    elif minions:
+        emit(id=job.id, ev="gone", jid=job.jid, minions=sorted(minions))
 
 
 def finish(job, why):
+    missing = sorted(job.gone.union(job.waiting or ()))
+    # of what is over only late returns are told: the others' names need not be kept
+    job.gone, job.got, job.waiting = job.gone.union(job.waiting or ()) - job.got, set(), set()
     JOBS.pop(job.jid, None)
     ENDED[job.jid] = job
     while len(ENDED) > ENDED_KEPT:
         ENDED.popitem(last=False)
-    emit(id=job.id, ev="done", jid=job.jid, missing=sorted((job.expected or set()) - job.got), why=why)
+    emit(id=job.id, ev="done", jid=job.jid, missing=missing, why=why)
 
 
 def cache(returners, function, jid):
@@ -206,7 +224,7 @@ def publish(client, request):
         if not minions:
             JOBS.pop(jid, None)
             return emit(id=job.id, ev="error", kind="no_match", msg="no minion matches", unknown=unknown)
-        job.expected, job.published = set(minions), time.monotonic()
+        job.waiting, job.published = set(minions) - job.got, time.monotonic()
         # the time in a queue of this process is not the master's
         emit(id=job.id, ev="pub", jid=jid, minions=sorted(minions), unknown=unknown, took_ms=took_ms)
         finish_if_complete(job)
@@ -246,7 +264,7 @@ def publisher():
 def follow_bus():
     """The only reader of the bus; also keeps the time of all jobs."""
     returners = salt.loader.returners(OPTS, {})
-    bus, told, alive = None, None, 0.0
+    bus, told, alive, next_look = None, None, 0.0, 0.0
     while True:
         if bus is None:
             try:
@@ -277,26 +295,36 @@ def follow_bus():
                 if len(part) == 4 and part[3] == "new" and part[2] in JOBS:
                     JOBS[part[2]].seen_on_bus = True
             if len(part) == 5 and part[3] == "ret":
-                HEARD[part[4]] = alive
+                hear(part[4], alive)
                 returned(part[2], part[4], event["data"], "bus")
-        if look_at_times(returners, alive):
-            bus = close(bus)
+        if time.monotonic() >= next_look:
+            if look_at_times(returners, alive):
+                bus = close(bus)
+            next_look = time.monotonic() + LOOK_S
 
 
-def is_over(job, now):
-    """Who does not answer, but answers others, has much to do: only who is silent is given up."""
-    if now < job.published + max(job.timeout, job.patience):
-        silent = (now >= max(job.published, HEARD.get(minion, 0.0)) + job.timeout for minion in job.expected - job.got)
-        return now >= job.published + job.timeout and all(silent)
-    return True
+def hear(minion, now):
+    HEARD[minion] = now
+    HEARD.move_to_end(minion)
+    if len(HEARD) > HEARD_KEPT:
+        HEARD.popitem(last=False)
+
+
+def silent(job, now):
+    """Who does not answer, but answers others, has much to do: only who is silent is given up before the patience ends."""
+    if now >= job.published + max(job.timeout, job.patience):
+        return set(job.waiting)
+    if now < max(job.published + job.timeout, job.next_silence):
+        return set()
+    return {minion for minion in job.waiting if now >= HEARD.get(minion, 0.0) + job.timeout}
 
 
 def look_at_times(returners, alive):
-    """Ends what has had its time. True: the bus has missed a publish."""
+    """Gives up who has had its time. True: the bus has missed a publish."""
     now = time.monotonic()
     with LOCK:
         jobs = [job for job in JOBS.values() if job.published]
-        over = [job for job in jobs if is_over(job, now)]
+        over = {job: minions for job, minions in ((job, silent(job, now)) for job in jobs) if minions}
         unseen = [j for j in jobs if not j.seen_on_bus and now - max(j.published, alive) > BUS_STALE_S]
     if FILL.is_set():
         FILL.clear()
@@ -307,11 +335,12 @@ def look_at_times(returners, alive):
         ]
         for job in doubtful:
             job.next_look = now + min(CACHE_LOOK_MAX_S, now - job.published)
-        fill_from_cache(returners, set(over + doubtful))
+        fill_from_cache(returners, set(doubtful).union(over))
     with LOCK:
-        for job in over:
+        for job, minions in over.items():
+            job.next_silence = now + CACHE_LOOK_S
             if job.jid in JOBS:
-                finish(job, "timeout")
+                give_up(job, minions & job.waiting)
         for job in unseen:
             job.seen_on_bus = True  # once is enough
     return bool(unseen)

@@ -84,24 +84,34 @@ fn a_minion_that_answers_others_is_busy_and_one_that_answers_nobody_is_given_up(
     let Some((lab, _hold)) = lab::alone() else { return };
     let mut bridge = Bridge::start(lab);
     let request = json!({"tgt": "web-a", "fun": "test.sleep", "arg": [14], "timeout": 6, "patience": 100});
-    let silent = bridge.run(request.clone());
+    let silent = bridge.run(request);
     assert_eq!(
         bridge.all_of(silent, 60).last().unwrap()["missing"],
         json!(["web-a"])
     );
-    let busy = bridge.run(request);
-    let missing = wait::until("the end of what takes long", 90, || {
+    // of the same job, one at work and one that is off
+    lab.kill("web-b");
+    let both = bridge.run(json!({
+        "tgt": ["web-a", "web-b"], "tgt_type": "list", "fun": "test.sleep", "arg": [14], "timeout": 6, "patience": 100,
+    }));
+    let mut told = Vec::new();
+    wait::until("the end of what takes long", 90, || {
         bridge.run(json!({"tgt": "web-a", "fun": "test.ping", "timeout": 60}));
-        let mut missing = None;
         bridge.events_for(1_000, |event| {
-            if event["id"] == busy && event["ev"] == "done" {
-                missing = Some(event["missing"].clone());
+            if event["id"] == both && event["ev"] != "pub" {
+                told.push(event.clone());
             }
-            missing.is_some()
+            event["id"] == both && event["ev"] == "done"
         });
-        missing
+        told.last().filter(|event| event["ev"] == "done").map(|_| ())
     });
-    assert_eq!(missing, json!([]));
+    let said: Vec<&Value> = told.iter().map(|event| &event["ev"]).collect();
+    assert_eq!(said, ["gone", "ret", "done"], "{told:?}");
+    assert_eq!(told[0]["minions"], json!(["web-b"]));
+    assert_eq!(told[1]["minion"], "web-a");
+    assert_eq!(told[2]["missing"], json!(["web-b"]));
+    lab.start("web-b");
+    lab.wait_until_ready();
 }
 
 #[test]

@@ -70,9 +70,15 @@ impl Salt {
 impl Launching {
     pub(super) fn published(&mut self, now: Mono, unknown: &[String]) -> Vec<Event> {
         let mut events = vec![self.tell(now)];
-        let unknown = unknown.iter().filter_map(|machine| self.open.remove(machine));
-        events.extend(unknown.map(|id| failed(id, NO_ANSWER, NO_RESPONSE.to_string())));
+        events.extend(self.lost(unknown));
         events
+    }
+
+    /// Those will not answer.
+    pub(super) fn lost(&mut self, machines: &[String]) -> Vec<Event> {
+        let lost = machines.iter().filter_map(|machine| self.open.remove(machine));
+        lost.map(|id| failed(id, NO_ANSWER, NO_RESPONSE.to_string()))
+            .collect()
     }
 
     /// It is Salt's word that ends it: until then the engine must not.

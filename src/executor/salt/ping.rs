@@ -23,6 +23,8 @@ pub(super) struct Ping {
     /// Not known to Salt: down.
     unknown: Vec<String>,
     told: Vec<String>,
+    /// Told to be down: whatever comes of them is too late.
+    gone: HashSet<String>,
     seen: HashSet<String>,
     /// Up, not told yet: told together, so that they are started together.
     fresh: Vec<String>,
@@ -30,8 +32,8 @@ pub(super) struct Ping {
     last_return: Mono,
     /// The master was away: minions find back to it one by one, and miss what is published meanwhile.
     master_was_away: bool,
-    /// Up to then they are pinged again.
-    patience: Mono,
+    /// Up to then it can be published the first time, and they are pinged again.
+    pub(super) patience: Mono,
 }
 
 impl Salt {
@@ -51,7 +53,8 @@ impl Salt {
                     .is_none_or(|at| now.since_ms(at) < limits::PING_SHARED_MS)
             {
                 ping.runs.push(run);
-                let event = resolved(run, &ping.told, &[], false, None);
+                let gone: Vec<String> = ping.gone.iter().cloned().collect();
+                let event = resolved(run, &ping.told, &gone, false, None);
                 return self.report(event);
             }
         }
@@ -84,6 +87,7 @@ impl Ping {
             published: None,
             unknown: Vec::new(),
             told: Vec::new(),
+            gone: HashSet::new(),
             seen: HashSet::new(),
             fresh: Vec::new(),
             fresh_since: now,
@@ -100,7 +104,28 @@ impl Ping {
         self.unknown.extend(unknown);
     }
 
+    /// When it ends at the latest, being published now: however often a helper is lost, in time for the engine.
+    pub(super) fn deadline(&self, now: Mono) -> Mono {
+        now.min(self.patience)
+            .plus_ms(limits::PING_BUSY_MS + limits::PING_GRACE_MS)
+    }
+
+    /// Those are silent, while others still may answer: every run is told at once that they are down.
+    pub(super) fn silent(&mut self, mut minions: Vec<String>) -> Vec<Event> {
+        if self.master_was_away {
+            // they are pinged again
+            return Vec::new();
+        }
+        minions.retain(|minion| !self.seen.contains(minion) && self.gone.insert(minion.clone()));
+        let runs = self.runs.iter();
+        runs.map(|run| resolved(*run, &[], &minions, false, None))
+            .collect()
+    }
+
     pub(super) fn returned(&mut self, minion: String, now: Mono) {
+        if self.gone.contains(&minion) {
+            return;
+        }
         if self.fresh.is_empty() {
             self.fresh_since = now;
         }
@@ -136,6 +161,7 @@ impl Ping {
     /// No more answers will come: who has not answered is down.
     pub(super) fn end(mut self, missing: Vec<String>, error: Option<&str>) -> Vec<Event> {
         self.unknown.extend(missing);
+        self.unknown.retain(|minion| !self.gone.contains(minion));
         let runs = self.runs.iter();
         runs.map(|run| resolved(*run, &self.fresh, &self.unknown, true, error.map(str::to_string)))
             .collect()
@@ -197,5 +223,18 @@ fn target(spec: &JobSpec) -> (Value, String) {
             (json!(words.join(" ")), spec.target_type.clone())
         }
         Targets::List(ids) => (json!(ids), "list".to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ping_that_is_published_again_and_again_ends_before_the_engine_gives_it_up() {
+        let ping = Ping::new(RunId(1), json!("*"), "glob".into(), Mono(0));
+        let deadlines = [0, 59_000, 89_000, 119_000].map(|ms| ping.deadline(Mono(ms)).0);
+        assert_eq!(deadlines, [70_000, 129_000, 130_000, 130_000]);
+        assert!(deadlines[3] < limits::RESOLVE_TIMEOUT_MS);
     }
 }

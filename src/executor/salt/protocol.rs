@@ -73,7 +73,13 @@ pub enum Said {
         #[serde(default)]
         ret: Value,
     },
-    /// No more will come for this request.
+    /// Those are silent and were given up; others of the same request are still waited for.
+    Gone {
+        id: u64,
+        #[serde(default)]
+        minions: Vec<String>,
+    },
+    /// No more will come for this request; who has not answered, those given up before included.
     Done {
         id: u64,
         #[serde(default)]

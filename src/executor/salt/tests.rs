@@ -10,7 +10,7 @@ use super::ping::unknown_kind;
 use super::*;
 use crate::config::{ExecutorKind, JobSpec, Settings, Targets};
 use crate::engine::effect::Dispatch;
-use crate::engine::record::RunId;
+use crate::engine::record::{MachineRunId, RunId};
 use crate::executor::{self, Executor};
 
 const HELLO: &str = r#"{"ev":"hello","proto":1,"salt":"3008.5","python":"3","exe":"fake"}"#;
@@ -176,6 +176,73 @@ fn who_was_unknown_at_first_stays_down_when_the_rest_is_asked_again() {
         (up, down, error),
         (Vec::new(), vec!["gone".into(), "a".into()], None)
     );
+    std::fs::remove_file(python).unwrap();
+}
+
+#[test]
+fn who_is_silent_is_down_at_once_while_others_still_may_answer_and_stays_so() {
+    let python = fake_python(
+        "silent",
+        r#"read -r line
+        echo '{"ev":"pub","id":1,"jid":"1","minions":["busy","dead","late"],"unknown":[],"took_ms":3}'
+        echo '{"ev":"gone","id":1,"jid":"1","minions":["dead","late"]}'
+        read -r line
+        echo '{"ev":"ret","id":1,"jid":"1","minion":"late","ret":true,"retcode":0}'
+        echo '{"ev":"ret","id":1,"jid":"1","minion":"busy","ret":true,"retcode":0}'
+        echo '{"ev":"done","id":1,"jid":"1","missing":["dead","late"],"why":"timeout"}'"#,
+    );
+    let (executor, events) = start(&python);
+    resolve(&executor, 1, "glob");
+    let told = events.recv_timeout(Duration::from_secs(20)).unwrap();
+    assert!(
+        matches!(&told, Event::Resolved { down, finished: false, .. } if down[..] == ["dead", "late"]),
+        "{told:?}"
+    );
+    // what it waits for
+    resolve(&executor, 2, "pcre");
+    let told_later = resolved_to_the_end(&events, 1);
+    assert_eq!(told_later, (vec!["busy".into()], Vec::new(), None));
+    std::fs::remove_file(python).unwrap();
+}
+
+#[test]
+fn a_launch_gives_up_who_is_silent_and_waits_for_the_others() {
+    let python = fake_python(
+        "launch",
+        r#"read -r line
+        echo '{"ev":"pub","id":1,"jid":"1","minions":["busy","dead"],"unknown":[],"took_ms":3}'
+        echo '{"ev":"gone","id":1,"jid":"1","minions":["dead"]}'
+        echo '{"ev":"ret","id":1,"jid":"1","minion":"busy","ret":{"retcode":0},"retcode":0}'
+        echo '{"ev":"done","id":1,"jid":"1","missing":["dead"],"why":"timeout"}'"#,
+    );
+    let (executor, events) = start(&python);
+    let machines = [(1, "busy"), (2, "dead")];
+    let dispatch = Dispatch {
+        run: RunId(1),
+        job: "j".into(),
+        instance: "j_1".into(),
+        token: "t".into(),
+        spec: Default::default(),
+        machines: machines
+            .map(|(id, name)| (MachineRunId(id), name.into()))
+            .to_vec(),
+        env_delivery: false,
+        at: Default::default(),
+        again: false,
+        plain: false,
+    };
+    executor.try_send(Order::Dispatch(Box::new(dispatch))).unwrap();
+    let mut seen = Vec::new();
+    while seen.len() < 2 {
+        match events.recv_timeout(Duration::from_secs(20)).unwrap() {
+            Event::LaunchFailed {
+                machine_run, retcode, ..
+            } => seen.push((machine_run, retcode)),
+            Event::Launched { machine_run } => seen.push((machine_run, 0)),
+            _ => {}
+        }
+    }
+    assert_eq!(seen, [(MachineRunId(2), NO_ANSWER), (MachineRunId(1), 0)]);
     std::fs::remove_file(python).unwrap();
 }
 
