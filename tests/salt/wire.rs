@@ -58,13 +58,13 @@ fn who_listens_on_the_wire_finds_neither_command_nor_token_nor_output() {
             until_there(&go)
         );
         let secret = json!({"env": {"SECRET": "marker-in-env"}, "wrapper_delivery": "auto"});
-        let jobs = json!({"j": with(job(json!("edge-a"), &command), secret)});
+        let jobs = json!({"j": with(job(json!("edge-d"), &command), secret)});
         let daemon = daemon(lab, MASTER, jobs, json!({"wrapper_tls": is_tls}));
-        let tap = Tap::on(lab, lab.network().master(), "to-edge-a");
+        let tap = Tap::on(lab, lab.network().master(), "to-edge-d");
         let instance = daemon.run("j");
-        daemon.wait_for_output("j", "edge-a", "marker-in-output-613", 60);
-        let (wrapper, given) = dispatched(&instance, "edge-a");
-        assert!(lab.network().machine("edge-a").has(wrapper));
+        daemon.wait_for_output("j", "edge-d", "marker-in-output-613", 60);
+        let (wrapper, given) = dispatched(&instance, "edge-d");
+        assert!(lab.network().machine("edge-d").has(wrapper));
         let url = given("SP_WEBSOCKET_URL").unwrap();
         let scheme = if is_tls { "wss" } else { "ws" };
         assert!(url.starts_with(&format!("{scheme}://{MASTER}:")), "{scheme}");
@@ -73,9 +73,9 @@ fn who_listens_on_the_wire_finds_neither_command_nor_token_nor_output() {
         assert_eq!(given("SP_COMMAND").is_some(), !is_tls);
         fs::write(&go, "").unwrap();
         let results = daemon.results("j", &instance, 60);
-        assert_eq!(codes(&results), [("edge-a", 0)]);
+        assert_eq!(codes(&results), [("edge-d", 0)]);
         assert_eq!(
-            daemon.output(&instance, "edge-a"),
+            daemon.output(&instance, "edge-d"),
             "marker-in-output-613\n".repeat(5_000)
         );
         let heard = tap.stop();
@@ -127,18 +127,18 @@ fn a_wrapper_without_tls_says_so_and_works_where_the_settings_allow_it() {
     };
     let jobs = || {
         let path = json!({"wrapper_path": wrapper_without_tls()});
-        json!({"j": with(job(json!("edge-a"), "echo ran"), path)})
+        json!({"j": with(job(json!("edge-e"), "echo ran"), path)})
     };
     let strict = daemon(lab, MASTER, jobs(), json!({}));
     let results = strict.outcome("j", 60);
-    assert_eq!(codes(&results), [("edge-a", 254)]);
-    let ret = results["edge-a"]["ret"].as_str().unwrap();
+    assert_eq!(codes(&results), [("edge-e", 254)]);
+    let ret = results["edge-e"]["ret"].as_str().unwrap();
     assert!(ret.contains("which this wrapper was built without"), "{ret}");
     assert!(ret.contains("'wrapper_tls: false'"), "{ret}");
     let lenient = daemon(lab, MASTER, jobs(), json!({"wrapper_tls": false}));
     let results = lenient.outcome("j", 60);
-    assert_eq!(codes(&results), [("edge-a", 0)]);
-    assert_eq!(results["edge-a"]["ret"], "ran\n");
+    assert_eq!(codes(&results), [("edge-e", 0)]);
+    assert_eq!(results["edge-e"]["ret"], "ran\n");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! A network of this kernel alone: the master's host and three machines, each a network namespace with a wire to the
+//! A network of this kernel alone: the master's host and five machines, each a network namespace with a wire to the
 //! master's, and a stranger beside one of them. A wire can be listened on, and cut. Nothing of it is seen outside, and
 //! all of it goes with this process.
 
@@ -13,7 +13,8 @@ use saltpeter::thread;
 
 use super::Lab;
 
-pub const MINIONS: [&str; 3] = ["edge-a", "edge-b", "edge-c"];
+/// Tests run side by side: each has machines, and so wires, of its own.
+pub const MINIONS: [&str; 5] = ["edge-a", "edge-b", "edge-c", "edge-d", "edge-e"];
 /// The master's host, as the minions find it.
 pub const MASTER: &str = "10.77.0.1";
 /// An address of the master's host that the stranger has as well.
@@ -22,7 +23,7 @@ pub const DISPUTED: &str = "10.77.0.9";
 #[derive(Clone)]
 pub struct Network {
     master: Place,
-    machines: [(&'static str, Place); 3],
+    machines: [(&'static str, Place); MINIONS.len()],
     stranger: Place,
 }
 
@@ -74,6 +75,8 @@ impl Network {
                 (MINIONS[0], Place::new()?),
                 (MINIONS[1], Place::new()?),
                 (MINIONS[2], Place::new()?),
+                (MINIONS[3], Place::new()?),
+                (MINIONS[4], Place::new()?),
             ],
             stranger: Place::new()?,
         };
