@@ -29,6 +29,7 @@
 //! In reading order: what both binaries share, what decides, what connects, what speaks, the wrapper.
 
 // -- shared by both binaries
+pub mod address;
 pub mod clock;
 pub mod limits;
 pub mod process;
@@ -37,6 +38,7 @@ pub mod safe_name;
 pub mod thread;
 #[cfg(feature = "tls")]
 pub mod tls;
+pub mod url;
 pub mod wake;
 
 // -- decide (pure)

@@ -1,7 +1,7 @@
 //! Every bound and time-out, with its reason. Units stand last in the names.
 //! Must not know: who uses them.
 
-// -- heartbeats and a machine run's windows (product.md "Heartbeats", fine-print.md 1-10)
+// -- heartbeats and a machine run's windows (rules.md 1-10)
 
 /// A wrapper's beat. Three may be lost before the deadline.
 pub const HEARTBEAT_INTERVAL_MS: u64 = 5_000;
@@ -19,9 +19,9 @@ pub const KILL_GIVE_UP_MS: u64 = 30_000;
 pub const KILL_REPEAT_MS: u64 = 1_000;
 /// The daemon waits this long past a job's `timeout` for the wrapper's own 124.
 pub const TIMEOUT_SECOND_LINE_MS: u64 = 30_000;
-/// Kill and timeout deadlines move with output that still drains, at most this much (fine-print.md 5).
+/// Kill and timeout deadlines move with output that still drains, at most this much (rules.md 5).
 pub const DRAIN_EXTENSION_MS: u64 = 600_000;
-/// A gap between two turns of the engine longer than this is a stall: deadlines move by it (fine-print.md 3).
+/// A gap between two turns of the engine longer than this is a stall: deadlines move by it (rules.md 3).
 pub const STALL_MS: u64 = 2_000;
 /// From SIGTERM to SIGKILL of the command's process group.
 pub const TERM_TO_KILL_MS: u64 = 5_000;
@@ -30,7 +30,7 @@ pub const PIPE_DRAIN_MS: u64 = 2_000;
 
 // -- schedule
 
-/// A passed-over due time no older than this is started late; older ones are recorded missed (fine-print.md 13).
+/// A passed-over due time no older than this is started late; older ones are recorded missed (rules.md 13).
 pub const START_DEADLINE_S: i64 = 60;
 /// More misses of one job in a row than this become one record.
 pub const MISSED_RECORDS: usize = 100;
@@ -43,7 +43,7 @@ pub const RECOVERED_VERDICTS: usize = 100_000;
 // -- frames
 
 /// Largest frame a wrapper may send: a Python wrapper flushes its whole buffer in one frame on a kill,
-/// escaped up to 12 bytes a character (fine-print.md 22).
+/// escaped up to 12 bytes a character (rules.md 22).
 pub const WRAPPER_FRAME_BYTES: usize = 32 << 20;
 /// Largest frame the daemon sends to a wrapper (a job with its environment).
 pub const DAEMON_FRAME_BYTES: usize = 4 << 20;
@@ -53,7 +53,7 @@ pub const OUTPUT_CHUNK_BYTES: usize = 128 << 10;
 pub const WINDOW_FRAMES: usize = 64;
 /// Unacked output bytes of one session (feature `window`).
 pub const WINDOW_BYTES: usize = 4 << 20;
-/// tungstenite's read buffer is resident and zeroed for each connection: keep it small (measured.md).
+/// tungstenite's read buffer is resident and zeroed for each connection: keep it small.
 pub const SOCKET_READ_BUFFER_BYTES: usize = 4 << 10;
 /// Most that waits in one socket's write buffer before the connection counts as stuck.
 pub const SOCKET_WRITE_BUFFER_BYTES: usize = 8 << 20;
@@ -107,7 +107,7 @@ pub const BULK_QUEUE: usize = 8_192;
 pub const OUTPUT_BUDGET_BYTES: usize = 128 << 20;
 /// Writes that wait for the storage thread.
 pub const STORAGE_QUEUE: usize = 65_536;
-/// From here on the storage queue takes only writes that carry facts (fine-print.md 15).
+/// From here on the storage queue takes only writes that carry facts (rules.md 15).
 pub const STORAGE_QUEUE_FOR_OUTPUT: usize = 49_152;
 /// Entries that wait for the job log thread.
 pub const JOB_LOG_QUEUE: usize = 65_536;
@@ -148,7 +148,7 @@ pub const LOG_FLUSH_MS: u64 = 100;
 pub const OUTPUT_LIMIT_BYTES: u64 = 100 << 20;
 /// Default of `history_days`.
 pub const HISTORY_DAYS: u32 = 30;
-/// Disk space held back for facts when the disk is full (fine-print.md 16).
+/// Disk space held back for facts when the disk is full (rules.md 16).
 pub const DISK_RESERVE_BYTES: u64 = 16 << 20;
 /// A full disk is tried again this often.
 pub const DISK_RETRY_MS: u64 = 1_000;
@@ -307,7 +307,7 @@ pub const CONFIG_PATIENCE_MS: u64 = 1_000;
 /// A file changed this shortly before it was read may change again without a newer time stamp: it is read again.
 pub const CONFIG_UNSETTLED_MS: i64 = 100;
 
-/// `saltpeter compare`: the old daemon starts jobs up to this late (measured.md: 8.5 s on a quiet machine).
+/// `saltpeter compare`: the old daemon starts jobs up to this late (8.5 s, measured on a quiet machine).
 pub const COMPARE_TOLERANCE_S: i64 = 15;
 
 // -- the wrapper
@@ -450,7 +450,7 @@ pub const SALT_RETRY_MS: u64 = 2_000;
 pub const LAUNCH_TEXT_BYTES: usize = 16 << 10;
 /// First major version of Salt that was tried.
 pub const SALT_OLDEST: u32 = 3006;
-/// Default of `default_wrapper_path` with the Salt executor (fine-print.md 23).
+/// Default of `default_wrapper_path` with the Salt executor (rules.md 23).
 pub const SALT_WRAPPER_PATH: &str = "/usr/local/bin/sp_wrapper.py";
 /// What has become of a command without a wrapper is asked this often.
 pub const PLAIN_LOOK_MS: u64 = 30_000;

@@ -60,7 +60,7 @@ pub fn set_debug(debug: bool) {
     log::set_max_level(levels.map_or(LevelFilter::Info, |levels| levels.most(debug)));
 }
 
-/// The line that says that the daemon is ready (fine-print.md 35): as it is, whatever the level; JSON where all is.
+/// The line that says that the daemon is ready (rules.md 35): as it is, whatever the level; JSON where all is.
 pub fn say_ready(line: &str) {
     let is_json = SETUP.get().is_some_and(|setup| setup.format == Format::Json);
     let text = match is_json {

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, TcpListener};
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -12,14 +12,17 @@ use crossbeam_channel::{SendTimeoutError, Sender};
 use parking_lot::RwLock;
 use rustls::ServerConfig;
 
+use crate::address::is_loopback;
 use crate::budget::Budget;
 use crate::clock::{self, Mono};
-use crate::engine::event::{ConnectionId, Event, OutputFrame, Peer};
+use crate::engine::event::{Event, OutputFrame, Peer};
+use crate::engine::id::ConnectionId;
 use crate::net::accept::{self, Acceptor, Upgraded};
 use crate::net::capacity::{Capacity, Slot};
 use crate::net::connection::{Connection, Handler, Reaction};
 use crate::net::outbox::Outbox;
 use crate::protocol::{self, DaemonFrame, ErrorCode, SessionKey, WrapperBody};
+use crate::url::percent_decode;
 use crate::{limits, thread};
 
 /// The ways into the engine.
@@ -390,11 +393,6 @@ fn peer(upgraded: &Upgraded) -> Peer {
     }
 }
 
-/// Loopback, also where it hides in an IPv6 socket.
-pub fn is_loopback(address: IpAddr) -> bool {
-    address.to_canonical().is_loopback()
-}
-
 /// The value of `token` in a request target's query, percent-decoded.
 fn token(target: &str) -> Option<String> {
     let (_, query) = target.split_once('?')?;
@@ -403,38 +401,6 @@ fn token(target: &str) -> Option<String> {
         .find_map(|pair| pair.strip_prefix("token="))
         .filter(|value| !value.is_empty())?;
     Some(percent_decode(value))
-}
-
-/// Replaces `%41` by what it stands for; bytes that are then no UTF-8 become U+FFFD.
-pub fn percent_decode(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&first, tail)) = rest.split_first() {
-        let hex = |at: usize| tail.get(at).and_then(|byte| (*byte as char).to_digit(16));
-        match (first, hex(0), hex(1)) {
-            (b'%', Some(high), Some(low)) => {
-                bytes.push((high * 16 + low) as u8);
-                rest = &tail[2..];
-            }
-            _ => {
-                bytes.push(first);
-                rest = tail;
-            }
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
-/// The reverse, for one part of a path or query.
-pub fn percent_encode(text: &str) -> String {
-    let mut encoded = String::new();
-    for byte in text.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => encoded.push(byte as char),
-            _ => encoded.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    encoded
 }
 
 #[cfg(test)]
@@ -448,21 +414,5 @@ mod tests {
         assert_eq!(token("/"), None);
         assert_eq!(token("/?token="), None);
         assert_eq!(token("/?xtoken=a"), None);
-        assert_eq!(percent_decode("a%2"), "a%2");
-        assert_eq!(percent_decode("%zz%e2%82%ac"), "%zz€");
-    }
-
-    #[test]
-    fn loopback_is_seen_in_both_families() {
-        for (text, expected) in [
-            ("127.0.0.1", true),
-            ("127.9.9.9", true),
-            ("::1", true),
-            ("::ffff:127.0.0.1", true),
-            ("10.0.0.1", false),
-            ("::ffff:10.0.0.1", false),
-        ] {
-            assert_eq!(is_loopback(text.parse().unwrap()), expected, "{text}");
-        }
     }
 }

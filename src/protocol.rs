@@ -39,7 +39,7 @@ pub struct WrapperFrame {
     pub body: WrapperBody,
 }
 
-/// What a wrapper says. Optional fields are those that deployed wrappers may leave out (fine-print.md 23b).
+/// What a wrapper says. Optional fields are those that deployed wrappers may leave out (rules.md 23b).
 #[derive(Clone, Debug, PartialEq)]
 pub enum WrapperBody {
     Connect {

@@ -9,7 +9,8 @@ use crossbeam_channel::{Sender, bounded};
 use parking_lot::Mutex;
 
 use crate::engine::effect::Answer;
-use crate::engine::event::{Ask, Event, RequestId};
+use crate::engine::event::{Ask, Event};
+use crate::engine::id::RequestId;
 use crate::limits;
 
 /// Open questions.

@@ -1,4 +1,4 @@
-//! Who may do what: tokens, the peer of `control.sock`, and the checks that keep web pages out (fine-print.md 32a, 33).
+//! Who may do what: tokens, the peer of `control.sock`, and the checks that keep web pages out (rules.md 32a, 33).
 //! Must not know: routes; tokens never leave this file.
 
 use std::net::{IpAddr, SocketAddr};
@@ -6,8 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use sha2::{Digest, Sha256};
 
 use super::http::Request;
+use crate::address::is_loopback;
 use crate::config::{ApiToken, Role, Settings};
-use crate::machines::is_loopback;
 
 /// Of a name that a proxy tells.
 const USER_CHARS: usize = 100;
@@ -108,7 +108,7 @@ pub fn require(caller: &Caller, role: Role) -> Result<(), Denied> {
     })
 }
 
-/// Keeps out what a web page of somebody else's makes a browser ask (fine-print.md 33).
+/// Keeps out what a web page of somebody else's makes a browser ask (rules.md 33).
 pub fn check_place(request: &Request, settings: &Settings) -> Result<(), Denied> {
     check_host(request, settings)?;
     check_origin(request, settings)
@@ -210,7 +210,7 @@ fn check_host(request: &Request, settings: &Settings) -> Result<(), Denied> {
             message: "the request has more than one Host".into(),
         });
     }
-    match is_ours(host_name(host), settings) {
+    match is_ours(without_port(host), settings) {
         true => Ok(()),
         false => Err(Denied {
             status: 403,
@@ -227,7 +227,7 @@ fn check_origin(request: &Request, settings: &Settings) -> Result<(), Denied> {
         return Ok(());
     }
     let authority = origin.split_once("://").map(|(_, authority)| authority);
-    match authority.is_some_and(|authority| is_ours(host_name(authority), settings)) {
+    match authority.is_some_and(|authority| is_ours(without_port(authority), settings)) {
         true => Ok(()),
         false => Err(Denied {
             status: 403,
@@ -249,11 +249,11 @@ fn is_ours(name: &str, settings: &Settings) -> bool {
     settings
         .api_hosts
         .iter()
-        .any(|known| host_name(known).eq_ignore_ascii_case(name))
+        .any(|known| without_port(known).eq_ignore_ascii_case(name))
 }
 
 /// `host:port`, `[::1]:port` or a bare name, without port and brackets; whole where it is none of these.
-fn host_name(authority: &str) -> &str {
+fn without_port(authority: &str) -> &str {
     let is_port = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
     if let Some((name, rest)) = authority
         .strip_prefix('[')

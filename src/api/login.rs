@@ -13,7 +13,7 @@ use super::query::Query;
 use super::routes::{Answered, Call};
 use crate::clock::{self, Mono};
 use crate::limits;
-use crate::machines::percent_encode;
+use crate::url::percent_encode;
 
 const TOO_MANY: &str = "Too many wrong tokens from your address: try again in a minute.";
 

@@ -14,7 +14,8 @@ use super::views;
 use crate::clock::{self, Mono};
 use crate::config::{Role, Settings};
 use crate::engine::board::{Board, MachineBoard};
-use crate::engine::record::{MachineRunId, RunRecord};
+use crate::engine::id::MachineRunId;
+use crate::engine::record::RunRecord;
 use crate::limits;
 
 /// Output is read in pieces of this size.

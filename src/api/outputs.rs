@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use super::Library;
 use crate::clock::{self, Mono};
 use crate::engine::board::MachineBoard;
-use crate::engine::record::MachineRunId;
+use crate::engine::id::MachineRunId;
 use crate::limits;
 
 /// An end that may not be all yet (its commit is under way) is read again for this long.

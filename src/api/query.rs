@@ -5,7 +5,7 @@ use chrono::{DateTime, NaiveDate, NaiveDateTime};
 
 use super::auth::Denied;
 use crate::clock::Wall;
-use crate::machines::percent_decode;
+use crate::url::percent_decode;
 
 /// Names and values in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use super::query::Query;
 use super::{Shared, acts, login, metrics, old, output, overview, page, socket, v1, views};
 use crate::config::{Role, Settings};
 use crate::engine::board::Board;
-use crate::machines::percent_decode;
+use crate::url::percent_decode;
 
 /// A handler's answer.
 pub type Answered = Result<Response, Denied>;

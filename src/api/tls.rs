@@ -17,9 +17,9 @@ use rustix::net::RecvFlags;
 use rustls::{ServerConfig, ServerConnection};
 
 use super::http::{Transport, has_hung_up};
+use crate::address::is_loopback;
 use crate::clock::{self, Mono};
 use crate::limits;
-use crate::machines::is_loopback;
 use crate::net::identity;
 use crate::tls::{HANDSHAKE, Line, Tunnel};
 

@@ -14,7 +14,7 @@ use super::views::{self, concerns};
 use crate::clock;
 use crate::config::{Problem, Role};
 use crate::engine::board::{Board, JobBoard, MachineBoard, RunBoard};
-use crate::engine::record::RunId;
+use crate::engine::id::RunId;
 use crate::limits;
 use crate::storage::{AuditFilter, Brief, Page, RunFilter, RunOutcome};
 

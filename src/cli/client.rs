@@ -220,7 +220,7 @@ pub fn neither(job: &Failure) -> Failure {
 }
 
 /// One part of a path or query, encoded.
-pub use crate::machines::percent_encode as encoded;
+pub use crate::url::percent_encode as encoded;
 
 trait Stream: Read + Write + Send {}
 impl Stream for TcpStream {}

@@ -40,7 +40,7 @@ pub fn main() -> ExitCode {
         .file_name()
         .is_some_and(|name| name == "sp-wrapper")
     {
-        // fine-print.md 28: the daemon's binary plays the wrapper when it is called so
+        // rules.md 28: the daemon's binary plays the wrapper when it is called so
         return crate::wrapper::main();
     }
     match parse(std::env::args_os()) {

@@ -10,21 +10,8 @@ use serde::de::{
     DeserializeSeed, Deserializer, EnumAccess, Error, MapAccess, SeqAccess, VariantAccess, Visitor,
 };
 
+use super::node::Node;
 use crate::limits;
-
-/// One value of a YAML document. Tags are dropped, aliases resolved, merge keys (`<<`) applied; dates and
-/// YAML 1.1's words stay texts.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Node {
-    Null,
-    Bool(bool),
-    Int(i128),
-    Float(f64),
-    Text(String),
-    List(Vec<Node>),
-    /// In the file's order, merged entries first; a key given twice stands twice.
-    Map(Vec<(Node, Node)>),
-}
 
 /// Before UTF-8 text, as some editors put it.
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
@@ -95,84 +82,6 @@ fn may_anchor(line: &str) -> bool {
             && matches!(before, b' ' | b'[' | b'{' | b',' | b':')
             && !matches!(after, b' ' | b'&' | b'\n' | b'>')
     })
-}
-
-impl Node {
-    /// What this is, for a message.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Node::Null => "empty",
-            Node::Bool(_) => "a boolean",
-            Node::Int(_) => "a number",
-            Node::Float(_) => "a number with a fraction",
-            Node::Text(_) => "a text",
-            Node::List(_) => "a list",
-            Node::Map(_) => "a mapping",
-        }
-    }
-
-    /// The text that stands for a key: `123`, `on`, `1.5`, `true`; None for lists and mappings.
-    pub fn key_text(&self) -> Option<String> {
-        match self {
-            Node::Null => Some("null".to_string()),
-            Node::Bool(value) => Some(value.to_string()),
-            Node::Int(value) => Some(value.to_string()),
-            Node::Float(value) => Some(super::yaml11::float_text(*value)),
-            Node::Text(text) => Some(text.clone()),
-            Node::List(_) | Node::Map(_) => None,
-        }
-    }
-
-    /// As JSON: NaN, infinities and what no JSON number holds become texts; of a key given twice the later wins.
-    pub fn to_json(&self) -> serde_json::Value {
-        use serde_json::Value;
-        match self {
-            Node::Null => Value::Null,
-            Node::Bool(value) => Value::Bool(*value),
-            Node::Int(value) => match (i64::try_from(*value), u64::try_from(*value)) {
-                (Ok(small), _) => small.into(),
-                (_, Ok(large)) => large.into(),
-                _ => Value::String(value.to_string()),
-            },
-            Node::Float(value) => match serde_json::Number::from_f64(*value) {
-                Some(number) => Value::Number(number),
-                None => Value::String(super::yaml11::float_text(*value)),
-            },
-            Node::Text(text) => Value::String(text.clone()),
-            Node::List(items) => Value::Array(items.iter().map(Node::to_json).collect()),
-            Node::Map(entries) => Value::Object(
-                entries
-                    .iter()
-                    .map(|(key, value)| {
-                        let name = key.key_text().unwrap_or_else(|| super::yaml11::python_text(key));
-                        (name, value.to_json())
-                    })
-                    .collect(),
-            ),
-        }
-    }
-
-    /// From JSON, as the files of last good content hold it.
-    pub fn from_json(value: &serde_json::Value) -> Node {
-        use serde_json::Value;
-        match value {
-            Value::Null => Node::Null,
-            Value::Bool(value) => Node::Bool(*value),
-            Value::Number(number) => match (number.as_i64(), number.as_u64(), number.as_f64()) {
-                (Some(small), _, _) => Node::Int(small.into()),
-                (_, Some(large), _) => Node::Int(large.into()),
-                (_, _, float) => Node::Float(float.unwrap_or_default()),
-            },
-            Value::String(text) => Node::Text(text.clone()),
-            Value::Array(items) => Node::List(items.iter().map(Node::from_json).collect()),
-            Value::Object(entries) => Node::Map(
-                entries
-                    .iter()
-                    .map(|(key, value)| (Node::Text(key.clone()), Node::from_json(value)))
-                    .collect(),
-            ),
-        }
-    }
 }
 
 /// Reads one node and takes it from the file's budget: aliases could otherwise make a small file endless.

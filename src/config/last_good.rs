@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::file::Node;
 use super::lines::Lines;
+use super::node::Node;
 use super::validate::{self, Defaults, Schedules, Source};
 use super::{Job, Maintenance, settings};
 

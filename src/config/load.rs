@@ -1,5 +1,5 @@
 //! Reads a configuration directory, again and again: what did not change is not read again, and what went bad keeps
-//! its last good content (fine-print.md 29).
+//! its last good content (rules.md 29).
 //! Must not know: who asks for a reload, and what becomes of the jobs.
 
 use std::collections::{BTreeMap, BTreeSet};

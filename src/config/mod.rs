@@ -20,6 +20,7 @@ mod last_good;
 mod lines;
 mod listing;
 mod load;
+mod node;
 mod reading;
 pub mod reference;
 mod settings;
@@ -186,7 +187,7 @@ impl Default for Targets {
     }
 }
 
-/// `wrapper_delivery`: how command and environment reach the wrapper (fine-print.md 23).
+/// `wrapper_delivery`: how command and environment reach the wrapper (rules.md 23).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Delivery {
@@ -230,7 +231,7 @@ pub struct Settings {
     pub machines_ws_bind_addr: IpAddr,
     /// None: the host's name.
     pub default_saltpeter_server_host: Option<String>,
-    /// None: not set (salt: /usr/local/bin/sp_wrapper.py; local: fine-print.md 28).
+    /// None: not set (salt: /usr/local/bin/sp_wrapper.py; local: rules.md 28).
     pub default_wrapper_path: Option<String>,
     pub default_wrapper_loglevel: String,
     pub default_wrapper_logdir: String,
@@ -254,12 +255,12 @@ pub struct Settings {
     /// speaks no TLS.
     pub tls_cert: Option<PathBuf>,
     pub tls_key: Option<PathBuf>,
-    /// Wrappers of ours are sent to the machines port with TLS (fine-print.md 23a).
+    /// Wrappers of ours are sent to the machines port with TLS (rules.md 23a).
     pub wrapper_tls: bool,
     /// Directory (or file) of the Salt master's configuration.
     pub salt_config: String,
     pub api_tokens: Vec<ApiToken>,
-    /// Acting over TCP needs no token on loopback (fine-print.md 32a).
+    /// Acting over TCP needs no token on loopback (rules.md 32a).
     pub api_open: bool,
     /// Names beyond loopback that a request's `Host` may bear.
     pub api_hosts: Vec<String>,
@@ -311,7 +312,7 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Whether the wrapper of that job is ours, by its file's name (fine-print.md 23). `by_default`: it is where no
+    /// Whether the wrapper of that job is ours, by its file's name (rules.md 23). `by_default`: it is where no
     /// wrapper is configured.
     pub fn is_wrapper_ours(&self, spec: &JobSpec, by_default: bool) -> bool {
         let path = spec.wrapper_path.as_ref().or(self.default_wrapper_path.as_ref());
@@ -334,15 +335,6 @@ impl Settings {
         host.or(self.default_saltpeter_server_host.as_ref())
             .map(String::as_str)
     }
-}
-
-/// Whether what is sent to that host never leaves it.
-pub fn is_loopback_host(host: &str) -> bool {
-    let address = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost"
-        || address
-            .parse::<IpAddr>()
-            .is_ok_and(|address| address.to_canonical().is_loopback())
 }
 
 /// An entry of `api_tokens`: the token itself is never configured, only its SHA-256.

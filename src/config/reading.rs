@@ -1,15 +1,16 @@
 //! One job file's content: what of it is in force, what was good before where it is not, and what is wrong with it
-//! (fine-print.md 29).
+//! (rules.md 29).
 //! Must not know: the directory, other files, when the file is read again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::file::{self, Node};
+use super::file;
 use super::last_good::{Good, Store};
 use super::lines::Lines;
 use super::listing::Content;
+use super::node::Node;
 use super::settings::{self, CONFIG_SECTION, MAINTENANCE_SECTION};
 use super::validate::{self, Defaults, Schedules, Source};
 use super::{Job, Problem, Settings, Severity, value};

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use data_encoding::HEXLOWER_PERMISSIVE;
 use serde_json::Value;
 
-use super::file::Node;
+use super::node::Node;
 use super::validate::{self, DELIVERIES, Defaults};
 use super::{ApiToken, ExecutorKind, Maintenance, Role, Settings, value};
 use crate::schedule;
@@ -157,7 +157,7 @@ pub fn maintenance(
 
 /// What the settings together do not allow, as (key, reason): it is not in force.
 pub fn refused(settings: &Settings) -> Option<(&'static str, &'static str)> {
-    // fine-print.md 32a
+    // rules.md 32a
     let is_open =
         settings.api_ws && !settings.api_ws_bind_addr.is_loopback() && settings.api_tokens.is_empty();
     if is_open {
@@ -179,7 +179,7 @@ pub fn refused(settings: &Settings) -> Option<(&'static str, &'static str)> {
     }
 }
 
-/// Keys whose change takes a restart (fine-print.md 14), with those that differ between the two.
+/// Keys whose change takes a restart (rules.md 14), with those that differ between the two.
 pub fn restart_needed(running: &Settings, wanted: &Settings) -> Vec<&'static str> {
     [
         ("state_dir", running.state_dir == wanted.state_dir),

@@ -11,6 +11,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, bounded};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
+use super::node::Node;
 use super::*;
 use crate::clock;
 
@@ -1062,13 +1063,13 @@ fn pieces_never_say_otherwise_than_the_whole() {
         let read: Option<Vec<_>> = pieces
             .iter()
             .map(|piece| match file::read(piece) {
-                Ok(file::Node::Map(entries)) => Some(entries),
+                Ok(Node::Map(entries)) => Some(entries),
                 _ => None,
             })
             .collect();
         if let Some(entries) = read {
             compared += 1;
-            let joined = file::Node::Map(entries.concat());
+            let joined = Node::Map(entries.concat());
             let text = String::from_utf8_lossy(&bytes).into_owned();
             assert_eq!(
                 file::read(&bytes).map(|whole| format!("{whole:?}")),
@@ -1092,7 +1093,7 @@ fn no_bytes_make_the_reader_panic() {
             file: "a.yaml",
             lines: &lines,
         };
-        if let Ok(file::Node::Map(entries)) = file::read(bytes) {
+        if let Ok(Node::Map(entries)) = file::read(bytes) {
             for (key, node) in &entries {
                 let name = key.key_text().unwrap_or_default();
                 let mut schedules = validate::Schedules::default();
@@ -1278,7 +1279,7 @@ fn bare_words_reach_the_environment_as_with_the_old_daemon() {
             file: "a.yaml",
             lines: &lines,
         };
-        let Ok(file::Node::Map(entries)) = file::read(text.as_bytes()) else {
+        let Ok(Node::Map(entries)) = file::read(text.as_bytes()) else {
             panic!("{word}")
         };
         let defaults = settings::defaults(&Settings::default());

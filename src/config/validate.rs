@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::file::Node;
 use super::lines::{Lines, Style};
+use super::node::{Node, python_text};
 use super::{Delivery, Job, JobSpec, Problem, RawJob, Severity, Targets, value, yaml11};
 use crate::limits;
 use crate::schedule::{self, FieldError, Fields, Schedule, Tz};
@@ -470,7 +470,7 @@ impl<'a> JobFields<'_, 'a> {
                     );
                     continue;
                 }
-                single => yaml11::python_text(single),
+                single => python_text(single),
             };
             if value.contains('\0') || value.len() > limits::PARAMETER_BYTES {
                 self.error(
@@ -564,7 +564,7 @@ impl<'a> JobFields<'_, 'a> {
         Some(level)
     }
 
-    /// fine-print.md 13: `catch_up: none` never starts late.
+    /// rules.md 13: `catch_up: none` never starts late.
     fn start_deadline(&mut self) -> Option<i64> {
         let seconds = self.number("start_deadline", value::seconds);
         let catch_up = self.choice("catch_up", &[("latest", true), ("none", false)]);
@@ -572,7 +572,7 @@ impl<'a> JobFields<'_, 'a> {
         catch_up.unwrap_or(true).then_some(deadline_s)
     }
 
-    /// The texts that the command gets, as the old daemon handed them on (fine-print.md 31).
+    /// The texts that the command gets, as the old daemon handed them on (rules.md 31).
     fn env(&mut self) -> BTreeMap<String, String> {
         let entries = match self.values.get("env").copied() {
             None | Some(Node::Null) => return BTreeMap::new(),
@@ -641,7 +641,7 @@ impl<'a> JobFields<'_, 'a> {
                 }
             }
         }
-        yaml11::python_text(node)
+        python_text(node)
     }
 
     fn env_problem(&mut self, key: &str, reason: &str, severity: Severity) {

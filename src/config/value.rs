@@ -1,7 +1,7 @@
 //! Single values of job files as texts, numbers, booleans: what is taken, and what is taken with a doubt.
 //! Must not know: which field a value belongs to.
 
-use super::file::Node;
+use super::node::{Node, python_text};
 use super::yaml11::{self, Reading};
 
 /// A whole number, 0 or more; the texts of such numbers count too, and what YAML 1.1 alone takes for one (`1_000`).
@@ -80,7 +80,7 @@ pub fn text(node: &Node) -> Result<Option<String>, String> {
         Node::Text(text) if text.contains('\0') => Err("must not contain a NUL character".to_string()),
         Node::Text(text) => Ok(Some(text.clone())),
         Node::Bool(value) => Ok(Some(value.to_string())),
-        Node::Int(_) | Node::Float(_) => Ok(Some(yaml11::python_text(node))),
+        Node::Int(_) | Node::Float(_) => Ok(Some(python_text(node))),
         Node::List(_) | Node::Map(_) => Err(format!("must be a text, not {}", node.kind())),
     }
 }

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use regex_lite::Regex;
 
-use super::file::Node;
+use super::node::{boolean_text, float_text};
 
 /// What a bare word was to the old daemon, if it was no text.
 #[derive(Clone, Debug, PartialEq)]
@@ -81,49 +81,6 @@ pub fn plain_text(plain: &str) -> String {
     }
 }
 
-/// A value as Python's `str` would write it.
-pub fn python_text(node: &Node) -> String {
-    match node {
-        Node::Null => "None".to_string(),
-        Node::Bool(value) => boolean_text(*value).to_string(),
-        Node::Int(value) => value.to_string(),
-        Node::Float(value) => float_text(*value),
-        Node::Text(text) => text.clone(),
-        Node::List(items) => {
-            let items: Vec<String> = items.iter().map(python_repr).collect();
-            format!("[{}]", items.join(", "))
-        }
-        Node::Map(entries) => {
-            let entries: Vec<String> = entries
-                .iter()
-                .map(|(key, value)| format!("{}: {}", python_repr(key), python_repr(value)))
-                .collect();
-            format!("{{{}}}", entries.join(", "))
-        }
-    }
-}
-
-/// A number with a fraction as Python writes it: `1.0`, `1e+16`, `nan`.
-pub fn float_text(value: f64) -> String {
-    if value.is_nan() {
-        return "nan".to_string();
-    }
-    if value.is_infinite() {
-        return if value > 0.0 { "inf" } else { "-inf" }.to_string();
-    }
-    let scientific = format!("{value:e}");
-    let Some((digits, exponent)) = scientific.split_once('e') else {
-        return scientific;
-    };
-    let exponent: i32 = exponent.parse().unwrap_or_default();
-    if value != 0.0 && !(-4..16).contains(&exponent) {
-        let sign = if exponent < 0 { '-' } else { '+' };
-        return format!("{digits}e{sign}{:02}", exponent.abs());
-    }
-    let plain = format!("{value}");
-    if plain.contains('.') { plain } else { plain + ".0" }
-}
-
 static DATE: LazyLock<Regex> = LazyLock::new(|| {
     pattern(
         r"^(\d{4}-\d\d-\d\d|\d{4}-\d\d?-\d\d?([Tt]|[ \t]+)\d\d?:\d\d:\d\d(\.\d*)?([ \t]*(Z|[-+]\d\d?(:\d\d)?))?)$",
@@ -162,34 +119,6 @@ fn is_surely_quoted(text: &str) -> bool {
             && digits.bytes().all(|digit| digit.is_ascii_digit()));
     }
     digits.parse::<f64>().is_ok_and(f64::is_finite)
-}
-
-fn boolean_text(value: bool) -> &'static str {
-    if value { "True" } else { "False" }
-}
-
-fn python_repr(node: &Node) -> String {
-    let Node::Text(text) = node else {
-        return python_text(node);
-    };
-    let quote = if text.contains('\'') && !text.contains('"') {
-        '"'
-    } else {
-        '\''
-    };
-    let mut quoted = String::from(quote);
-    for letter in text.chars() {
-        match letter {
-            '\n' => quoted.push_str("\\n"),
-            '\r' => quoted.push_str("\\r"),
-            '\t' => quoted.push_str("\\t"),
-            '\\' => quoted.push_str("\\\\"),
-            letter if letter == quote => quoted.extend(['\\', letter]),
-            letter => quoted.push(letter),
-        }
-    }
-    quoted.push(quote);
-    quoted
 }
 
 fn integer(plain: &str) -> Option<i128> {
@@ -303,24 +232,5 @@ mod tests {
         assert!(!differs("2026-11-21") && !differs("2026-11-21 10:00:00"));
         assert!(!differs("1") && !differs("-1.5") && !differs("0x10") && !differs("true") && !differs("0"));
         assert!(differs("2026-11-21T10:00:00Z") && differs("010") && differs("on") && !differs("5 minutes"));
-    }
-
-    #[test]
-    fn numbers_are_written_as_python_writes_them() {
-        for (value, text) in [
-            (1.0, "1.0"),
-            (0.1, "0.1"),
-            (1e16, "1e+16"),
-            (1e15, "1000000000000000.0"),
-            (1.5e-5, "1.5e-05"),
-            (0.0001, "0.0001"),
-            (-0.0, "-0.0"),
-            (f64::NAN, "nan"),
-            (1e100, "1e+100"),
-        ] {
-            assert_eq!(float_text(value), text);
-        }
-        let node = Node::List(vec![Node::Text("it's".into()), Node::Bool(true), Node::Null]);
-        assert_eq!(python_text(&node), "[\"it's\", True, None]");
     }
 }

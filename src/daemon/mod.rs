@@ -21,6 +21,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::RwLock;
 
+use crate::address::is_loopback;
 use crate::api::{self, Api, Asks, Feed, Shared};
 use crate::budget::Budget;
 use crate::config::{self, Config, ExecutorKind, Settings, watch};
@@ -30,7 +31,7 @@ use crate::engine::{Engine, EngineSettings};
 use crate::executor::link::Entrance;
 use crate::executor::{self, CurrentSettings};
 use crate::logfile::{self, JobLog};
-use crate::machines::{self, Connections, Lanes, is_loopback};
+use crate::machines::{self, Connections, Lanes};
 use crate::net::accept::Acceptor;
 use crate::net::capacity::{self, Capacity, Pool};
 use crate::net::identity::Identity;

@@ -5,11 +5,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::address::is_loopback;
 use crate::config::{self, Config, Loader, Problem, Settings, Severity};
 use crate::engine::record::Recovered;
-use crate::executor::local::host_name;
-use crate::machines::is_loopback;
 use crate::net::identity::{self, Identity};
+use crate::process::host::short_name;
 use crate::{logging, net, storage};
 
 /// What was opened.
@@ -103,7 +103,7 @@ fn identity_of(settings: &Settings) -> Result<Identity, String> {
 
 /// What wrappers may call this host; they look at the key, so a name that is missing here does no harm.
 fn names(settings: &Settings) -> Vec<String> {
-    let mut names = vec![host_name(), "localhost".to_string()];
+    let mut names = vec![short_name(), "localhost".to_string()];
     names.extend(settings.default_saltpeter_server_host.clone());
     // a certificate has no room for others
     names.retain(|name| name.is_ascii());
@@ -122,7 +122,7 @@ impl Ports {
         SocketAddr::new(ip, self.machines.port())
     }
 
-    /// The line that says that the daemon is ready (fine-print.md 35).
+    /// The line that says that the daemon is ready (rules.md 35).
     pub fn ready_line(&self) -> String {
         let api = self.api.map_or("off".to_string(), |address| address.to_string());
         format!("listening: api {api}, machines {}", self.machines)
@@ -141,7 +141,7 @@ pub fn with_own_problems(config: Arc<Config>, at_start: &Settings) -> Arc<Config
     Arc::new(config)
 }
 
-/// Without tokens the API stays on loopback: anybody on the network could otherwise run jobs (fine-print.md 32a). That is
+/// Without tokens the API stays on loopback: anybody on the network could otherwise run jobs (rules.md 32a). That is
 /// where everybody looks for it: `::` takes IPv4 as well.
 fn api_bind_address(settings: &Settings) -> IpAddr {
     match settings.api_ws_bind_addr {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::publisher::Publisher;
 use crate::engine::effect::{Answer, Effect, JobLogEntry};
-use crate::engine::event::RequestId;
+use crate::engine::id::RequestId;
 use crate::executor::{Executor, Order};
 use crate::logfile::JobLog;
 use crate::machines::{Connections, Word};

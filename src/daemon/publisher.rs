@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError};
 use crate::api::{Asks, Feed};
 use crate::engine::board::Board;
 use crate::engine::effect::Answer;
-use crate::engine::event::RequestId;
+use crate::engine::id::RequestId;
 use crate::limits;
 use crate::thread::{self, Actor};
 

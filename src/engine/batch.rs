@@ -12,7 +12,7 @@ pub struct Parts {
     pub start: Vec<String>,
     /// Did not answer, and the run counts on them.
     pub down: Vec<String>,
-    /// Did not answer, but enough others are up (fine-print.md 9).
+    /// Did not answer, but enough others are up (rules.md 9).
     pub down_not_needed: Vec<String>,
     /// Left out of every run.
     pub in_maintenance: Vec<String>,

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use crate::clock::Wall;
 use crate::config::{Config, Maintenance};
 use crate::engine::Engine;
+use crate::engine::id::RunId;
 use crate::engine::machine_run::MachineRun;
-use crate::engine::record::{JobRecord, MachineRecord, PauseRecord, RunId, RunRecord, SwitchRecord};
+use crate::engine::record::{JobRecord, MachineRecord, PauseRecord, RunRecord, SwitchRecord};
 
 /// One moment of everything. Parts that did not change are shared with the moment before.
 #[derive(Clone, Debug, Default)]
@@ -75,7 +76,7 @@ impl Counts {
     }
 }
 
-/// Exit codes that mean something to the product (product.md).
+/// Exit codes with a meaning of their own (rules.md, "Exit codes").
 pub fn outcome_word(retcode: i32) -> &'static str {
     match retcode {
         0 => "success",

@@ -1,11 +1,13 @@
 //! Letting wrappers in: the permission to start is stored before it is given, and given to one wrapper
-//! (wire-protocol.md, feature `job`; fine-print.md 12).
+//! (wire-protocol.md, feature `job`; rules.md 12).
 //! Must not know: what wrappers report once they are in.
 
 use crate::config::JobSpec;
 use crate::engine::effect::{Effect, Fact, Write};
-use crate::engine::event::{ConnectionId, Peer};
-use crate::engine::record::{MachineRunId, MachineStage};
+use crate::engine::event::Peer;
+use crate::engine::id::ConnectionId;
+use crate::engine::id::MachineRunId;
+use crate::engine::record::MachineStage;
 use crate::engine::{Engine, Turn, Waiting};
 use crate::protocol::{
     ConnectAck, DaemonFrame, FEATURE_DATA_BASE64, FEATURE_JOB, FEATURE_RESUME, FEATURE_WINDOW, JobOrder,
@@ -90,7 +92,7 @@ impl Engine {
         self.touch_machine(id);
     }
 
-    /// The ack with the job leaves only after it is stored that the permission was given (fine-print.md 12), and
+    /// The ack with the job leaves only after it is stored that the permission was given (rules.md 12), and
     /// only if nothing has ended the machine run until then.
     fn ack_connect(
         &mut self,

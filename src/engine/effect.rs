@@ -5,15 +5,10 @@ use std::sync::Arc;
 
 use crate::clock::Wall;
 use crate::config::JobSpec;
-use crate::engine::event::{ConnectionId, RequestId};
-use crate::engine::record::{
-    Control, JobRecord, MachineRecord, MachineRunId, OutputRow, RunId, RunRecord, VerdictRecord,
-};
+use crate::engine::id::{ConnectionId, RequestId, Ticket};
+use crate::engine::id::{MachineRunId, RunId};
+use crate::engine::record::{Control, JobRecord, MachineRecord, OutputRow, RunRecord, VerdictRecord};
 use crate::protocol::DaemonFrame;
-
-/// Names a write whose commit the engine waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Ticket(pub u64);
 
 /// What is to be done, in this order.
 #[derive(Debug)]
@@ -118,7 +113,7 @@ pub struct Dispatch {
     pub plain: bool,
 }
 
-/// Lines of a job's log file, exactly as fine-print.md has them.
+/// Lines of a job's log file, exactly as rules.md has them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct JobLogEntry {
     pub job: String,
@@ -148,7 +143,7 @@ pub enum JobLogLine {
         retcode: i32,
         text: String,
     },
-    /// A later outcome replaced the one given (fine-print.md 4).
+    /// A later outcome replaced the one given (rules.md 4).
     Revised {
         machine: String,
         from: i32,

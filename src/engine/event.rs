@@ -7,17 +7,9 @@ use std::sync::Arc;
 use crate::budget::Chunk;
 use crate::clock::{Mono, Wall};
 use crate::config::Config;
-use crate::engine::effect::Ticket;
-use crate::engine::record::{MachineRunId, RunId, StoredRun};
+use crate::engine::id::{ConnectionId, MachineRunId, RequestId, RunId, Ticket};
+use crate::engine::record::StoredRun;
 use crate::protocol::{SessionKey, WrapperFrame};
-
-/// One accepted wrapper socket; never reused while the daemon lives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ConnectionId(pub u64);
-
-/// One API call that waits for an answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct RequestId(pub u64);
 
 /// The other end of a wrapper connection.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,7 +18,7 @@ pub struct Peer {
     pub token: Option<String>,
     /// Its address, for messages.
     pub address: String,
-    /// Loopback or verified TLS: a command may travel here (fine-print.md 23a).
+    /// Loopback or verified TLS: a command may travel here (rules.md 23a).
     pub is_private: bool,
 }
 

@@ -1,5 +1,5 @@
 //! Jobs and their due times: what the configuration says, when the schedule was last looked at, and the one verdict
-//! that every due time gets (fine-print.md 13, schedule.md R9).
+//! that every due time gets (rules.md 13, schedule.md R9).
 //! Must not know: machines, frames.
 
 use std::collections::BTreeMap;
@@ -11,7 +11,8 @@ use crate::clock::Wall;
 use crate::config::{Config, Job};
 use crate::engine::board::{Counts, RunBoard};
 use crate::engine::effect::{Effect, Fact, JobLogLine, Write};
-use crate::engine::record::{JobRecord, PauseRecord, RunId, RunRecord, Verdict, VerdictRecord};
+use crate::engine::id::RunId;
+use crate::engine::record::{JobRecord, PauseRecord, RunRecord, Verdict, VerdictRecord};
 use crate::engine::{Engine, Turn, Waiting, log_line};
 use crate::limits;
 

@@ -1,13 +1,14 @@
-//! Ends what people want ended, at whatever stage it is (product.md "Kill", fine-print.md 6).
+//! Ends what people want ended, at whatever stage it is (rules.md 6).
 //! Must not know: how a wrapper kills.
 
 use log::Level;
 
 use crate::engine::control::audit;
 use crate::engine::effect::{Answer, Effect, Fact, Write};
-use crate::engine::event::RequestId;
+use crate::engine::id::RequestId;
+use crate::engine::id::{MachineRunId, RunId};
 use crate::engine::machine_run::Kill;
-use crate::engine::record::{MachineRunId, MachineStage, RunId};
+use crate::engine::record::MachineStage;
 use crate::engine::{Engine, Turn, Waiting};
 use crate::limits;
 use crate::protocol::{DaemonFrame, SessionKey};
@@ -205,7 +206,7 @@ impl Engine {
         let Some(connection) = m.connection else { return };
         let can_hear = match m.record.stage {
             MachineStage::Started => true,
-            // a Python wrapper takes the next frame after its connect and start for their acks (fine-print.md 19)
+            // a Python wrapper takes the next frame after its connect and start for their acks (rules.md 19)
             MachineStage::Permitted => m.record.ours && m.unacked_connect.is_none(),
             _ => false,
         };

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::config::JobSpec;
 use crate::engine::AwakeMs;
 use crate::engine::board::MachineBoard;
-use crate::engine::event::ConnectionId;
+use crate::engine::id::ConnectionId;
 use crate::engine::output::Output;
 use crate::engine::record::{MachineRecord, MachineStage, OutputPosition};
 use crate::limits;
@@ -130,7 +130,7 @@ impl MachineRun {
         self.is_open() && self.record.stage != MachineStage::Waiting
     }
 
-    /// The command may have been started: late truth may replace what is presumed (fine-print.md 4).
+    /// The command may have been started: late truth may replace what is presumed (rules.md 4).
     pub fn may_have_started(&self) -> bool {
         self.record.wrapper_id.is_some() || (self.record.env_delivery && self.record.dispatched.is_some())
     }
@@ -214,7 +214,7 @@ impl MachineRun {
     }
 
     /// The later of `due` and the last output, at most [`limits::DRAIN_EXTENSION_MS`] after `due`: a wrapper that
-    /// drains a large spool is not lost (fine-print.md 5).
+    /// drains a large spool is not lost (rules.md 5).
     fn drained(&self, due: AwakeMs) -> AwakeMs {
         due.max(
             self.clocks

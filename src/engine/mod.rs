@@ -11,6 +11,7 @@ pub mod batch;
 pub mod board;
 pub mod effect;
 pub mod event;
+pub mod id;
 pub mod record;
 
 mod connect;
@@ -35,10 +36,13 @@ use std::sync::Arc;
 use log::Level;
 
 use board::Board;
-use effect::{Effect, Fact, JobLogLine, Ticket, Write};
-use event::{Event, RequestId, StoreOutcome};
+use effect::{Effect, Fact, JobLogLine, Write};
+use event::{Event, StoreOutcome};
+use id::RequestId;
+use id::Ticket;
+use id::{MachineRunId, RunId};
 use machine_run::{MachineRun, Overdue};
-use record::{MachineRunId, Recovered, RunId, SwitchRecord, VerdictRecord};
+use record::{Recovered, SwitchRecord, VerdictRecord};
 use run::Run;
 
 use crate::clock::{Mono, Now};
@@ -46,7 +50,7 @@ use crate::config::{Config, Maintenance};
 use crate::limits;
 
 /// Milliseconds that the daemon has been awake: the monotonic clock less every stall. All deadlines are in it, so the
-/// daemon's own trouble never fails somebody's job (fine-print.md 3).
+/// daemon's own trouble never fails somebody's job (rules.md 3).
 pub type AwakeMs = u64;
 
 /// What the engine is told at birth.
@@ -58,7 +62,7 @@ pub struct EngineSettings {
     pub private_link: bool,
     /// Without a `wrapper_path` or `default_wrapper_path` the executor starts our own wrapper (local executor).
     pub own_wrapper_by_default: bool,
-    /// All machines are this host (local executor): an explicit `lockfile` becomes one per machine (fine-print.md 28).
+    /// All machines are this host (local executor): an explicit `lockfile` becomes one per machine (rules.md 28).
     pub machines_share_a_host: bool,
 }
 
@@ -97,7 +101,7 @@ pub struct Engine {
     places: HashMap<MachineRunId, (RunId, usize)>,
     next_run: u64,
     next_machine_run: u64,
-    connections: HashMap<event::ConnectionId, session::Connection>,
+    connections: HashMap<id::ConnectionId, session::Connection>,
     loading: HashMap<String, Vec<session::Arrival>>,
     tickets: HashMap<Ticket, Waiting>,
     next_ticket: u64,
@@ -117,7 +121,7 @@ enum Waiting {
     /// A connect that is acked once it is stored.
     Connect {
         machine_run: MachineRunId,
-        connection: event::ConnectionId,
+        connection: id::ConnectionId,
         ack: Box<crate::protocol::ConnectAck>,
     },
     /// A dispatch that is sent once and never repeated.

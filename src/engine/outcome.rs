@@ -1,4 +1,4 @@
-//! How machine runs and runs end, and how a presumed end is taken back (fine-print.md 4, 9).
+//! How machine runs and runs end, and how a presumed end is taken back (rules.md 4, 9).
 //! Must not know: why they end.
 
 use log::Level;
@@ -6,9 +6,10 @@ use log::Level;
 use crate::budget::Chunk;
 use crate::clock::Wall;
 use crate::engine::effect::{Effect, Fact, JobLogLine, Write};
-use crate::engine::event::ConnectionId;
+use crate::engine::id::ConnectionId;
+use crate::engine::id::{MachineRunId, RunId};
 use crate::engine::machine_run::{Kill, MachineRun};
-use crate::engine::record::{MachineCounts, MachineRunId, MachineStage, RunId, RunStage};
+use crate::engine::record::{MachineCounts, MachineStage, RunStage};
 use crate::engine::run::Run;
 use crate::engine::{Engine, Turn, Waiting};
 use crate::protocol::DaemonFrame;
@@ -123,7 +124,7 @@ impl Engine {
         self.touch_run(id);
     }
 
-    /// A presumed outcome is withdrawn: its wrapper is back (fine-print.md 4).
+    /// A presumed outcome is withdrawn: its wrapper is back (rules.md 4).
     pub(super) fn reopen(&mut self, turn: &mut Turn, id: MachineRunId) {
         let Some(&(run_id, place)) = self.places.get(&id) else {
             return;
@@ -212,7 +213,7 @@ pub(super) fn end_record(m: &mut MachineRun, at: Wall, retcode: i32, presumed: b
 fn success(run: &Run) -> Option<bool> {
     let mut counted = run.machines.iter().filter(|m| !m.record.not_counted).peekable();
     if counted.peek().is_none() && !run.machines.is_empty() {
-        // all in maintenance: skipped, not failed (fine-print.md 9)
+        // all in maintenance: skipped, not failed (rules.md 9)
         return None;
     }
     Some(counted.peek().is_some() && counted.all(|m| m.record.retcode == Some(0)))

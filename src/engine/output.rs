@@ -1,11 +1,12 @@
 //! Where the next bytes of a machine run's output go: rows of the head, rows of the tail, tail rows that fell out
-//! (fine-print.md 17). Must not know: sessions, frames, storage.
+//! (rules.md 17). Must not know: sessions, frames, storage.
 
 use std::collections::VecDeque;
 
 use crate::budget::Chunk;
 use crate::engine::effect::Trim;
-use crate::engine::record::{MachineRunId, OutputPosition, OutputRow};
+use crate::engine::id::MachineRunId;
+use crate::engine::record::{OutputPosition, OutputRow};
 use crate::engine::text;
 use crate::limits;
 

@@ -4,12 +4,13 @@
 
 use crate::budget::Chunk;
 use crate::engine::effect::{Effect, Fact, Write};
+use crate::engine::id::MachineRunId;
 use crate::engine::machine_run::MachineRun;
-use crate::engine::record::{MachineRunId, MachineStage};
+use crate::engine::record::MachineStage;
 use crate::engine::{Engine, Turn};
 
 impl Engine {
-    /// The executor has asked these machines: their time for the launch counts from now (fine-print.md 10). Without a
+    /// The executor has asked these machines: their time for the launch counts from now (rules.md 10). Without a
     /// wrapper this is all that will be heard before the end: they count as started.
     pub(super) fn published(&mut self, turn: &mut Turn, machine_runs: &[MachineRunId]) {
         for id in machine_runs {

@@ -8,14 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Wall;
 use crate::config::JobSpec;
-
-/// A run, numbered by the engine; never reused.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct RunId(pub u64);
-
-/// A machine run, numbered by the engine; never reused.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct MachineRunId(pub u64);
+use crate::engine::id::{MachineRunId, RunId};
 
 /// How far a run has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -122,7 +115,7 @@ pub struct MachineRecord {
     pub started: Option<Wall>,
     pub ended: Option<Wall>,
     pub retcode: Option<i32>,
-    /// The daemon gave the outcome by itself; a wrapper may still tell the true one (fine-print.md 4).
+    /// The daemon gave the outcome by itself; a wrapper may still tell the true one (rules.md 4).
     pub presumed: bool,
     /// The outcome that a later one replaced.
     pub revised_from: Option<i32>,

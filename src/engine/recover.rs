@@ -1,5 +1,5 @@
 //! Goes on after a restart: what storage kept becomes runs again, and what was under way is taken up where that can
-//! be done without starting anything twice (fine-print.md 11).
+//! be done without starting anything twice (rules.md 11).
 //! Must not know: how anything is stored.
 
 use std::collections::BTreeMap;
@@ -10,7 +10,8 @@ use log::Level;
 use crate::clock::{Now, Wall};
 use crate::config::Config;
 use crate::engine::effect::{Effect, Write};
-use crate::engine::record::{MachineRunId, MachineStage, Recovered, RunId, RunStage};
+use crate::engine::id::{MachineRunId, RunId};
+use crate::engine::record::{MachineStage, Recovered, RunStage};
 use crate::engine::run::{Run, dispatch_effect};
 use crate::engine::{Engine, Turn};
 

@@ -5,10 +5,12 @@ use log::Level;
 
 use crate::clock::Mono;
 use crate::engine::effect::{Effect, Fact, JobLogLine, Write};
-use crate::engine::event::{ConnectionId, OutputFrame};
+use crate::engine::event::OutputFrame;
+use crate::engine::id::ConnectionId;
+use crate::engine::id::MachineRunId;
 use crate::engine::machine_run::MachineRun;
 use crate::engine::outcome::notice;
-use crate::engine::record::{MachineRunId, MachineStage};
+use crate::engine::record::MachineStage;
 use crate::engine::{Engine, Turn};
 use crate::protocol::{DaemonFrame, WrapperBody};
 
@@ -115,7 +117,7 @@ impl Engine {
     }
 
     /// Answered after everything before it is committed. A live session that holds nothing does not answer -1, for
-    /// a Python wrapper then drops its output (fine-print.md 20).
+    /// a Python wrapper then drops its output (rules.md 20).
     fn sync(&mut self, turn: &mut Turn, id: MachineRunId, connection: ConnectionId) {
         self.implies_start(turn, id);
         let Some(m) = self.machine_mut(id) else { return };
@@ -273,12 +275,12 @@ impl Engine {
 }
 
 /// A wrapper that does not resend on a nack and offers the same future seq again has lost what lies between
-/// (fine-print.md 21).
+/// (rules.md 21).
 fn lost_the_rest(m: &MachineRun, seq: u64) -> bool {
     !m.record.ours && m.nacked == Some(seq)
 }
 
-/// The outcome that a reported code stands for: a Python wrapper's negative codes are signals (fine-print.md 7).
+/// The outcome that a reported code stands for: a Python wrapper's negative codes are signals (rules.md 7).
 fn true_code(reported: Option<i64>, kill_asked: bool, time_is_up: bool) -> i32 {
     match reported.and_then(|code| i32::try_from(code).ok()) {
         Some(code) if code >= 0 => code,

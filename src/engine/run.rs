@@ -6,16 +6,18 @@ use std::sync::Arc;
 
 use log::Level;
 
+use crate::address::is_loopback_host;
 use crate::clock::Wall;
-use crate::config::{Delivery, ExecutorKind, JobSpec, is_loopback_host};
+use crate::config::{Delivery, ExecutorKind, JobSpec};
 use crate::engine::control::{Wanted, control_fact, say_audit};
 use crate::engine::effect::{Answer, Dispatch, Effect, Fact, JobLogEntry, JobLogLine, Write};
-use crate::engine::event::RequestId;
+use crate::engine::id::RequestId;
+use crate::engine::id::{MachineRunId, RunId};
 use crate::engine::machine_run::MachineRun;
 use crate::engine::outcome::{end_record, notice, result_entry};
 use crate::engine::record::{
-    AuditRecord, Control, MachineRecord, MachineRunId, MachineStage, OutputPosition, RunId, RunRecord,
-    RunStage, Verdict, VerdictRecord,
+    AuditRecord, Control, MachineRecord, MachineStage, OutputPosition, RunRecord, RunStage, Verdict,
+    VerdictRecord,
 };
 use crate::engine::{AwakeMs, Engine, Turn, Waiting, batch};
 
@@ -39,7 +41,7 @@ pub struct Run {
     pub kill: Option<AwakeMs>,
     /// Kills asked for before its start was stored: they are answered after it, with how many machines they concern.
     pub held_kills: Vec<(RequestId, usize)>,
-    /// An id under which a wrapper came that is no target (fine-print.md 27).
+    /// An id under which a wrapper came that is no target (rules.md 27).
     pub stranger: Option<String>,
     /// When it ended or was loaded, in awake time: it is forgotten some time later.
     pub rests_since: AwakeMs,
@@ -124,7 +126,7 @@ impl Run {
 
 impl Engine {
     /// Fires a job: reserves its instance and asks storage; nothing else happens before the commit
-    /// (fine-print.md 11).
+    /// (rules.md 11).
     pub(super) fn start_run(
         &mut self,
         turn: &mut Turn,
@@ -171,7 +173,7 @@ impl Engine {
         self.store_start(turn, id, request);
     }
 
-    /// The local executor always has a wrapper (fine-print.md 28).
+    /// The local executor always has a wrapper (rules.md 28).
     fn with_wrapper(&self, spec: Arc<JobSpec>) -> Arc<JobSpec> {
         match spec.use_wrapper || self.config.settings.executor == ExecutorKind::Salt {
             true => spec,
@@ -537,7 +539,7 @@ impl Engine {
         }
     }
 
-    /// Whether the job travels over the socket (fine-print.md 23).
+    /// Whether the job travels over the socket (rules.md 23).
     fn delivers_over_socket(&self, spec: &JobSpec) -> bool {
         let settings = &self.config.settings;
         let by_default = self.settings.own_wrapper_by_default;

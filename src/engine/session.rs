@@ -9,8 +9,10 @@ use log::Level;
 
 use crate::clock::Mono;
 use crate::engine::effect::Effect;
-use crate::engine::event::{ConnectionId, OutputFrame, Peer};
-use crate::engine::record::{MachineRunId, RunId, StoredRun};
+use crate::engine::event::{OutputFrame, Peer};
+use crate::engine::id::ConnectionId;
+use crate::engine::id::{MachineRunId, RunId};
+use crate::engine::record::StoredRun;
 use crate::engine::run::Run;
 use crate::engine::{Engine, Turn};
 use crate::limits;
@@ -221,7 +223,7 @@ impl Engine {
         }
     }
 
-    /// Nothing changes. A Python wrapper must not be cut off, or its command blocks on a full pipe (fine-print.md 23b).
+    /// Nothing changes. A Python wrapper must not be cut off, or its command blocks on a full pipe (rules.md 23b).
     fn refuse_unknown(
         &mut self,
         turn: &mut Turn,

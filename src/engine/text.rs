@@ -1,4 +1,4 @@
-//! Counts UTF-16 code units of a byte stream that arrives in pieces (fine-print.md 17): the UI addresses output by
+//! Counts UTF-16 code units of a byte stream that arrives in pieces (rules.md 17): the UI addresses output by
 //! them. Invalid bytes count as the U+FFFD they are shown as.
 //! Must not know: where the bytes come from.
 

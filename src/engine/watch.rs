@@ -5,9 +5,10 @@ use log::Level;
 
 use crate::clock::Mono;
 use crate::engine::effect::{Effect, JobLogLine};
-use crate::engine::event::ConnectionId;
+use crate::engine::id::ConnectionId;
+use crate::engine::id::{MachineRunId, RunId};
 use crate::engine::machine_run::Overdue;
-use crate::engine::record::{MachineRunId, MachineStage, RunId, RunStage};
+use crate::engine::record::{MachineStage, RunStage};
 use crate::engine::{Engine, Turn};
 use crate::limits;
 

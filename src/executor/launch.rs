@@ -50,7 +50,7 @@ impl Programs {
         }
     }
 
-    /// The wrapper of a job (fine-print.md 28).
+    /// The wrapper of a job (rules.md 28).
     pub fn wrapper(&self, spec: &JobSpec, settings: &Settings) -> Program {
         let configured = spec
             .wrapper_path
@@ -137,7 +137,7 @@ pub fn environment(
     }
     environment.insert("SP_MACHINE_ID".into(), machine.into());
     if let Some(lockfile) = dispatch.spec.lockfile.as_ref().filter(|_| dispatch.env_delivery) {
-        // several machines share this host's file system (fine-print.md 28)
+        // several machines share this host's file system (rules.md 28)
         environment.insert("SP_LOCKFILE".into(), format!("{lockfile}.{machine}").into());
     }
     environment
@@ -161,7 +161,7 @@ pub fn settings_of(dispatch: &Dispatch, link: &Link, settings: &Settings) -> BTr
         if let Some(user) = &spec.user {
             set("SP_USER", user);
         }
-        // a Python wrapper takes 0 for "at once" (fine-print.md 22)
+        // a Python wrapper takes 0 for "at once" (rules.md 22)
         if spec.timeout_s > 0 {
             set("SP_TIMEOUT", &spec.timeout_s.to_string());
         }

@@ -3,7 +3,8 @@
 
 use std::net::Ipv6Addr;
 
-use crate::config::{JobSpec, Settings, is_loopback_host};
+use crate::address::is_loopback_host;
+use crate::config::{JobSpec, Settings};
 use crate::tls::Pin;
 
 /// The machines port, as known from start to restart.

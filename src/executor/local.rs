@@ -20,8 +20,9 @@ use crate::clock::{self, Mono};
 use crate::config::{JobSpec, Settings};
 use crate::engine::effect::Dispatch;
 use crate::engine::event::Event;
-use crate::engine::record::{MachineRunId, RunId};
+use crate::engine::id::{MachineRunId, RunId};
 use crate::limits;
+use crate::process::host::short_name;
 use crate::wake::Waker;
 
 /// A machine run whose wrapper could not be started.
@@ -108,7 +109,7 @@ impl Local {
         let ids = settings
             .local_machines
             .clone()
-            .unwrap_or_else(|| vec![host_name()]);
+            .unwrap_or_else(|| vec![short_name()]);
         let mut known: Vec<String> = Vec::with_capacity(ids.len());
         let mut seen = std::collections::HashSet::new();
         known.extend(ids.into_iter().filter(|id| seen.insert(id.clone())));
@@ -303,11 +304,6 @@ fn start(
     // a child's id fits and is not 0
     let pid = Pid::from_raw(child.id() as i32).ok_or("the wrapper has no process id")?;
     Ok((name, child, pidfd_open(pid, PidfdFlags::empty()).ok()))
-}
-
-/// The host's name, as the kernel has it.
-pub fn host_name() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 #[cfg(test)]

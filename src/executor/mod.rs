@@ -16,7 +16,7 @@ use parking_lot::RwLock;
 use crate::config::{ExecutorKind, JobSpec, Settings};
 use crate::engine::effect::Dispatch;
 use crate::engine::event::Event;
-use crate::engine::record::{MachineRunId, RunId};
+use crate::engine::id::{MachineRunId, RunId};
 use crate::limits;
 use crate::thread::{self, Actor};
 use crate::wake::Waker;

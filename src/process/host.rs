@@ -1,12 +1,16 @@
-//! The host's full name.
+//! The host's names.
 //! Must not know: what it names.
 
 use std::ffi::{CStr, CString};
 
+/// The host's name as the kernel has it.
+pub fn short_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
 /// The fully qualified name where the resolver knows one, else the bare host name.
 pub fn full_name() -> String {
-    let system = rustix::system::uname();
-    let bare = system.nodename().to_string_lossy().into_owned();
+    let bare = short_name();
     if bare.contains('.') {
         return bare;
     }

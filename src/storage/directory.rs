@@ -23,7 +23,7 @@ pub(super) struct StateDir {
     _lock: File,
 }
 
-/// Disk space held back for facts (fine-print.md 16).
+/// Disk space held back for facts (rules.md 16).
 pub(super) struct Reserve {
     path: PathBuf,
     is_made: bool,

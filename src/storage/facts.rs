@@ -13,9 +13,9 @@ use crate::clock::Wall;
 use crate::config::JobSpec;
 use crate::engine::effect::{Fact, Write};
 use crate::engine::event::StoreOutcome;
+use crate::engine::id::{MachineRunId, RunId};
 use crate::engine::record::{
-    JobRecord, MachineCounts, MachineRecord, MachineRunId, MachineStage, RunId, RunRecord, RunStage, Verdict,
-    VerdictRecord,
+    JobRecord, MachineCounts, MachineRecord, MachineStage, RunRecord, RunStage, Verdict, VerdictRecord,
 };
 use crate::limits;
 

@@ -12,7 +12,8 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, params, params_from_iter};
 
 use crate::clock::Wall;
-use crate::engine::record::{MachineCounts, MachineRunId, OutputPosition, RunId, RunRecord, StoredRun};
+use crate::engine::id::{MachineRunId, RunId};
+use crate::engine::record::{MachineCounts, OutputPosition, RunRecord, StoredRun};
 use crate::limits;
 
 use super::facts::{self, RUN_COLUMNS};

@@ -28,7 +28,8 @@ use crossbeam_channel::{Receiver, Sender, TrySendError};
 
 use crate::clock::Wall;
 use crate::engine::effect::Write;
-use crate::engine::event::{ConnectionId, Event};
+use crate::engine::event::Event;
+use crate::engine::id::ConnectionId;
 use crate::engine::record::Recovered;
 use crate::limits;
 use crate::protocol::DaemonFrame;
@@ -108,7 +109,7 @@ impl Opened {
 
 impl Storage {
     /// Queues a request. Hands it back when the queue is full; the last part of the queue takes only writes that
-    /// carry facts (fine-print.md 15), so output is handed back a little earlier.
+    /// carry facts (rules.md 15), so output is handed back a little earlier.
     pub fn try_send(&self, request: Request) -> Result<(), Request> {
         if is_bulk(&request) && self.sender.len() >= limits::STORAGE_QUEUE_FOR_OUTPUT {
             return Err(request);

@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use chrono::{NaiveDate, TimeDelta};
 use rusqlite::{Connection, OptionalExtension, params};
 
-use crate::engine::record::{MachineRunId, OutputPosition, OutputRow};
+use crate::engine::id::MachineRunId;
+use crate::engine::record::{OutputPosition, OutputRow};
 use crate::limits;
 
 use super::{directory, schema, text};

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use crate::engine::record::MachineRunId;
+use crate::engine::id::MachineRunId;
 use crate::limits;
 
 use super::history::Reader;

@@ -11,8 +11,9 @@ use std::time::Duration;
 use super::*;
 use crate::budget::Chunk;
 use crate::config::JobSpec;
-use crate::engine::effect::{Fact, Ticket};
+use crate::engine::effect::Fact;
 use crate::engine::event::StoreOutcome;
+use crate::engine::id::{MachineRunId, RunId, Ticket};
 use crate::engine::record::*;
 
 /// Long enough for a busy machine; nothing waits that long when it works.

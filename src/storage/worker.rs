@@ -11,8 +11,10 @@ use rusqlite::{Connection, ErrorCode};
 
 use crate::clock::{self, Mono};
 use crate::engine::effect::{Fact, Write};
-use crate::engine::event::{ConnectionId, Event, StoreOutcome};
-use crate::engine::record::{MachineRunId, Recovered, RunId};
+use crate::engine::event::{Event, StoreOutcome};
+use crate::engine::id::ConnectionId;
+use crate::engine::id::{MachineRunId, RunId};
+use crate::engine::record::Recovered;
 use crate::{limits, metrics};
 
 use super::directory::{self, Reserve, StateDir};

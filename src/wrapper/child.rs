@@ -16,8 +16,8 @@ use crate::limits;
 use crate::process::guardian::{self, Guardian};
 use crate::process::order::{Launch, Order, receive_report, send_order};
 use crate::wake::{self, Waker};
+use crate::wrapper::event::{Event, spawn};
 use crate::wrapper::spool::{Appended, Spool};
-use crate::wrapper::supervise::{Event, spawn};
 
 /// The owner's handle.
 #[derive(Debug)]

@@ -14,33 +14,14 @@ use tungstenite::handshake::HandshakeError;
 use tungstenite::protocol::WebSocketConfig;
 use tungstenite::{Error, Message, WebSocket};
 
+use crate::address::is_loopback;
 use crate::clock::{self, Mono};
 use crate::limits;
-use crate::protocol::{self, DaemonFrame, OutputBody, SessionKey, WrapperBody};
+use crate::protocol::{self, OutputBody, SessionKey, WrapperBody};
 use crate::wake::{self, Waker};
 use crate::wrapper::channel::{Address, Channel, Security};
+use crate::wrapper::event::{Event, LinkEvent, spawn};
 use crate::wrapper::session::Outgoing;
-use crate::wrapper::supervise::{Event, spawn};
-
-/// What the thread tells the owner.
-#[derive(Debug)]
-pub enum LinkEvent {
-    /// A connection stands; frames are pushed under its generation. `trusted`: the peer is this very host,
-    /// or has proved to be the daemon.
-    Up {
-        generation: u64,
-        trusted: bool,
-    },
-    Down {
-        generation: u64,
-    },
-    Frame {
-        generation: u64,
-        frame: DaemonFrame,
-    },
-    /// The thread has said goodbye and ends.
-    Stopped,
-}
 
 /// The owner's handle.
 #[derive(Debug)]
@@ -225,7 +206,7 @@ impl Caller {
                 .and_then(|channel| self.shake_hands(channel, until));
             match shaken {
                 Ok(socket) => {
-                    let is_loopback = address.ip().to_canonical().is_loopback();
+                    let is_loopback = is_loopback(address.ip());
                     let trusted = is_loopback || socket.get_ref().is_verified();
                     return Ok((socket, trusted));
                 }

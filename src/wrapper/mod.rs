@@ -3,6 +3,8 @@
 
 mod supervise;
 
+mod event;
+
 mod channel;
 mod child;
 mod chunk;

@@ -16,27 +16,12 @@ use crate::process::order::{Exit, Order, Report};
 use crate::protocol::{DaemonFrame, JobOrder, SessionKey};
 use crate::wrapper::child::Child;
 use crate::wrapper::chunk::Pace;
+use crate::wrapper::event::{Event, LinkEvent};
 use crate::wrapper::kill::{Course, Reason, Step};
-use crate::wrapper::link::{Link, LinkEvent};
+use crate::wrapper::link::Link;
 use crate::wrapper::session::{Action, STDERR, STDOUT, Session};
 use crate::wrapper::settings::Settings;
 use crate::wrapper::spool::{self, Spool};
-
-/// Everything that can happen to a wrapper.
-#[derive(Debug)]
-pub enum Event {
-    Link(LinkEvent),
-    Guardian(Report),
-    GuardianGone,
-    /// More output than the owner has seen.
-    OutputWaits,
-    /// The pipe has ended, or has been let go of.
-    OutputEnded,
-    /// SIGTERM or SIGINT.
-    ToldToStop,
-    /// One of the wrapper's own threads broke.
-    Panicked(String),
-}
 
 /// The owner of one run.
 pub struct Supervisor {
@@ -577,20 +562,6 @@ impl Supervisor {
         self.spool.discard();
         spool::remove_leftovers(&spool::root());
     }
-}
-
-/// Starts a thread whose panic the owner hears of.
-pub fn spawn(
-    name: &'static str,
-    events: Sender<Event>,
-    body: impl FnOnce() + Send + 'static,
-) -> io::Result<()> {
-    let guarded = move || {
-        if catch_unwind(AssertUnwindSafe(body)).is_err() {
-            let _ = events.send(Event::Panicked(name.to_string()));
-        }
-    };
-    crate::thread::spawn(name, limits::WRAPPER_STACK_BYTES, guarded).map(drop)
 }
 
 fn random_id() -> io::Result<String> {

@@ -1,12 +1,14 @@
-//! The judge: what the five promises say about everything that the world sees. Written from product.md and
-//! fine-print.md, never from the engine's code. dues.rs judges due times and verdicts, settle.rs the end.
+//! The judge: what the five promises say about everything that the world sees. Written from rules.md and
+//! rules.md, never from the engine's code. dues.rs judges due times and verdicts, settle.rs the end.
 //! Must not know: the engine's insides.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use saltpeter::engine::effect::{Answer, Dispatch, Effect, Fact, Write};
-use saltpeter::engine::event::{Ask, ConnectionId, Event, RequestId};
-use saltpeter::engine::record::{MachineRecord, MachineRunId, MachineStage, RunId, RunRecord, RunStage};
+use saltpeter::engine::event::{Ask, Event};
+use saltpeter::engine::id::{ConnectionId, RequestId};
+use saltpeter::engine::id::{MachineRunId, RunId};
+use saltpeter::engine::record::{MachineRecord, MachineStage, RunRecord, RunStage};
 use saltpeter::protocol::{DaemonFrame, ErrorCode, WrapperBody, WrapperFrame};
 
 use crate::daemon::Seen;
@@ -16,7 +18,7 @@ use crate::setup::Kind;
 use crate::storage::Full;
 use crate::world::World;
 
-/// Stalls shorter than this are nobody's business (fine-print.md 3).
+/// Stalls shorter than this are nobody's business (rules.md 3).
 const STALL_MS: u64 = 2_000;
 
 /// What the daemon got to hear of a machine run, in milliseconds of its being awake.

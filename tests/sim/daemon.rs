@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use saltpeter::engine::board::Board;
 use saltpeter::engine::effect::{Answer, Effect, JobLogEntry};
-use saltpeter::engine::event::{Ask, ConnectionId, Event, RequestId};
+use saltpeter::engine::event::{Ask, Event};
+use saltpeter::engine::id::{ConnectionId, RequestId};
 use saltpeter::engine::{Engine, EngineSettings};
 
 use crate::trace;

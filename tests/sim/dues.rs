@@ -1,5 +1,5 @@
 //! The judge of promise 3's second half: every due time has exactly one verdict, and the right one. Due times are
-//! computed here from [`saltpeter::schedule::Schedule::next_after`] alone (schedule.md R4, R9; fine-print.md 13).
+//! computed here from [`saltpeter::schedule::Schedule::next_after`] alone (schedule.md R4, R9; rules.md 13).
 //! Must not know: the engine's insides.
 
 use std::collections::{BTreeMap, BTreeSet};

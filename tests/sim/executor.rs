@@ -8,7 +8,7 @@ use std::sync::Arc;
 use saltpeter::config::{JobSpec, Targets};
 use saltpeter::engine::effect::Dispatch;
 use saltpeter::engine::event::Event;
-use saltpeter::engine::record::{MachineRunId, RunId};
+use saltpeter::engine::id::{MachineRunId, RunId};
 
 use crate::setup::{Kind, PYTHON_PATH};
 use crate::trace;

@@ -1,5 +1,5 @@
 //! The engine against simulated wrappers, network, clocks, storage, people and crashes, in virtual time. The judge
-//! (checker.rs, dues.rs, stream.rs, settle.rs) knows the promises of product.md, not the code.
+//! (checker.rs, dues.rs, stream.rs, settle.rs) knows the promises (README.md), not the code.
 //!
 //! 2,000 seeds in the normal run. `SALTPETER_SIM_SEED=n` replays one with its trace, `SALTPETER_SIM_SEEDS=count` runs
 //! so many, from `SALTPETER_SIM_FROM` on. Named, exact cases are in scenarios.rs.

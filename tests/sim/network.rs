@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use saltpeter::budget::Chunk;
 use saltpeter::clock::Mono;
-use saltpeter::engine::event::{ConnectionId, Event, OutputFrame, Peer};
+use saltpeter::engine::event::{Event, OutputFrame, Peer};
+use saltpeter::engine::id::ConnectionId;
 use saltpeter::protocol::{DaemonFrame, WrapperBody, WrapperFrame};
 
 use crate::trace;

@@ -1,4 +1,4 @@
-//! The deployed Python wrapper (0.9.31) as fine-print.md 19-23 describes it: classic delivery, the next frame is
+//! The deployed Python wrapper (0.9.31) as rules.md 19-23 describes it: classic delivery, the next frame is
 //! taken for the ack, no connect after a reconnect, a question about the sequence, everything acked one by one,
 //! nothing sent again on a nack.
 //! Must not know: the engine.

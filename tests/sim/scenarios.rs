@@ -1,4 +1,4 @@
-//! Named cases of product.md and fine-print.md in virtual time, each asserting what a user would see.
+//! Named cases of rules.md in virtual time, each asserting what a user would see.
 //! Must not know: the engine's insides.
 
 use saltpeter::engine::effect::{Answer, JobLogLine};

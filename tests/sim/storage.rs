@@ -7,9 +7,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use saltpeter::clock::Wall;
 use saltpeter::engine::effect::{Fact, Write};
 use saltpeter::engine::event::{Event, StoreOutcome};
+use saltpeter::engine::id::{MachineRunId, RunId};
 use saltpeter::engine::record::{
-    Control, JobRecord, MachineRecord, MachineRunId, MachineStage, OutputPosition, Recovered, RunId,
-    RunRecord, RunStage, StoredRun, Verdict, VerdictRecord,
+    Control, JobRecord, MachineRecord, MachineStage, OutputPosition, Recovered, RunRecord, RunStage,
+    StoredRun, Verdict, VerdictRecord,
 };
 
 use crate::trace;

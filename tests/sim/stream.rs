@@ -8,7 +8,7 @@ use crate::storage::Row;
 /// What a wrapper printed.
 pub struct Truth<'a> {
     pub frames: &'a [Vec<u8>],
-    /// Frames that the wrapper itself lost (Python, fine-print.md 21).
+    /// Frames that the wrapper itself lost (Python, rules.md 21).
     pub lost: &'a BTreeSet<u64>,
     /// 0: none.
     pub limit_bytes: u64,

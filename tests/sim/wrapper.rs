@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use saltpeter::clock::Wall;
-use saltpeter::engine::record::MachineRunId;
+use saltpeter::engine::id::MachineRunId;
 use saltpeter::limits;
 use saltpeter::protocol::{
     ConnectAck, DaemonFrame, ErrorCode, FEATURE_DATA_BASE64, FEATURE_JOB, FEATURE_RESUME, FEATURE_WINDOW,

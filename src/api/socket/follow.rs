@@ -15,7 +15,7 @@ use super::view::Source;
 use crate::api::views::day_of;
 use crate::clock::{Mono, Wall};
 use crate::engine::board::{Board, JobBoard, MachineBoard, RunBoard};
-use crate::engine::record::{MachineRunId, RunId};
+use crate::engine::id::{MachineRunId, RunId};
 use crate::limits;
 
 /// A followed job.

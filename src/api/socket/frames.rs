@@ -229,7 +229,8 @@ fn text_of(value: &impl Serialize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::record::{JobRecord, MachineRecord, RunId, RunRecord};
+    use crate::engine::id::RunId;
+    use crate::engine::record::{JobRecord, MachineRecord, RunRecord};
 
     fn has_null(value: &Value) -> bool {
         match value {

@@ -35,8 +35,8 @@ use crate::config::{Role, Settings};
 use crate::engine::effect::Answer;
 use crate::engine::event::Ask;
 use crate::limits;
-use crate::machines::percent_decode;
 use crate::net::upgrade;
+use crate::url::percent_decode;
 
 pub use hub::Hub;
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::engine::record::MachineRunId;
+use crate::engine::id::MachineRunId;
 use crate::limits;
 use crate::storage::Reader;
 

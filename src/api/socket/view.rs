@@ -14,7 +14,7 @@ use super::text::{Cursor, Next, Place};
 use crate::clock::Mono;
 use crate::config::{Config, Maintenance};
 use crate::engine::board::{Board, RunBoard};
-use crate::engine::record::RunId;
+use crate::engine::id::RunId;
 use crate::limits;
 
 /// Pieces of output sent in a row before `status` and `details` have their turn.

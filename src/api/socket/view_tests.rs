@@ -11,7 +11,8 @@ use super::view::{Frame, Source, View};
 use crate::clock::{Mono, Wall};
 use crate::config::Config;
 use crate::engine::board::{Board, JobBoard, MachineBoard, RunBoard};
-use crate::engine::record::{JobRecord, MachineRecord, MachineRunId, RunId, RunRecord};
+use crate::engine::id::{MachineRunId, RunId};
+use crate::engine::record::{JobRecord, MachineRecord, RunRecord};
 use crate::limits;
 
 /// Runs of the job `j` on its machines; a run's number times 100 and the machine's place is its machine run.

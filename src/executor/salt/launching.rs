@@ -11,15 +11,15 @@ use crate::clock::{self, Mono};
 use crate::config::Settings;
 use crate::engine::effect::Dispatch;
 use crate::engine::event::Event;
-use crate::engine::record::MachineRunId;
+use crate::engine::id::MachineRunId;
 use crate::executor::launch;
 use crate::executor::link::Entrance;
-use crate::executor::local::host_name;
 use crate::limits;
+use crate::process::host::short_name;
 
 /// Before the wrapper's path. The command is a template, the only thing that Salt renders on the minion. One dispatch
 /// serves all minions, and each wrapper must know which it is on: `env` sets that whatever the minion's shell is. And
-/// a wrapper must outlive the minion's service where systemd kills all of its control group (salt.md 5): then it gets
+/// a wrapper must outlive the minion's service where systemd kills all of its control group: then it gets
 /// a scope of its own, as Salt does it for package managers, with the same setting to forbid it.
 const WRAPPER_PREFIX: &str = "{% if 'file.read' in salt and salt['file.file_exists']('/proc/self/cgroup') \
     and 'salt-minion.service' in salt['file.read']('/proc/self/cgroup') \
@@ -160,7 +160,7 @@ pub(super) fn wrapper_call(
     let path = path.map_or(limits::SALT_WRAPPER_PATH, String::as_str);
     let host = settings
         .server_host(&dispatch.spec)
-        .map_or_else(host_name, str::to_string);
+        .map_or_else(short_name, str::to_string);
     let link = entrance.link(&host, &dispatch.spec, settings);
     let env = launch::settings_of(dispatch, &link, settings);
     let command = format!("{WRAPPER_PREFIX}{path}");

@@ -10,7 +10,7 @@ use super::{Salt, What};
 use crate::clock::{self, Mono};
 use crate::config::{JobSpec, TARGET_TYPES, Targets};
 use crate::engine::event::Event;
-use crate::engine::record::RunId;
+use crate::engine::id::RunId;
 use crate::limits;
 
 /// Which of the matching minions are up?

@@ -11,7 +11,7 @@ use super::{NO_ANSWER, NO_RESPONSE, Pending, Salt, What};
 use crate::clock::{self, Mono};
 use crate::engine::effect::Dispatch;
 use crate::engine::event::Event;
-use crate::engine::record::MachineRunId;
+use crate::engine::id::MachineRunId;
 use crate::limits;
 
 const KILLED: i32 = 143;

@@ -13,10 +13,10 @@ use crate::limits;
 use crate::wake::Waker;
 
 /// The helper's source. It travels over its standard input: no file, and nothing long in `ps`.
-const SOURCE: &str = include_str!("../salt_helper.py");
+const SOURCE: &str = include_str!("helper.py");
 /// Reads as many bytes of source as its first argument says, and runs them.
 const BOOTSTRAP: &str = "import sys; sys.argv.pop(0); \
-    exec(compile(sys.stdin.buffer.read(int(sys.argv.pop(0))), 'salt_helper.py', 'exec'))";
+    exec(compile(sys.stdin.buffer.read(int(sys.argv.pop(0))), 'helper.py', 'exec'))";
 
 /// A running helper. Dropping it kills it: it holds nothing that matters.
 pub struct Process {

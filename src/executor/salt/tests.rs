@@ -10,7 +10,7 @@ use super::ping::unknown_kind;
 use super::*;
 use crate::config::{ExecutorKind, JobSpec, Settings, Targets};
 use crate::engine::effect::Dispatch;
-use crate::engine::record::{MachineRunId, RunId};
+use crate::engine::id::{MachineRunId, RunId};
 use crate::executor::{self, Executor};
 
 const HELLO: &str = r#"{"ev":"hello","proto":1,"salt":"3008.5","python":"3","exe":"fake"}"#;

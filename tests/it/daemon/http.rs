@@ -342,7 +342,7 @@ fn paths_lead_nowhere_but_to_what_they_name() {
 
 #[test]
 fn what_the_old_daemon_could_not_answer_is_answered() {
-    // measured.md 14: `/status` and `/kill` were 405, `/running` failed while a job ran
+    // the Python daemon: `/status` and `/kill` were 405, `/running` failed while a job ran
     let daemon = daemon();
     let instance = daemon.run("long");
     until("the start", || daemon.fact("started", &instance, "m1"));

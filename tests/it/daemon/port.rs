@@ -112,7 +112,7 @@ fn after_a_reconnect_it_goes_on_without_connect_and_start_and_can_be_killed() {
     peer.output(1, "b");
     assert_eq!(peer.hear(), output_ack(1));
     drop(peer);
-    // the next speaks first by a heartbeat; measured.md 6: the kill must find it
+    // the next speaks first by a heartbeat; the kill must find it
     let mut peer = orders.connect();
     peer.say("heartbeat", json!({}));
     assert_eq!(daemon.kill("j").status, 200);
@@ -234,7 +234,7 @@ fn strangers_change_nothing_and_are_told_no_more_than_they_must() {
         ("a machine that is nowhere", orders.of_machine("m\n\u{1b}[31m")),
     ];
     for (what, orders) in &strangers {
-        // an old wrapper must not be cut off (fine-print.md 23b)
+        // an old wrapper must not be cut off (rules.md 23b)
         let mut stranger = orders.connect();
         stranger.greet();
         stranger.output(0, "false\n");

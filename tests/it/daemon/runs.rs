@@ -123,7 +123,7 @@ fn what_cannot_be_done_is_refused_with_a_fitting_code() {
     assert_eq!(daemon.kill("long").status, 200);
     daemon.wait_ended(&instance);
     assert_eq!(daemon.kill("long").status, 409, "what has ended cannot be killed");
-    // measured.md: a kill of an idle job does not hit the next run
+    // a kill of an idle job does not hit the next run
     assert_eq!(daemon.run_to_end("idle").0, 0);
 }
 
@@ -497,7 +497,7 @@ fn machines_on_one_host_do_not_lock_each_other_out() {
 
 #[test]
 fn schedules_that_never_come_stop_nobody_elses() {
-    // measured.md 3: year 2020 and 31 February ended the old scheduler
+    // year 2020 and 31 February ended the old scheduler
     let february = json!({"dom": "31", "mon": "2", "hour": "0", "min": "0", "year": "*"});
     let daemon = daemon(json!({
         "past": job("true"), "never": job_with("true", february), "tick": every_second("true", json!({})),

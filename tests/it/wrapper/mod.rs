@@ -1,4 +1,4 @@
-//! sp-wrapper against a scripted daemon. Numbers in comments are those of measured.md "What it gets wrong".
+//! sp-wrapper against a scripted daemon.
 
 mod ending;
 mod family;

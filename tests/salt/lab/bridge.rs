@@ -21,7 +21,7 @@ impl Bridge {
     pub fn start(lab: &Lab) -> Bridge {
         let mut child = Command::new(&lab.python)
             .arg("-u")
-            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/executor/salt_helper.py"))
+            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/executor/salt/helper.py"))
             .arg("-c")
             .arg(lab.config())
             .stdin(Stdio::piped())

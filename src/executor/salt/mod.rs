@@ -132,7 +132,7 @@ impl Salt {
         }
     }
 
-    /// The daemon was stalled: nobody's time has run (fine-print.md 3).
+    /// The daemon was stalled: nobody's time has run (rules.md 3).
     fn forgive(&mut self, stalled_ms: u64) {
         if stalled_ms <= limits::STALL_MS {
             return;

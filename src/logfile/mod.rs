@@ -1,4 +1,4 @@
-//! The job log thread: `logdir/<job>.log`, as operators know it (fine-print.md "Job log, exactly").
+//! The job log thread: `logdir/<job>.log`, as operators know it (rules.md "Job log, exactly").
 //! Must not know: the engine, why an entry was made.
 
 mod progress;
@@ -17,7 +17,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError};
 use parking_lot::Mutex;
 
 use crate::engine::effect::{JobLogEntry, JobLogLine};
-use crate::engine::record::MachineRunId;
+use crate::engine::id::MachineRunId;
 use crate::limits;
 use crate::safe_name::safe_name;
 use crate::storage::Reader;
