@@ -39,12 +39,13 @@ pub const FORMATS: [(&str, Format); 3] = [
 pub fn start(format: Option<Format>) {
     let asked = std::env::var("SALTPETER_LOG").unwrap_or_default();
     let (levels, bad) = Levels::parse(&asked);
-    let format = format.unwrap_or_else(
-        || match is_journal(std::env::var_os("JOURNAL_STREAM").as_deref()) {
-            true => Format::Journal,
-            false => Format::Plain,
-        },
-    );
+    let format = format.unwrap_or_else(|| {
+        if is_journal(std::env::var_os("JOURNAL_STREAM").as_deref()) {
+            Format::Journal
+        } else {
+            Format::Plain
+        }
+    });
     if SETUP.set(Setup { format, levels }).is_ok() && log::set_logger(&LOGGER).is_ok() {
         set_debug(false);
         for word in bad {
@@ -63,15 +64,16 @@ pub fn set_debug(debug: bool) {
 /// The line that says that the daemon is ready (rules.md 35): as it is, whatever the level; JSON where all is.
 pub fn say_ready(line: &str) {
     let is_json = SETUP.get().is_some_and(|setup| setup.format == Format::Json);
-    let text = match is_json {
-        true => self::line(
+    let text = if is_json {
+        self::line(
             Format::Json,
             &clock::wall().utc(),
             Level::Info,
             module_path!(),
             line,
-        ),
-        false => format!("{line}\n"),
+        )
+    } else {
+        format!("{line}\n")
     };
     // a stderr that is gone is no reason to stop
     let _ = std::io::stderr().lock().write_all(text.as_bytes());
@@ -205,9 +207,10 @@ impl Levels {
 }
 
 fn usual(debug: bool) -> LevelFilter {
-    match debug {
-        true => LevelFilter::Debug,
-        false => LevelFilter::Info,
+    if debug {
+        LevelFilter::Debug
+    } else {
+        LevelFilter::Info
     }
 }
 

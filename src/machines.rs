@@ -340,14 +340,16 @@ impl Handler for Session {
     }
 
     fn next_time(&self) -> Mono {
-        let silent = match self.has_spoken {
-            true => limits::SILENT_CONNECTION_MS,
-            false => limits::FIRST_FRAME_MS,
+        let silent = if self.has_spoken {
+            limits::SILENT_CONNECTION_MS
+        } else {
+            limits::FIRST_FRAME_MS
         };
         let deadline = self.last_heard.plus_ms(silent);
-        match self.has_dropped {
-            true => deadline.min(clock::mono().plus_ms(limits::BUDGET_RETRY_MS)),
-            false => deadline,
+        if self.has_dropped {
+            deadline.min(clock::mono().plus_ms(limits::BUDGET_RETRY_MS))
+        } else {
+            deadline
         }
     }
 

@@ -94,17 +94,18 @@ pub fn require(caller: &Caller, role: Role) -> Result<(), Denied> {
     if caller.role >= role {
         return Ok(());
     }
-    Err(match caller.is_known {
-        true => Denied {
+    Err(if caller.is_known {
+        Denied {
             status: 403,
             message: format!("{} may not do this", caller.who),
-        },
-        false => Denied {
-            status: 401,
-            message: "this needs a token ('Authorization: Bearer TOKEN', see 'api_tokens'), or the socket control.sock in \
-                      state_dir; 'api_open: true' lets every local user act"
-                .into(),
-        },
+        }
+    } else {
+        Denied {
+        status: 401,
+        message: "this needs a token ('Authorization: Bearer TOKEN', see 'api_tokens'), or the socket control.sock in \
+                  state_dir; 'api_open: true' lets every local user act"
+            .into(),
+    }
     })
 }
 
@@ -210,12 +211,13 @@ fn check_host(request: &Request, settings: &Settings) -> Result<(), Denied> {
             message: "the request has more than one Host".into(),
         });
     }
-    match is_ours(without_port(host), settings) {
-        true => Ok(()),
-        false => Err(Denied {
+    if is_ours(without_port(host), settings) {
+        Ok(())
+    } else {
+        Err(Denied {
             status: 403,
             message: "the request's Host is neither loopback nor listed in 'api_hosts'".into(),
-        }),
+        })
     }
 }
 
@@ -227,13 +229,14 @@ fn check_origin(request: &Request, settings: &Settings) -> Result<(), Denied> {
         return Ok(());
     }
     let authority = origin.split_once("://").map(|(_, authority)| authority);
-    match authority.is_some_and(|authority| is_ours(without_port(authority), settings)) {
-        true => Ok(()),
-        false => Err(Denied {
+    if authority.is_some_and(|authority| is_ours(without_port(authority), settings)) {
+        Ok(())
+    } else {
+        Err(Denied {
             status: 403,
             message: "the request comes from a web page of another origin: list it in 'api_allowed_origins'"
                 .into(),
-        }),
+        })
     }
 }
 

@@ -413,9 +413,10 @@ impl<T: Transport> Pieces<'_, T> {
 
     fn finish(mut self) -> io::Result<()> {
         self.send()?;
-        match self.is_chunked {
-            true => self.into.write_all(b"0\r\n\r\n"),
-            false => Ok(()),
+        if self.is_chunked {
+            self.into.write_all(b"0\r\n\r\n")
+        } else {
+            Ok(())
         }
     }
 }

@@ -108,9 +108,10 @@ pub fn log_in(call: &Call) -> Answered {
     let found = auth::by_token(token, peer, &call.board.config.settings);
     let next = next(&form);
     let Some((token, who)) = found.and_then(|caller| Some((caller.token?, caller.who))) else {
-        return Ok(match call.shared.guard.may_fail(peer.ip()) {
-            true => html(401, "That is not one of the tokens.", next),
-            false => html(429, TOO_MANY, next),
+        return Ok(if call.shared.guard.may_fail(peer.ip()) {
+            html(401, "That is not one of the tokens.", next)
+        } else {
+            html(429, TOO_MANY, next)
         });
     };
     if !call.shared.guard.is_welcome(peer.ip(), token) {

@@ -144,9 +144,10 @@ fn parse_range(header: &str, length: u64) -> Option<Result<Range<u64>, u64>> {
         (None, Some(count)) if first.is_empty() => length - count.min(length)..length,
         _ => return None,
     };
-    Some(match range.start < length && range.start < range.end {
-        true => Ok(range),
-        false => Err(range.start),
+    Some(if range.start < length && range.start < range.end {
+        Ok(range)
+    } else {
+        Err(range.start)
     })
 }
 
@@ -194,9 +195,10 @@ impl Follow<'_> {
                 Some(found) => (found.output_bytes, found.record.ended.is_some()),
                 None => (u64::MAX, true),
             };
-            let stored = match self.sent < bytes {
-                true => self.send_stored(into)?,
-                false => self.sent,
+            let stored = if self.sent < bytes {
+                self.send_stored(into)?
+            } else {
+                self.sent
             };
             into.flush()?;
             // what is shown may still be on its way to the disk
@@ -204,9 +206,10 @@ impl Follow<'_> {
             if (is_ended && !is_behind) || into.is_gone() {
                 return Ok(());
             }
-            let patience_ms = match is_behind {
-                true => limits::FOLLOW_COMMIT_MS,
-                false => limits::FOLLOW_LOOK_MS,
+            let patience_ms = if is_behind {
+                limits::FOLLOW_COMMIT_MS
+            } else {
+                limits::FOLLOW_LOOK_MS
             };
             seen = self.shared.feed.wait_beyond(seen, patience_ms);
         }

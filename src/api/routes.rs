@@ -149,9 +149,10 @@ pub fn refuse(path: &str, denied: &Denied) -> Response {
 
 /// An answer that says no, in the shape that this path has always had.
 fn refusal(path: &str, status: u16, message: &str) -> Response {
-    match is_old(path) {
-        true => Response::json(status, &views::Verdict::error(message)),
-        false => error(status, message),
+    if is_old(path) {
+        Response::json(status, &views::Verdict::error(message))
+    } else {
+        error(status, message)
     }
 }
 
@@ -215,9 +216,10 @@ fn dispatch(shared: &Arc<Shared>, request: &Request, via: Via, own_uid: u32, boa
         return Ok(options(request, &settings).with("Allow", allow(&methods)));
     }
     if of_path.is_empty() {
-        let (status, message) = match request.path == socket::PATH {
-            true => (426, "this path speaks WebSocket"),
-            false => (404, "there is nothing at this path"),
+        let (status, message) = if request.path == socket::PATH {
+            (426, "this path speaks WebSocket")
+        } else {
+            (404, "there is nothing at this path")
         };
         let message = message.into();
         return Err(Denied { status, message });

@@ -124,9 +124,10 @@ impl Socket {
         let mut tunnel = Tunnel::new(side);
         self.set_read_timeout_ms(limits::HTTP_REQUEST_MS)?;
         self.set_write_timeout_ms(limits::HTTP_REQUEST_MS)?;
-        match tunnel.shake_hands(&mut self.line.wire)? {
-            true => self.line.tunnel = Some(tunnel),
-            false => return Err(io::ErrorKind::TimedOut.into()),
+        if tunnel.shake_hands(&mut self.line.wire)? {
+            self.line.tunnel = Some(tunnel)
+        } else {
+            return Err(io::ErrorKind::TimedOut.into());
         }
         Ok(())
     }
@@ -141,9 +142,10 @@ impl Transport for Socket {
         self.set_read_timeout_ms(limits::HTTP_IDLE_MS)?;
         let mut first = [0];
         let count = self.line.wire.wait(|socket| socket.peek(&mut first))?;
-        match first[..count] == [HANDSHAKE] {
-            true => self.shake_hands(keys.current()),
-            false => Ok(()),
+        if first[..count] == [HANDSHAKE] {
+            self.shake_hands(keys.current())
+        } else {
+            Ok(())
         }
     }
 

@@ -242,9 +242,10 @@ impl Encrypted {
         let mut tunnel = Tunnel::new(side);
         let patience = Some(Duration::from_millis(limits::CLI_ANSWER_MS));
         socket.set_read_timeout(patience)?;
-        match tunnel.shake_hands(&mut socket).map_err(plainly)? {
-            true => Ok(Encrypted { socket, tunnel }),
-            false => Err(io::ErrorKind::TimedOut.into()),
+        if tunnel.shake_hands(&mut socket).map_err(plainly)? {
+            Ok(Encrypted { socket, tunnel })
+        } else {
+            Err(io::ErrorKind::TimedOut.into())
         }
     }
 }

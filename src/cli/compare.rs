@@ -35,9 +35,10 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         Ok((ours, theirs)) => {
             let (text, is_same) = report(ours, theirs);
             super::print(&text);
-            match is_same {
-                true => ExitCode::SUCCESS,
-                false => ExitCode::FAILURE,
+            if is_same {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
             }
         }
         Err(error) => {

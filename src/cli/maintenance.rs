@@ -99,9 +99,10 @@ fn maintenance(arguments: &Arguments) -> Result<ExitCode, Failure> {
 
 fn act(arguments: &Arguments, method: &str, path: &str, body: Option<Value>) -> Result<ExitCode, Failure> {
     let answer = Client::new(arguments)?.json(method, path, body)?;
-    super::print(&match arguments.json {
-        true => format!("{answer:#}\n"),
-        false => format!("{}\n", plain(answer["message"].as_str().unwrap_or_default())),
+    super::print(&if arguments.json {
+        format!("{answer:#}\n")
+    } else {
+        format!("{}\n", plain(answer["message"].as_str().unwrap_or_default()))
     });
     Ok(ExitCode::SUCCESS)
 }

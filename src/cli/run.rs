@@ -88,9 +88,10 @@ fn start_again(arguments: &Arguments) -> Result<ExitCode, Failure> {
 fn started(client: &Client, arguments: &Arguments, answer: &Value) -> Result<ExitCode, Failure> {
     let instance = answer["instance"].as_str().unwrap_or_default();
     if !arguments.wait {
-        super::print(&match arguments.json {
-            true => format!("{answer:#}\n"),
-            false => format!("{}\n", plain(instance)),
+        super::print(&if arguments.json {
+            format!("{answer:#}\n")
+        } else {
+            format!("{}\n", plain(instance))
         });
         return Ok(ExitCode::SUCCESS);
     }
@@ -98,9 +99,10 @@ fn started(client: &Client, arguments: &Arguments, answer: &Value) -> Result<Exi
         super::print(&format!("{}\n", plain(instance)));
     }
     let run = wait(client, instance)?;
-    super::print(&match arguments.json {
-        true => format!("{run:#}\n"),
-        false => super::status::machines_table(&run),
+    super::print(&if arguments.json {
+        format!("{run:#}\n")
+    } else {
+        super::status::machines_table(&run)
     });
     if let Some(note) = run["note"].as_str() {
         eprintln!("saltpeter: {}", plain(note));
@@ -204,9 +206,10 @@ fn end(arguments: &Arguments) -> Result<ExitCode, Failure> {
         ),
     };
     let answer = client.json("POST", &path, Some(body))?;
-    super::print(&match arguments.json {
-        true => format!("{answer:#}\n"),
-        false => format!("{}\n", plain(answer["message"].as_str().unwrap_or_default())),
+    super::print(&if arguments.json {
+        format!("{answer:#}\n")
+    } else {
+        format!("{}\n", plain(answer["message"].as_str().unwrap_or_default()))
     });
     Ok(ExitCode::SUCCESS)
 }

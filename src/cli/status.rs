@@ -70,9 +70,10 @@ fn status(arguments: &Arguments) -> Result<ExitCode, Failure> {
         Some(instance) => client.get(&format!("/api/v1/runs/{}", encoded(instance))).ok(),
         None => None,
     };
-    super::print(&match arguments.json {
-        true => format!("{:#}\n", serde_json::json!({"job": job, "last": run})),
-        false => job_text(&job, run.as_ref()),
+    super::print(&if arguments.json {
+        format!("{:#}\n", serde_json::json!({"job": job, "last": run}))
+    } else {
+        job_text(&job, run.as_ref())
     });
     Ok(ExitCode::SUCCESS)
 }

@@ -160,9 +160,10 @@ impl Loader {
             let dir = self.dir.join(named_in_text(&bytes, STATE_DIR)?);
             Store::new(last_good_dir(&dir)).has(file).then_some(dir)
         });
-        match self.files.values().any(is_named) {
-            true => None,
-            false => remembered.next(),
+        if self.files.values().any(is_named) {
+            None
+        } else {
+            remembered.next()
         }
         .unwrap_or_else(|| self.settings().0.state_dir)
     }

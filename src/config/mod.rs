@@ -139,13 +139,14 @@ impl JobSpec {
         for (name, value) in values {
             let Some(known) = spec.parameters.get_mut(name) else {
                 let names: Vec<&str> = self.parameters.keys().map(String::as_str).collect();
-                return Err(match names.is_empty() {
-                    true => "the job declares no parameters".to_string(),
-                    false => format!(
+                return Err(if names.is_empty() {
+                    "the job declares no parameters".to_string()
+                } else {
+                    format!(
                         "the job declares no parameter '{}'; it has {}",
                         name.escape_debug(),
                         names.join(", ")
-                    ),
+                    )
                 });
             };
             if value.contains('\0') || value.len() > limits::PARAMETER_BYTES {

@@ -60,13 +60,14 @@ pub fn open(config_dir: &Path) -> Result<Opened, String> {
         "machines_ws_port or machines_ws_bind_addr",
     )?;
     let api_address = SocketAddr::new(api_bind_address(&settings), settings.api_ws_port);
-    let api = match settings.api_ws {
-        true => Some(net::listen(
+    let api = if settings.api_ws {
+        Some(net::listen(
             api_address,
             "the API",
             "api_ws_port or api_ws_bind_addr",
-        )?),
-        false => None,
+        )?)
+    } else {
+        None
     };
     let address = |listener: &TcpListener| {
         listener

@@ -168,13 +168,14 @@ impl Turns {
             timeout_ms = timeout_ms.min(limits::PENDING_RETRY_MS);
         }
         let timeout = Duration::from_millis(timeout_ms);
-        let event = match self.performer.is_storage_full() {
-            true => self.inbox.control.recv_timeout(timeout).ok(),
-            false => select! {
+        let event = if self.performer.is_storage_full() {
+            self.inbox.control.recv_timeout(timeout).ok()
+        } else {
+            select! {
                 recv(self.inbox.control) -> event => event.ok(),
                 recv(self.inbox.bulk) -> event => event.ok(),
                 default(timeout) => None,
-            },
+            }
         };
         if let Some(event) = event {
             self.turn(event);

@@ -198,8 +198,11 @@ impl Engine {
 
 /// The lock's path as the machine's wrapper gets it: machines that share a host must not exclude each other.
 fn lockfile(spec: &JobSpec, machine: &str, share_a_host: bool) -> Option<String> {
-    spec.lockfile.as_ref().map(|path| match share_a_host {
-        true => format!("{path}.{machine}"),
-        false => path.clone(),
+    spec.lockfile.as_ref().map(|path| {
+        if share_a_host {
+            format!("{path}.{machine}")
+        } else {
+            path.clone()
+        }
     })
 }

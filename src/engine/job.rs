@@ -270,13 +270,14 @@ impl Engine {
         count: u64,
         reason: &str,
     ) {
-        let at = match from == to {
-            true => Wall::from_secs(from).iso(),
-            false => format!(
+        let at = if from == to {
+            Wall::from_secs(from).iso()
+        } else {
+            format!(
                 "{} to {} ({count})",
                 Wall::from_secs(from).iso(),
                 Wall::from_secs(to).iso()
-            ),
+            )
         };
         turn.say(Level::Warn, format!("{job} missed its due time {at}: {reason}"));
         let instance = format!("{job}_{from}");

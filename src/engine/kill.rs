@@ -51,9 +51,10 @@ impl Engine {
         let before = turn.effects.len();
         let machines: usize = runs.iter().map(|id| self.kill_run(turn, *id, machine)).sum();
         if machines == 0 {
-            let answer = match is_known {
-                true => Answer::Conflict(nothing_running(job, machine, instance)),
-                false => Answer::UnknownJob,
+            let answer = if is_known {
+                Answer::Conflict(nothing_running(job, machine, instance))
+            } else {
+                Answer::UnknownJob
             };
             return self.refuse(turn, request, audit, answer);
         }

@@ -194,11 +194,12 @@ impl MachineRun {
             .clocks
             .probed
             .is_some_and(|probed| awake >= probed.saturating_add(limits::PROBE_ANSWER_MS));
-        match known_dry || unanswered {
-            true => Overdue::Heartbeat {
+        if known_dry || unanswered {
+            Overdue::Heartbeat {
                 silent_s: (awake - self.clocks.beat) / 1_000,
-            },
-            false => Overdue::Probe,
+            }
+        } else {
+            Overdue::Probe
         }
     }
 

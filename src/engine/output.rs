@@ -97,9 +97,10 @@ impl Output {
                 self.tail_from_row.get_or_insert(self.next_row);
             }
             // the seq counts as stored only with its last byte
-            let seq = match pieces.is_empty() {
-                true => self.last_seq(),
-                false => self.row_seq,
+            let seq = if pieces.is_empty() {
+                self.last_seq()
+            } else {
+                self.row_seq
             };
             placed.rows.push(self.row(machine_run, day, piece, seq));
         }
@@ -116,9 +117,10 @@ impl Output {
         let mut cuts = Vec::new();
         let mut at = 0;
         while length - at > 0 {
-            at += match at < head_left {
-                true => limits::OUTPUT_ROW_BYTES.min(head_left - at),
-                false => limits::OUTPUT_ROW_BYTES,
+            at += if at < head_left {
+                limits::OUTPUT_ROW_BYTES.min(head_left - at)
+            } else {
+                limits::OUTPUT_ROW_BYTES
             };
             if at >= length {
                 break;

@@ -175,12 +175,13 @@ impl Engine {
 
     /// The local executor always has a wrapper (rules.md 28).
     fn with_wrapper(&self, spec: Arc<JobSpec>) -> Arc<JobSpec> {
-        match spec.use_wrapper || self.config.settings.executor == ExecutorKind::Salt {
-            true => spec,
-            false => Arc::new(JobSpec {
+        if spec.use_wrapper || self.config.settings.executor == ExecutorKind::Salt {
+            spec
+        } else {
+            Arc::new(JobSpec {
                 use_wrapper: true,
                 ..JobSpec::clone(&spec)
-            }),
+            })
         }
     }
 

@@ -70,9 +70,10 @@ impl Programs {
             };
         }
         // replaced or removed while the daemon runs: the kernel still has what runs
-        let path = match self.daemon.is_file() {
-            true => self.daemon.clone(),
-            false => "/proc/self/exe".into(),
+        let path = if self.daemon.is_file() {
+            self.daemon.clone()
+        } else {
+            "/proc/self/exe".into()
         };
         Program {
             path,
@@ -109,12 +110,13 @@ pub fn spawn(program: &Program, environment: &BTreeMap<OsString, OsString>) -> i
 
 /// A path without slash would be looked up in PATH, by the wrapper's environment: refuse it instead.
 pub fn check(path: &Path) -> Result<(), String> {
-    match path.is_absolute() {
-        true => Ok(()),
-        false => Err(format!(
+    if path.is_absolute() {
+        Ok(())
+    } else {
+        Err(format!(
             "the wrapper '{}' is not an absolute path",
             path.display()
-        )),
+        ))
     }
 }
 

@@ -128,9 +128,10 @@ impl Door {
         use std::os::fd::AsFd;
         while !self.bell.is_stopped() {
             // out of descriptors the listener stays readable: do not spin on it
-            let (fd, timeout_ms) = match self.is_out {
-                true => (None, Some(limits::ACCEPT_RETRY_MS)),
-                false => (Some(self.listener.as_fd()), None),
+            let (fd, timeout_ms) = if self.is_out {
+                (None, Some(limits::ACCEPT_RETRY_MS))
+            } else {
+                (Some(self.listener.as_fd()), None)
             };
             if let Err(error) = wake::wait(fd, false, &self.bell.waker, timeout_ms) {
                 log::error!("waiting for connections: {error}");

@@ -85,9 +85,10 @@ impl<H: Handler> Connection<H> {
     ) -> Connection<H> {
         let config = Some(upgrade::socket_config(frame_bytes));
         let stream = stream.into();
-        let socket = match already_read.is_empty() {
-            true => WebSocket::from_raw_socket(stream, Role::Server, config),
-            false => WebSocket::from_partially_read(stream, already_read, Role::Server, config),
+        let socket = if already_read.is_empty() {
+            WebSocket::from_raw_socket(stream, Role::Server, config)
+        } else {
+            WebSocket::from_partially_read(stream, already_read, Role::Server, config)
         };
         Connection {
             socket,

@@ -363,9 +363,10 @@ fn conditions(filter: &RunFilter, page: Page) -> (String, Vec<Value>) {
     if let Some(before) = page.before {
         and("runs.id < ?", (before.0 as i64).into());
     }
-    let text = match conditions.is_empty() {
-        true => String::new(),
-        false => format!("WHERE {}", conditions.join(" AND ")),
+    let text = if conditions.is_empty() {
+        String::new()
+    } else {
+        format!("WHERE {}", conditions.join(" AND "))
     };
     (text, values)
 }

@@ -218,9 +218,10 @@ pub(super) fn position(
         bytes: end_bytes,
         utf16: utf16_offset as u64 + text::utf16_units(&joined),
         last_bytes: around[around.len().saturating_sub(KEPT_BYTES)..].to_vec(),
-        tail_from_row: match limit_bytes > 0 && end_bytes > limit_bytes / 2 {
-            true => tail_from_row(connection, machine_run, limit_bytes)?,
-            false => None,
+        tail_from_row: if limit_bytes > 0 && end_bytes > limit_bytes / 2 {
+            tail_from_row(connection, machine_run, limit_bytes)?
+        } else {
+            None
         },
     })
 }

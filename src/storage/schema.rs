@@ -245,11 +245,12 @@ fn migrate(connection: &Connection, migrations: &[&str]) -> rusqlite::Result<()>
         [],
         |row| row.get(0),
     )?;
-    let version: i64 = match has_table {
-        true => connection.query_row("SELECT coalesce(max(version), 0) FROM migrations", [], |row| {
+    let version: i64 = if has_table {
+        connection.query_row("SELECT coalesce(max(version), 0) FROM migrations", [], |row| {
             row.get(0)
-        })?,
-        false => 0,
+        })?
+    } else {
+        0
     };
     if version > known {
         // carried as SQLite's own "schema" error, with a text for people

@@ -339,9 +339,10 @@ impl Worker {
     /// Says so once for each reason.
     fn enter_trouble(&mut self, reason: String, stops_facts: bool, ports: &Ports) {
         let state_dir = self.directory.path().display();
-        let reason = match stops_facts {
-            true => format!("state_dir '{state_dir}': {reason}; nothing new starts until there is room"),
-            false => format!("state_dir '{state_dir}': {reason}; output waits until there is room"),
+        let reason = if stops_facts {
+            format!("state_dir '{state_dir}': {reason}; nothing new starts until there is room")
+        } else {
+            format!("state_dir '{state_dir}': {reason}; output waits until there is room")
         };
         if self.told.as_ref() != Some(&reason) {
             log::error!("{reason}");

@@ -441,9 +441,10 @@ impl Supervisor {
             }
         );
         self.course = Course::default();
-        let patience_ms = match self.told_to_stop {
-            true => limits::STOP_PATIENCE_MS,
-            false => limits::WRAPPER_PATIENCE_MS,
+        let patience_ms = if self.told_to_stop {
+            limits::STOP_PATIENCE_MS
+        } else {
+            limits::WRAPPER_PATIENCE_MS
         };
         self.patience_ends_at = clock::mono().plus_ms(patience_ms);
         self.stage = Stage::Finishing {

@@ -95,10 +95,7 @@ impl Bench {
 
     /// Fewer with `--quick`.
     pub fn repetitions(&self, full: usize) -> usize {
-        match self.is_quick {
-            true => (full / 5).max(1),
-            false => full,
-        }
+        if self.is_quick { (full / 5).max(1) } else { full }
     }
 }
 
@@ -145,9 +142,10 @@ fn main() -> ExitCode {
             one(&mut bench, name, run);
         }
     }
-    match bench.report.is_clean() {
-        true => ExitCode::SUCCESS,
-        false => ExitCode::FAILURE,
+    if bench.report.is_clean() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
     }
 }
 

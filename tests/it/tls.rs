@@ -93,12 +93,13 @@ fn who_listens_on_the_wire_finds_neither_command_nor_token_nor_output() {
         let instance = daemon.run("j");
         let orders = daemon.orders(&instance, "m1");
         let pin = pin(&daemon);
-        let (way, trust) = match is_tls {
-            true => (
+        let (way, trust) = if is_tls {
+            (
                 format!("wss://127.0.0.1:{}", tap.port),
                 vec![("SP_TLS_PIN", &*pin)],
-            ),
-            false => (format!("ws://127.0.0.1:{}", tap.port), vec![]),
+            )
+        } else {
+            (format!("ws://127.0.0.1:{}", tap.port), vec![])
         };
         let launched = wrapper(&daemon, &orders, &way, &trust);
         assert!(launched.status.success(), "{launched:?}");

@@ -28,15 +28,19 @@ fn misfit(schema: &Value, value: &Value, path: &str) -> Option<String> {
                 };
                 (!fits).then(|| told("wrong type")).flatten()
             }
-            "enum" => match rule.as_array().unwrap().contains(value) {
-                true => None,
-                false => told("not among the words"),
-            },
+            "enum" => {
+                if rule.as_array().unwrap().contains(value) {
+                    None
+                } else {
+                    told("not among the words")
+                }
+            }
             "anyOf" => {
                 let any = |one: &Value| misfit(one, value, path).is_none();
-                match rule.as_array().unwrap().iter().any(any) {
-                    true => None,
-                    false => told("none of the shapes"),
+                if rule.as_array().unwrap().iter().any(any) {
+                    None
+                } else {
+                    told("none of the shapes")
                 }
             }
             "minimum" | "maximum" => {
@@ -47,9 +51,10 @@ fn misfit(schema: &Value, value: &Value, path: &str) -> Option<String> {
             }
             "pattern" => {
                 let pattern = regex_lite::Regex::new(rule.as_str().unwrap()).unwrap();
-                match value.as_str().is_none_or(|text| pattern.is_match(text)) {
-                    true => None,
-                    false => told("does not match"),
+                if value.as_str().is_none_or(|text| pattern.is_match(text)) {
+                    None
+                } else {
+                    told("does not match")
                 }
             }
             "required" => value.as_object().and_then(|object| {

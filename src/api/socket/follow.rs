@@ -223,9 +223,10 @@ impl Follow {
             let is_open = !self.is_ended(machine);
             let has_gap_to_come = !text.is_announced && text.is_named && text.replaces;
             let is_outstanding = !is_open && text.complete_bytes.is_none();
-            let is_named = match text.is_announced {
-                false => !has_gap_to_come,
-                true => is_open || (is_outstanding && text.is_named) || naming.others.contains(name),
+            let is_named = if !text.is_announced {
+                !has_gap_to_come
+            } else {
+                is_open || (is_outstanding && text.is_named) || naming.others.contains(name)
             };
             if has_gap_to_come {
                 naming.overlay.hidden.push(name.clone());

@@ -119,9 +119,10 @@ impl Hub {
 
     /// `status`.
     pub fn status(&self, board: &Arc<Board>, overlays: &Overlays) -> Utf8Bytes {
-        match overlays.is_empty() {
-            true => self.plain_status(board).0,
-            false => frames::status(board, overlays).into(),
+        if overlays.is_empty() {
+            self.plain_status(board).0
+        } else {
+            frames::status(board, overlays).into()
         }
     }
 

@@ -135,9 +135,10 @@ impl<T: Transport + AsFd> Connection<T> {
         transport.set_nonblocking()?;
         // one frame at a time is in the write buffer, however large a configuration is
         let config = upgrade::socket_config(limits::UI_MESSAGE_BYTES).max_write_buffer_size(usize::MAX);
-        let socket = match already_read.is_empty() {
-            true => WebSocket::from_raw_socket(transport, Side::Server, Some(config)),
-            false => WebSocket::from_partially_read(transport, already_read, Side::Server, Some(config)),
+        let socket = if already_read.is_empty() {
+            WebSocket::from_raw_socket(transport, Side::Server, Some(config))
+        } else {
+            WebSocket::from_partially_read(transport, already_read, Side::Server, Some(config))
         };
         let rings = shared.hub.rings();
         let board = shared.hub.board();

@@ -135,9 +135,10 @@ impl Texts {
         if piece.next_byte == cursor.byte {
             drop(reader);
             let is_head_done = is_whole && is_cut(place) && !cursor.is_tail;
-            return match is_head_done {
-                true => self.notice(place),
-                false => Ok(Next::Nothing),
+            return if is_head_done {
+                self.notice(place)
+            } else {
+                Ok(Next::Nothing)
             };
         }
         if is_whole && most_utf16 >= piece.utf16 && stop.is_none() {
@@ -191,9 +192,10 @@ fn is_cut(place: &Place) -> bool {
 fn stretch(place: &Place, cursor: Cursor) -> Stretch {
     // while it runs, what lies behind the head may yet be left out
     let is_head = place.limit_bytes > 0 && !cursor.is_tail && (!place.is_ended || is_cut(place));
-    let end = match is_head {
-        true => place.output_bytes.min(place.limit_bytes / 2),
-        false => place.output_bytes,
+    let end = if is_head {
+        place.output_bytes.min(place.limit_bytes / 2)
+    } else {
+        place.output_bytes
     };
     if cursor.byte >= end {
         return match (is_head && is_cut(place), place.is_ended) {

@@ -123,9 +123,10 @@ impl View {
 
     /// When the next round begins at the latest.
     pub fn next_round(&self, now: Mono) -> Mono {
-        match self.goes_on || self.phase != Phase::Rest {
-            true => now,
-            false => self.next_due,
+        if self.goes_on || self.phase != Phase::Rest {
+            now
+        } else {
+            self.next_due
         }
     }
 
@@ -200,9 +201,10 @@ impl View {
                     None => self.phase = Phase::Status,
                 },
                 Phase::Status => {
-                    self.phase = match std::mem::replace(&mut self.has_timeline, true) {
-                        true => Phase::New(PORTIONS),
-                        false => Phase::Timeline,
+                    self.phase = if std::mem::replace(&mut self.has_timeline, true) {
+                        Phase::New(PORTIONS)
+                    } else {
+                        Phase::Timeline
                     };
                     if let Some(overlays) = self.next_status(now, source) {
                         return Some(Frame::Status(overlays));

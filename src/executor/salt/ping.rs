@@ -171,10 +171,11 @@ impl Ping {
         request.tgt = self.tgt.clone();
         request.tgt_type.clone_from(&self.tgt_type);
         request.fun = "test.ping";
-        let (window_ms, busy_ms) = match self.master_was_away {
-            // who has not answered by then is asked again
-            true => (limits::PING_AGAIN_MS, 0),
-            false => (limits::PING_TIMEOUT_MS, limits::PING_BUSY_MS),
+        let (window_ms, busy_ms) = if self.master_was_away {
+            // minions that have not answered by then are asked again
+            (limits::PING_AGAIN_MS, 0)
+        } else {
+            (limits::PING_TIMEOUT_MS, limits::PING_BUSY_MS)
         };
         request.timeout = window_ms.min(left_ms) as f64 / 1_000.0;
         request.patience = busy_ms.min(left_ms) as f64 / 1_000.0;

@@ -84,9 +84,10 @@ impl Salt {
                 Err(error) => failed.push(format!("{}: {error}", python.display())),
             }
         }
-        let tried = match failed.is_empty() {
-            true => "there is no python3".to_string(),
-            false => failed.join("; "),
+        let tried = if failed.is_empty() {
+            "there is no python3".to_string()
+        } else {
+            failed.join("; ")
         };
         self.no_salt = Some(format!(
             "no Python with a working Salt was found ({tried}): install the Salt master here, or set salt_python or \

@@ -194,9 +194,10 @@ fn requests_that_cannot_be_served_get_a_fitting_status() {
         assert_eq!(status, expected, "{request}: {body}");
         let answer: Value = serde_json::from_str(&body).unwrap();
         let is_new = request.contains(" /api/v1/") || request.contains(" /nowhere");
-        let is_refusal = match is_new {
-            true => answer["status"] == expected && answer["detail"].is_string(),
-            false => answer["status"] == "error" && answer["message"].is_string(),
+        let is_refusal = if is_new {
+            answer["status"] == expected && answer["detail"].is_string()
+        } else {
+            answer["status"] == "error" && answer["message"].is_string()
         };
         assert!(expected == 200 || is_refusal, "{body}");
     }

@@ -285,9 +285,10 @@ fn a_kill_between_batches_keeps_the_rest_from_starting() {
     for machine in ["m1", "m2", "m3"] {
         assert_eq!(daemon.retcode(&instance, machine), 143);
         let output = daemon.output_text(&instance, machine);
-        match machine == first {
-            true => assert!(output.contains("[Job terminated by user request]"), "{output}"),
-            false => assert_eq!(output, "[Job killed before execution]\n"),
+        if machine == first {
+            assert!(output.contains("[Job terminated by user request]"), "{output}")
+        } else {
+            assert_eq!(output, "[Job killed before execution]\n")
         }
     }
 }

@@ -589,9 +589,10 @@ pub fn free_port() -> u16 {
 pub fn escaped(part: &str) -> String {
     let mut out = String::new();
     for byte in part.bytes() {
-        match byte.is_ascii_alphanumeric() || b"_-.".contains(&byte) {
-            true => out.push(byte as char),
-            false => out += &format!("%{byte:02X}"),
+        if byte.is_ascii_alphanumeric() || b"_-.".contains(&byte) {
+            out.push(byte as char)
+        } else {
+            out += &format!("%{byte:02X}")
         }
     }
     out

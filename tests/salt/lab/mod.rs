@@ -264,9 +264,10 @@ impl Lab {
             .chain(self.plan.minions.iter().map(String::as_str))
         {
             let runs = self.sessions.lock().iter().any(|(known, _)| *known == name);
-            match runs {
-                true => self.signal(name, Signal::CONT),
-                false => self.start(name),
+            if runs {
+                self.signal(name, Signal::CONT)
+            } else {
+                self.start(name)
             }
         }
         self.wait_until_ready();

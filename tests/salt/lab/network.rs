@@ -182,9 +182,10 @@ impl Place {
         let _stay = self.enter();
         let output = Command::new("ip").args(arguments.split(' ')).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
-        match output.status.success() {
-            true => Ok(()),
-            false => Err(format!("ip {arguments}: {}", said.trim())),
+        if output.status.success() {
+            Ok(())
+        } else {
+            Err(format!("ip {arguments}: {}", said.trim()))
         }
     }
 }
