@@ -28,6 +28,15 @@
 //!
 //! In reading order: what both binaries share, what decides, what connects, what speaks, the wrapper.
 
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        reason = "a test that cannot go on fails where it stands"
+    )
+)]
+
 // -- shared by both binaries
 pub mod address;
 pub mod clock;

@@ -4,6 +4,12 @@
 //! `daemon.rs` the daemon under load, `wrappers.rs` and `roles.rs` what it is loaded with, `raw.rs` and `sink.rs` raw
 //! limits, `report.rs` what is printed, `../salt/lab` a real Salt; then one file a bench.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot go on fails where it stands"
+)]
+
 mod daemon;
 mod http;
 // the tests use all of it

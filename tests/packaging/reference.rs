@@ -167,8 +167,9 @@ fn links(document: &Path) -> Vec<(PathBuf, String)> {
 
 #[test]
 fn the_documents_links_lead_somewhere() {
-    let pages = fs::read_dir(top().join("packaging/doc")).unwrap();
-    let pages = pages.map(|entry| entry.unwrap().path());
+    let folders = ["packaging/doc", "packaging/doc/design"];
+    let pages = folders.map(|folder| fs::read_dir(top().join(folder)).unwrap());
+    let pages = pages.into_iter().flatten().map(|entry| entry.unwrap().path());
     let mut documents: Vec<PathBuf> = pages
         .filter(|path| path.extension().is_some_and(|end| end == "md"))
         .collect();
