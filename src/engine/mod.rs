@@ -392,6 +392,10 @@ impl Engine {
         if self.storage_trouble.is_none() {
             self.store_misses(turn);
             self.store_all(turn);
+            // these writes may be refused too: no run is forgotten before storage has had time to say so
+            for run in self.runs.values_mut() {
+                run.rests_since = run.rests_since.max(turn.awake);
+            }
             for id in self.open_runs() {
                 self.dispatch_waiting(turn, id);
             }

@@ -224,8 +224,12 @@ impl Engine {
         }
     }
 
-    /// Runs that ended a while ago leave memory; storage has them.
+    /// Runs that ended a while ago leave memory; storage has them. While storage cannot write it may have refused their
+    /// ends, and memory is the only place that holds them. What stays is bounded: nothing new starts meanwhile.
     fn forget_rested(&mut self, turn: &mut Turn) {
+        if self.storage_trouble.is_some() {
+            return;
+        }
         let is_old = |since: u64| turn.awake >= since.saturating_add(limits::ENDED_RUN_KEPT_MS);
         let old: Vec<RunId> = self
             .runs

@@ -846,3 +846,25 @@ fn a_full_disk_holds_output_back_and_loses_none() {
     let record = machine(&world, &instance, "web01");
     assert_eq!(output(&world, &record).matches(":line").count(), 60);
 }
+
+#[test]
+fn an_outcome_that_could_not_be_stored_for_long_is_stored_when_there_is_room() {
+    let silent = Behaviour {
+        chunks: 0,
+        ..Behaviour::simple(20_000, 0)
+    };
+    let mut world = with(quiet(vec![job(Kind::OursJob)], 1), silent);
+    let instance = start(&mut world);
+    run_for(&mut world, 10);
+    world.set_full(crate::storage::Full::ForAll);
+    run_for(&mut world, 15);
+    // it has reported its outcome, and is never heard of again
+    world.wrapper_killed(0, true);
+    // longer than an ended run is kept in memory
+    run_for(&mut world, 15 * 60);
+    assert_eq!(machine(&world, &instance, "web00").retcode, None);
+    world.set_full(crate::storage::Full::Room);
+    run_for(&mut world, 30);
+    assert_eq!(machine(&world, &instance, "web00").retcode, Some(0));
+    assert_eq!(ended(&world, &instance), Some(true));
+}
