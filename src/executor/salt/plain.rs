@@ -306,6 +306,11 @@ fn call(dispatch: &Dispatch) -> BTreeMap<&'static str, Value> {
     kwarg
 }
 
+/// An exit code as a return has it; what no exit code can be must not wrap around to one, 0 least of all.
+fn in_range(code: i64) -> i32 {
+    i32::try_from(code).unwrap_or(NO_ANSWER)
+}
+
 /// Code and output of a return.
 fn outcome(ret: &Value, timeout_s: u64) -> (i32, String) {
     let text = |key: &str| ret.get(key).and_then(Value::as_str).unwrap_or_default();
@@ -320,8 +325,8 @@ fn outcome(ret: &Value, timeout_s: u64) -> (i32, String) {
             let retcode = match retcode {
                 1 if timeout_s > 0 && output.trim_end().ends_with(&words) => TIMED_OUT,
                 // ended by a signal
-                signal if signal < 0 => 128 - signal as i32,
-                code => code as i32,
+                signal if signal < 0 => in_range(128_i64.saturating_sub(signal)),
+                code => in_range(code),
             };
             (retcode, output)
         }
@@ -400,6 +405,9 @@ mod tests {
         let object = |retcode: i64, stdout: &str| json!({"retcode": retcode, "stdout": stdout, "stderr": ""});
         assert_eq!(outcome(&object(3, "x"), 5), (3, "x".into()));
         assert_eq!(outcome(&object(-9, ""), 5), (137, String::new()));
+        for impossible in [1 << 32, i64::MAX, i64::MIN] {
+            assert_eq!(outcome(&object(impossible, ""), 5).0, NO_ANSWER);
+        }
         let timed_out = "sleep 9 : Timed out after 5 seconds";
         assert_eq!(outcome(&object(1, timed_out), 5).0, 124);
         assert_eq!(outcome(&object(1, timed_out), 0).0, 1);
