@@ -76,7 +76,11 @@ impl Scratch {
 }
 
 impl Drop for Scratch {
+    /// What a failed test leaves says why it failed.
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            return eprintln!("kept: {}", self.0.display());
+        }
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }
