@@ -23,6 +23,7 @@ BUS_RETRY_S = 1.0
 LOOK_S = 0.25  # times are looked at no more often, however many events come
 CACHE_LOOK_S = 3.0  # a job that lacks returns after such a silence is looked up in the job cache, later ever more seldom
 CACHE_LOOK_MAX_S = 30.0
+REPEAT_AFTER_S = (5.0, 12.0)  # from the publish of a ping to publishing it again to those that are silent
 RETURN_CHARS = 65536  # kept of one text in a return, unless the request says otherwise
 
 # Salt prints to stdout here and there: what was stdout speaks the protocol, stdout itself goes to the log
@@ -82,6 +83,8 @@ class Job:
         self.published = None
         self.heard = 0.0  # when a return came last
         self.seen_on_bus = False
+        self.fun = request["fun"]
+        self.repeat_after = list(REPEAT_AFTER_S) if self.fun == "test.ping" else []
         self.next_look = None  # into the job cache: the bus loses a return now and then
 
 
@@ -232,6 +235,15 @@ def publish(client, request):
         FILL.set()
 
 
+def repeat(client, job):
+    """A minion that was on its way back to a restarted master has missed the publish. One that has it drops the second:
+    it remembers the last job ids."""
+    with LOCK:
+        silent_now = sorted(job.waiting or ())
+    if silent_now and job.jid in JOBS:
+        client.pub(silent_now, job.fun, tgt_type="list", jid=job.jid, timeout=5.0)
+
+
 def resolve(request):
     tgt, tgt_type = request["tgt"], request.get("tgt_type", "glob")
     minions = salt.utils.minions.CkMinions(OPTS).check_minions(tgt, tgt_type)["minions"]
@@ -246,7 +258,7 @@ def publisher():
         request = QUEUE.get()
         with LOCK:
             WAITING.pop(request["id"], None)
-            if request["id"] in CANCELLED:
+            if request["id"] in CANCELLED and request["op"] != "repeat":
                 CANCELLED.discard(request["id"])
                 continue
         try:
@@ -255,9 +267,15 @@ def publisher():
                 continue
             if client is None:
                 client = salt.client.LocalClient(mopts=dict(OPTS))
+            if request["op"] == "repeat":
+                repeat(client, request["job"])
+                continue
             publish(client, request)
         except BaseException as error:  # Salt raises SystemExit, too
             client = None
+            if request["op"] == "repeat":
+                print("repeating a ping: %s: %s" % (type(error).__name__, error), file=sys.stderr)
+                continue
             emit(id=request["id"], ev="error", kind=kind_of(error), msg=str(error) or type(error).__name__)
 
 
@@ -336,6 +354,11 @@ def look_at_times(returners, alive):
         for job in doubtful:
             job.next_look = now + min(CACHE_LOOK_MAX_S, now - job.published)
         fill_from_cache(returners, set(doubtful).union(over))
+    for job in jobs:
+        if job.repeat_after and now >= job.published + job.repeat_after[0]:
+            job.repeat_after.pop(0)
+            if job.waiting and now - job.heard >= CACHE_LOOK_S and not QUEUE.full():
+                QUEUE.put({"op": "repeat", "id": job.id, "job": job})
     with LOCK:
         for job, minions in over.items():
             job.next_silence = now + CACHE_LOOK_S
