@@ -66,6 +66,8 @@ pub struct Request {
     pub keep_alive: bool,
     /// HTTP/1.0 knows no chunks.
     pub knows_chunks: bool,
+    /// It is of HTTP/1.0, where `Host` may be missing.
+    pub is_old_http: bool,
     /// It came encrypted.
     pub is_tls: bool,
 }
@@ -349,7 +351,9 @@ fn parse_head(bytes: &[u8]) -> Result<Option<(usize, Request, Framing)>, NoReque
         ..Request::default()
     };
     let target = parsed.path.unwrap_or_default();
+    let (authority, target) = absolute_form(target).map_or((None, target), |(host, rest)| (Some(host), rest));
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let path = if path.is_empty() { "/" } else { path };
     request.path = path.to_string();
     request.query = query.to_string();
     for header in parsed.headers.iter() {
@@ -358,14 +362,33 @@ fn parse_head(bytes: &[u8]) -> Result<Option<(usize, Request, Framing)>, NoReque
             .headers
             .push((header.name.to_ascii_lowercase(), value.trim().to_string()));
     }
+    if let Some(authority) = authority {
+        match request.headers.iter_mut().find(|(name, _)| name == "host") {
+            Some((_, host)) => *host = authority.to_string(),
+            None => request.headers.push(("host".into(), authority.to_string())),
+        }
+    }
     let is_newest = parsed.version == Some(1);
     request.knows_chunks = is_newest;
+    request.is_old_http = !is_newest;
     let connections = request.headers.iter().filter(|(name, _)| name == "connection");
     let mut words = connections.flat_map(|(_, value)| value.split(','));
     let is_last = words.any(|word| word.trim().eq_ignore_ascii_case("close"));
     request.keep_alive = is_newest && !is_last;
     let framing = framing(&request)?;
     Ok(Some((head_bytes, request, framing)))
+}
+
+/// Host, and path with query, of a request target in absolute form, as proxies send it: the host in it counts, not the
+/// header's (RFC 9112, section 3.2.2).
+fn absolute_form(target: &str) -> Option<(&str, &str)> {
+    let (scheme, rest) = target.split_once("://")?;
+    if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
+        return None;
+    }
+    let end = rest.find(['/', '?']).unwrap_or(rest.len());
+    let (authority, target) = rest.split_at(end);
+    Some((authority, target))
 }
 
 /// How the body is delimited. Whatever two readers could read differently is refused.

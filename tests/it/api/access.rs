@@ -79,6 +79,14 @@ struct Asker {
     refused: &'static [u16],
 }
 
+impl Asker {
+    /// Load balancers and monitoring may name this host as they like.
+    fn is_probe_at(&self, path: &str) -> bool {
+        let has_foreign_host = self.headers.iter().any(|(name, _)| *name == "Host");
+        has_foreign_host && ["/healthz", "/readyz", "/metrics"].contains(&path)
+    }
+}
+
 /// Every route that there is, and the socket of the UI, as the document has them.
 fn all_routes(daemon: &Daemon) -> Vec<(String, String, String)> {
     let document = expect(&daemon.get("/api/v1/openapi.json"), 200);
@@ -205,7 +213,8 @@ fn every_route_lets_in_by_role_whoever_asks_and_however() {
                 // an array is nowhere what is wanted: who is let in changes nothing
                 let reply = with_headers(daemon, &method, &path, &headers, b"[]");
                 let what = format!("{} to {method} {path}: {}", asker.name, reply.text());
-                let is_let_in = asker.may.is_some_and(|may| rank(may) >= rank(&role));
+                let is_let_in =
+                    asker.may.is_some_and(|may| rank(may) >= rank(&role)) || asker.is_probe_at(&path);
                 let is_login = path == "/login" && method == "POST";
                 match is_let_in {
                     // it has rules of its own, tested below
@@ -265,10 +274,9 @@ fn a_token_that_is_removed_counts_no_more_nor_does_its_login() {
 }
 
 fn log_in(daemon: &Daemon, secret: &str) -> String {
-    let origin = format!("http://localhost:{}", daemon.api_port());
     let headers = [
         ("Content-Type", "application/x-www-form-urlencoded"),
-        ("Origin", origin.as_str()),
+        ("Origin", "http://localhost"),
     ];
     let reply = with_headers(
         daemon,

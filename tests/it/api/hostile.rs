@@ -23,6 +23,24 @@ fn raw(daemon: &Daemon, bytes: &[u8]) -> Option<u16> {
 }
 
 #[test]
+fn probes_are_answered_under_any_host_and_nothing_else_is() {
+    let daemon = daemon();
+    let status = |path: &str, host: &str| {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        raw(&daemon, request.as_bytes()).unwrap()
+    };
+    for path in ["/healthz", "/readyz"] {
+        for host in ["10.1.2.3:8888", "[fd00::1]:8888", "saltpeter.monitoring.svc"] {
+            assert_eq!(status(path, host), 200, "{path} of {host}");
+        }
+    }
+    // an address is nothing that somebody's DNS could point here; but a token is needed, where there are some
+    assert!(matches!(status("/metrics", "10.1.2.3:8888"), 200 | 401));
+    assert_eq!(status("/metrics", "evil.example.com"), 403);
+    assert_eq!(status("/api/v1/jobs", "10.1.2.3:8888"), 403);
+}
+
+#[test]
 fn what_is_too_large_or_malformed_is_refused_with_a_fitting_status() {
     let daemon = daemon();
     let huge = "x".repeat(64 << 10);
@@ -53,6 +71,13 @@ fn what_is_too_large_or_malformed_is_refused_with_a_fitting_status() {
         ("http/2", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".into(), 400),
         ("odd method", "BREW /status HTTP/1.1\r\nHost: localhost\r\n\r\n".into(), 405),
         ("foreign host", "GET /status HTTP/1.1\r\nHost: evil.example.com\r\n\r\n".into(), 403),
+        ("absolute form", "GET http://localhost/healthz HTTP/1.1\r\nHost: localhost\r\n\r\n".into(), 200),
+        (
+            "absolute form of a foreign host",
+            "GET http://evil.example.com/status HTTP/1.1\r\nHost: localhost\r\n\r\n".into(),
+            403,
+        ),
+        ("HTTP/1.0 without a host", "GET /healthz HTTP/1.0\r\n\r\n".into(), 200),
     ] {
         assert_eq!(raw(&daemon, request.as_bytes()), Some(status), "{name}");
     }
@@ -78,7 +103,7 @@ fn tricks_with_paths_lead_nowhere() {
         "/api/v1/runs/j_1'%20OR%201=1--",
         "/api/v1/runs/j_1/machines/..%2f..%2f/output",
         "/;/status",
-        "http://evil.example.com/status",
+        "ftp://localhost/status",
         "*",
     ] {
         let reply = with_headers(&daemon, "GET", path, &[], b"");

@@ -119,9 +119,10 @@ fn a_login_over_tls_has_a_cookie_that_travels_nowhere_else() {
     let daemon = plan(&pem)
         .setting("api_tokens", json!([token("ui", "read", "secret")]))
         .start();
-    let origin = format!("https://127.0.0.1:{}", daemon.api_port());
+    let host = format!("127.0.0.1:{}", daemon.api_port());
+    let origin = format!("https://{host}");
     let headers = [
-        ("Host", "localhost"),
+        ("Host", host.as_str()),
         ("Origin", &origin),
         ("Content-Type", "application/x-www-form-urlencoded"),
     ];

@@ -20,7 +20,8 @@ fn bare(daemon: &Daemon, method: &str, path: &str, headers: &[(&str, &str)], bod
 fn a_web_page_of_another_origin_can_neither_read_nor_act() {
     let daemon = daemon();
     let json_type = ("Content-Type", "application/json");
-    let own = format!("http://localhost:{}", daemon.api_port());
+    let own_host = format!("localhost:{}", daemon.api_port());
+    let own = format!("http://{own_host}");
     for (headers, status) in [
         (vec![("Host", "evil.example.org")], 403),
         (vec![("Host", "127.0.0.1.evil.org")], 403),
@@ -29,7 +30,13 @@ fn a_web_page_of_another_origin_can_neither_read_nor_act() {
             403,
         ),
         (vec![("Host", "localhost"), ("Origin", "null")], 403),
-        (vec![("Host", "localhost"), ("Origin", &own)], 200),
+        (vec![("Host", &own_host), ("Origin", &own)], 200),
+        // another port is another origin, whoever listens there
+        (
+            vec![("Host", &own_host), ("Origin", "http://localhost:3000")],
+            403,
+        ),
+        (vec![("Host", &own_host), ("Origin", "http://localhost")], 403),
         (vec![("Host", "[::1]:8888")], 200),
         (vec![], 400),
     ] {

@@ -242,6 +242,7 @@ fn everybody_is_let_in_as_far_as_the_token_goes_and_no_token_is_logged() {
     let daemon = Plan::new(json!({"j": job_with("true", json!({"env": {"SECRET": "word"}}))}))
         .setting("api_open", json!(false))
         .setting("api_tokens", tokens)
+        .setting("api_allowed_origins", json!(["http://localhost:3000"]))
         .setting("debug", json!(true))
         .start();
     assert_eq!(try_connect(&daemon, "/ws", &[]).err(), Some(401));
@@ -249,6 +250,11 @@ fn everybody_is_let_in_as_far_as_the_token_goes_and_no_token_is_logged() {
     let foreign = [("Origin", "http://evil.example.org")];
     assert_eq!(
         try_connect(&daemon, "/ws?token=operating", &foreign).err(),
+        Some(403)
+    );
+    let other_port = [("Origin", "http://localhost:4000")];
+    assert_eq!(
+        try_connect(&daemon, "/ws?token=operating", &other_port).err(),
         Some(403)
     );
     let host = [("Host", "evil.example.org")];
