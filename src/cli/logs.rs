@@ -1,7 +1,7 @@
 //! `saltpeter logs`: what machines put out, from storage or as it comes.
 //! Must not know: how it is kept.
 
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, IsTerminal, Read, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::Arguments;
 use super::client::{Client, Failure, encoded, neither, unreachable};
 use super::table::plain;
+use super::terminal::Filter;
 use crate::{limits, thread};
 
 pub const HELP: &str = "\
@@ -19,6 +20,9 @@ usage: saltpeter logs [-f] JOB|RUN [MACHINE]
 Prints the output of a run, or of a job's last run: of one machine as it is, of several one after the other.
 
   -f, --follow   stay until it ends; of several machines each line begins with its machine
+
+On a terminal, colors are kept and every other control sequence is shown escaped. In a pipe or a file the output is byte
+for byte what the command printed.
 
 exit codes: 0 success, 1 no such job, run or machine, 2 a command line that cannot be understood,
             69 the daemon cannot be reached, 77 not allowed
@@ -98,12 +102,18 @@ fn find(client: &Client, name: &str, follow: bool) -> Result<Value, Failure> {
     }
 }
 
-/// Bytes as they are.
+/// Bytes as they are; what goes to a terminal is filtered.
 fn copy(mut from: Box<dyn Read + Send>) -> Result<(), Failure> {
     let mut piece = [0; 16 << 10];
+    let mut filter = std::io::stdout().is_terminal().then(Filter::default);
     loop {
         let count = from.read(&mut piece).map_err(|error| broken_off(&error))?;
-        if count == 0 || !put(&piece[..count])? {
+        let goes_on = match &mut filter {
+            None => put(&piece[..count])?,
+            Some(filter) if count == 0 => put(&filter.end())?,
+            Some(filter) => put(&filter.pass(&piece[..count]))?,
+        };
+        if count == 0 || !goes_on {
             return Ok(());
         }
     }
@@ -160,6 +170,7 @@ fn follow_all(client: &Client, machines: &[String], path: impl Fn(&str) -> Strin
 fn prefix_lines(stream: Box<dyn Read + Send>, prefix: &str) -> Result<(), Failure> {
     let mut reader = BufReader::new(stream);
     let mut line = Vec::new();
+    let is_terminal = std::io::stdout().is_terminal();
     loop {
         line.clear();
         // a line without an end is cut: it must not grow for ever
@@ -172,6 +183,12 @@ fn prefix_lines(stream: Box<dyn Read + Send>, prefix: &str) -> Result<(), Failur
         }
         if line.last() != Some(&b'\n') {
             line.push(b'\n');
+        }
+        if is_terminal {
+            // colors do not reach into another machine's line
+            let mut filter = Filter::default();
+            let end = line.pop();
+            line = [filter.pass(&line), filter.end(), end.into_iter().collect()].concat();
         }
         if !put(&[prefix.as_bytes(), &line].concat())? {
             return Ok(());

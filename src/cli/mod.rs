@@ -15,6 +15,7 @@ mod serve;
 mod status;
 mod surroundings;
 mod table;
+mod terminal;
 mod token;
 
 use std::ffi::OsString;

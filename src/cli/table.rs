@@ -53,13 +53,20 @@ impl Table {
 /// Nothing that a terminal would obey: names and notes may come from anywhere.
 pub fn plain(text: &str) -> String {
     let shown = |c: char| {
-        if c.is_control() {
-            c.escape_default().to_string()
+        if is_obeyed(c) {
+            c.escape_unicode().to_string()
         } else {
             c.to_string()
         }
     };
     text.chars().map(shown).collect()
+}
+
+/// Whether a terminal, or whatever lays out a line, acts on the character instead of showing it: controls, and the marks
+/// that turn the direction of text.
+pub fn is_obeyed(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
 /// A value as a cell: texts as they are, nothing for null.
@@ -110,5 +117,6 @@ mod tests {
         let mut table = Table::new(&["A", "B"]);
         table.line(["\x1b[2Jlong".to_string(), "x".to_string()]);
         assert_eq!(table.text(), "A              B\n\\u{1b}[2Jlong  x\n");
+        assert_eq!(plain("ab\u{202e}cd\u{2066}\n€"), "ab\\u{202e}cd\\u{2066}\\u{a}€");
     }
 }
