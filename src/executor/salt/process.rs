@@ -14,8 +14,9 @@ use crate::wake::Waker;
 
 /// The helper's source. It travels over its standard input: no file, and nothing long in `ps`.
 const SOURCE: &str = include_str!("helper.py");
-/// Reads as many bytes of source as its first argument says, and runs them.
-const BOOTSTRAP: &str = "import sys; sys.argv.pop(0); \
+/// Reads as many bytes of source as its first argument says, and runs them. The working directory is not where modules
+/// are looked for: whoever may write there could otherwise run code as the daemon's user.
+const BOOTSTRAP: &str = "import sys; sys.path[:] = [p for p in sys.path if p not in ('', '.')]; sys.argv.pop(0); \
     exec(compile(sys.stdin.buffer.read(int(sys.argv.pop(0))), 'helper.py', 'exec'))";
 
 /// A running helper. Dropping it kills it: it holds nothing that matters.
@@ -291,5 +292,34 @@ mod tests {
         }
         assert_eq!(lines, ["ab", "c", ""]);
         assert_eq!(partial, b"d");
+    }
+
+    #[test]
+    fn the_working_directory_lends_the_helper_no_module() {
+        let dir = std::env::temp_dir().join(format!("sp-helper-path-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::write(dir.join("json.py"), "raise SystemExit(7)").unwrap();
+        let source = "import json; print(json.dumps(sys.argv))";
+        let mut child = Command::new("python3")
+            .args([
+                "-u",
+                "-c",
+                BOOTSTRAP,
+                &source.len().to_string(),
+                "helper",
+                "-c",
+                "/etc/salt",
+            ])
+            .current_dir(&dir)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("python3");
+        child.stdin.take().unwrap().write_all(source.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        std::fs::remove_dir_all(&dir).unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let printed = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(printed.trim(), r#"["helper", "-c", "/etc/salt"]"#);
     }
 }
