@@ -108,7 +108,7 @@ impl Reading<'_, '_> {
         }
         self.taken = Taken::default();
         match file::read(bytes) {
-            Ok(Node::Null) => {}
+            Ok(Node::Null) => self.emptied(),
             Ok(Node::Map(entries)) => self.entries(&entries),
             Ok(other) => {
                 self.keep_all(
@@ -117,6 +117,18 @@ impl Reading<'_, '_> {
                 );
             }
             Err(why) => self.keep_all(why.line, &format!("cannot be read: {}", why.reason)),
+        }
+    }
+
+    /// An editor, a full disk or a copy under way leaves a file without a word: where it held jobs before, that is no wish
+    /// to drop them.
+    fn emptied(&mut self) {
+        self.past.ask_store();
+        if !self.past.good.is_empty() {
+            self.keep_all(
+                None,
+                "is empty; remove the file, or write '{}' into it, to drop its jobs",
+            );
         }
     }
 

@@ -919,6 +919,42 @@ fn a_job_file_that_becomes_a_link_to_nowhere_or_no_file_keeps_its_last_content()
 }
 
 #[test]
+fn an_emptied_file_keeps_its_jobs_over_a_restart_until_it_says_what_it_wants() {
+    let dir = Dir::with(&[("a.yaml", &job("one", ""))]);
+    let store = dir.0.join("state/last-good");
+    let mut loader = Loader::new(dir.0.clone());
+    loader.set_last_good(Some(store.clone()));
+    assert_eq!(loader.load().unwrap().problems, []);
+    loader.save_last_good();
+    for emptied in ["", "\n", "# nothing yet\n", "---\n"] {
+        dir.write("a.yaml", emptied);
+        let config = loader.load().unwrap();
+        assert!(config.jobs.contains_key("one"), "{emptied:?}");
+        let reason = &one_problem(&config).reason;
+        assert!(
+            reason.starts_with("is empty; ") && reason.ends_with("stays in force"),
+            "{reason}"
+        );
+        loader.save_last_good();
+        // and so in a process that has not seen it full
+        let mut fresh = Loader::new(dir.0.clone());
+        fresh.set_last_good(Some(store.clone()));
+        assert!(fresh.load().unwrap().jobs.contains_key("one"), "{emptied:?}");
+        fresh.save_last_good();
+    }
+    dir.write("a.yaml", "{}\n");
+    let config = loader.load().unwrap();
+    assert!(config.jobs.is_empty() && config.problems.is_empty());
+    loader.save_last_good();
+    dir.write("a.yaml", "");
+    let config = loader.load().unwrap();
+    assert!(config.jobs.is_empty() && config.problems.is_empty());
+    // one that never held a job is no problem
+    dir.write("b.yaml", "");
+    assert_eq!(loader.load().unwrap().problems, []);
+}
+
+#[test]
 fn what_is_no_file_settles_as_a_file_does() {
     let dir = Dir::new();
     fs::create_dir(dir.0.join("sub.yaml")).unwrap();
