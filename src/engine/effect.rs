@@ -88,6 +88,8 @@ pub enum Fact {
     Verdict(VerdictRecord),
     Job(JobRecord),
     LastLook(Wall),
+    /// The time by which history ages: never ahead of the wall clock, never faster than twice as fast.
+    HistoryClock(Wall),
     /// What people have set, or did.
     Control(Box<Control>),
 }

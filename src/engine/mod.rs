@@ -45,7 +45,7 @@ use machine_run::{MachineRun, Overdue};
 use record::{Recovered, SwitchRecord, VerdictRecord};
 use run::Run;
 
-use crate::clock::{Mono, Now};
+use crate::clock::{Mono, Now, Wall};
 use crate::config::{Config, Maintenance};
 use crate::limits;
 
@@ -80,7 +80,7 @@ pub struct Engine {
     /// Why the executor cannot reach machines, if it cannot.
     executor_trouble: Option<String>,
     /// When the last dispatch was made.
-    last_dispatch: crate::clock::Wall,
+    last_dispatch: Wall,
     jobs: BTreeMap<Arc<str>, job::JobState>,
     /// Next due second of each job that has one.
     due: BTreeSet<(i64, Arc<str>)>,
@@ -106,6 +106,8 @@ pub struct Engine {
     tickets: HashMap<Ticket, Waiting>,
     next_ticket: u64,
     next_retention_ms: AwakeMs,
+    /// The time by which history ages, and when it was that time.
+    history_clock: Option<(Wall, AwakeMs)>,
     /// Effects that wait for the first turn.
     early: Vec<Effect>,
     shown: board::Shown,
@@ -213,7 +215,7 @@ impl Engine {
             is_shutting_down: false,
             storage_trouble: None,
             executor_trouble: None,
-            last_dispatch: crate::clock::Wall(0),
+            last_dispatch: Wall(0),
             jobs: BTreeMap::new(),
             due: BTreeSet::new(),
             last_look_s: recovered.last_look.map(|look| look.secs()),
@@ -232,6 +234,10 @@ impl Engine {
             tickets: HashMap::new(),
             next_ticket: 1,
             next_retention_ms: 0,
+            history_clock: recovered
+                .history_clock
+                .or(recovered.last_look)
+                .map(|at| (at, now.mono.0)),
             early: Vec::new(),
             shown: board::Shown::default(),
         };
@@ -478,7 +484,7 @@ impl Engine {
         if let Some(look) = self.last_look_s
             && self.all_verdicts_are_stored()
         {
-            turn.store(vec![Fact::LastLook(crate::clock::Wall::from_secs(look))]);
+            turn.store(vec![Fact::LastLook(Wall::from_secs(look))]);
         }
     }
 
@@ -558,7 +564,7 @@ fn why(outcome: &StoreOutcome) -> &str {
 }
 
 /// A run's log entry that needs no output.
-fn log_line(job: &str, instance: &str, at: crate::clock::Wall, what: JobLogLine) -> Effect {
+fn log_line(job: &str, instance: &str, at: Wall, what: JobLogLine) -> Effect {
     Effect::JobLog(effect::JobLogEntry {
         job: job.into(),
         instance: instance.into(),

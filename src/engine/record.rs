@@ -280,6 +280,8 @@ pub struct StoredRun {
 pub struct Recovered {
     /// When the schedule was last evaluated; None: never.
     pub last_look: Option<Wall>,
+    /// How far the clock of retention had come; None: it never ran.
+    pub history_clock: Option<Wall>,
     /// Job and due times, from and to, of the verdicts on what was due after that.
     pub verdicts: Vec<(String, Wall, Wall)>,
     /// First numbers not used yet.

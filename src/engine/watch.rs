@@ -4,7 +4,7 @@
 use log::Level;
 
 use crate::clock::Mono;
-use crate::engine::effect::{Effect, JobLogLine};
+use crate::engine::effect::{Effect, Fact, JobLogLine};
 use crate::engine::id::ConnectionId;
 use crate::engine::id::{MachineRunId, RunId};
 use crate::engine::machine_run::Overdue;
@@ -33,11 +33,32 @@ impl Engine {
         self.forget_rested(turn);
         if turn.awake >= self.next_retention_ms {
             self.next_retention_ms = turn.awake + limits::RETENTION_INTERVAL_MS;
-            let days = i64::from(self.config.settings.history_days);
-            turn.effects.push(Effect::Retain {
-                before: turn.now.wall.plus_ms(-days * 86_400_000),
-            });
+            self.retain(turn);
         }
+    }
+
+    /// Lets go of old history. One reading of the wall clock removes nothing: history ages by a clock of its own, which is
+    /// stored, never ahead of the wall clock and never faster than twice the time that the daemon has been awake, so
+    /// that a clock that is years ahead for a while costs an hour or two of history, and a daemon that was down for
+    /// long catches up by a day each day.
+    fn retain(&mut self, turn: &mut Turn) {
+        let wall = turn.now.wall;
+        let Some((at, awake)) = self.history_clock else {
+            self.history_clock = Some((wall, turn.awake));
+            turn.store(vec![Fact::HistoryClock(wall)]);
+            return;
+        };
+        let passed_ms = turn.awake.saturating_sub(awake).saturating_mul(2);
+        let allowed = at.plus_ms(i64::try_from(passed_ms).unwrap_or(i64::MAX));
+        let clock = wall.min(allowed).max(at);
+        self.history_clock = Some((clock, turn.awake));
+        if clock != at {
+            turn.store(vec![Fact::HistoryClock(clock)]);
+        }
+        let days = i64::from(self.config.settings.history_days);
+        turn.effects.push(Effect::Retain {
+            before: clock.min(wall).plus_ms(-days * 86_400_000),
+        });
     }
 
     /// Heartbeats that connections have stamped.
@@ -245,5 +266,92 @@ impl Engine {
         for id in old {
             self.forget_run(id);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::clock::{Now, Wall};
+    use crate::config::Config;
+    use crate::engine::EngineSettings;
+    use crate::engine::event::Event;
+    use crate::engine::record::Recovered;
+
+    const HOUR_S: u64 = 3_600;
+    const DAY_S: i64 = 86_400;
+
+    /// A daemon that ticks every second of `hours`, and how far behind `at` its history ended each time, in seconds; the
+    /// wall clock is ahead by what `ahead_s` says for each second awake.
+    fn retained(last_look: Option<Wall>, at: Wall, hours: u64, ahead_s: impl Fn(u64) -> i64) -> Vec<i64> {
+        let config = Arc::new(Config::default());
+        let days = i64::from(config.settings.history_days);
+        let recovered = Recovered {
+            last_look,
+            next_run: 1,
+            next_machine_run: 1,
+            ..Recovered::default()
+        };
+        let now = |second: u64| Now {
+            mono: Mono(second * 1_000),
+            wall: Wall(at.0 + (second as i64 + ahead_s(second)) * 1_000_000),
+        };
+        let mut engine = Engine::new(EngineSettings::default(), config, recovered, now(0));
+        let mut effects = Vec::new();
+        engine.handle(now(0), Event::Listening, &mut effects);
+        for second in 0..hours * HOUR_S {
+            engine.handle(now(second), Event::Tick, &mut effects);
+        }
+        let before = effects.iter().filter_map(|effect| match effect {
+            Effect::Retain { before } => Some((before.0 - at.0) / 1_000_000 + days * DAY_S),
+            _ => None,
+        });
+        before.collect()
+    }
+
+    #[test]
+    fn a_clock_that_is_years_ahead_removes_hours_of_history_at_the_most() {
+        let at = Wall::from_secs(1_795_000_000);
+        let years_s = 4 * 365 * DAY_S;
+        for ahead_s in [
+            // from the start on, at a step, and for a moment
+            &(|_| 4 * 365 * DAY_S) as &dyn Fn(u64) -> i64,
+            &|second| if second > 100 { 4 * 365 * DAY_S } else { 0 },
+            &|second| {
+                if (3_500..3_700).contains(&second) {
+                    4 * 365 * DAY_S
+                } else {
+                    0
+                }
+            },
+        ] {
+            let limits = retained(Some(at), at, 6, ahead_s);
+            assert!(limits.len() >= 6, "{limits:?}");
+            let furthest = limits.iter().max().unwrap();
+            assert!(*furthest <= 12 * 3_600 && *furthest < years_s, "{limits:?}");
+        }
+        // a first start has no history to go by: nothing is removed before there is
+        let limits = retained(None, at, 2, |second| if second < 10 { years_s } else { 0 });
+        assert!(limits.iter().all(|limit| *limit <= 2 * 3_600), "{limits:?}");
+    }
+
+    #[test]
+    fn history_ages_with_the_clock_and_after_a_long_stop_by_a_day_a_day() {
+        let at = Wall::from_secs(1_795_000_000);
+        let limits = retained(Some(at), at, 5, |_| 0);
+        assert_eq!(limits.last(), Some(&(4 * 3_600)), "{limits:?}");
+        let stopped = Wall(at.0 - 30 * DAY_S * 1_000_000);
+        let limits = retained(Some(stopped), at, 5, |_| 0);
+        assert_eq!(limits.last(), Some(&(8 * 3_600 - 30 * DAY_S)), "{limits:?}");
+        // 1970 until it is corrected
+        let limits = retained(
+            Some(at),
+            at,
+            5,
+            |second| if second < 4_000 { -at.secs() } else { 0 },
+        );
+        assert_eq!(limits.last(), Some(&(4 * 3_600)), "{limits:?}");
     }
 }

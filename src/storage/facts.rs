@@ -31,6 +31,7 @@ pub(super) const MACHINE_COLUMNS: &str = "id, run, machine, position, stage, env
 
 /// Counters that outlive the rows they were counted from.
 pub(super) const LAST_LOOK: &str = "last_look";
+pub(super) const HISTORY_CLOCK: &str = "history_clock";
 pub(super) const NEXT_RUN: &str = "next_run";
 pub(super) const NEXT_MACHINE_RUN: &str = "next_machine_run";
 
@@ -52,6 +53,7 @@ pub(super) fn apply(connection: &Connection, write: &Write) -> rusqlite::Result<
             Fact::Verdict(verdict) => put_verdict(connection, verdict)?,
             Fact::Job(job) => put_job(connection, job)?,
             Fact::LastLook(at) => put_meta(connection, LAST_LOOK, at.0)?,
+            Fact::HistoryClock(at) => put_meta(connection, HISTORY_CLOCK, at.0)?,
             Fact::Control(control) => controls::put(connection, control)?,
         }
     }

@@ -25,8 +25,12 @@ pub(super) fn recover(
     let last_look = facts::meta(connection, facts::LAST_LOOK)
         .map_err(from_state)?
         .map(Wall);
+    let history_clock = facts::meta(connection, facts::HISTORY_CLOCK)
+        .map_err(from_state)?
+        .map(Wall);
     let mut recovered = Recovered {
         last_look,
+        history_clock,
         verdicts: match last_look {
             Some(look) => facts::verdicts_after(connection, look).map_err(from_state)?,
             None => Vec::new(),

@@ -1,4 +1,4 @@
-//! What goes: day files and rows of runs that started before a moment, in small steps. Unfinished runs stay, and so
+//! What goes: day files and rows of runs that ended before a moment, in small steps. Unfinished runs stay, and so
 //! does the last ended run of each job, without its output. Must not know: when to take the next step.
 
 use std::collections::HashSet;
@@ -23,11 +23,15 @@ pub(super) struct Retention {
     stage: Stage,
     /// Runs up to here (start, id) are dealt with.
     cursor: (i64, i64),
+    /// What has gone so far.
+    runs: u64,
+    day_files: u64,
 }
 
+/// Runs first: what is left of the old ones says which day files are still needed.
 enum Stage {
-    DayFiles,
     Runs,
+    DayFiles,
     Verdicts,
     Audit,
     Specs,
@@ -37,9 +41,22 @@ impl Retention {
     pub(super) fn new(before: Wall) -> Retention {
         Retention {
             before,
-            stage: Stage::DayFiles,
+            stage: Stage::Runs,
             cursor: (i64::MIN, i64::MIN),
+            runs: 0,
+            day_files: 0,
         }
+    }
+
+    /// What has gone, for the log; None: nothing.
+    pub(super) fn summary(&self) -> Option<String> {
+        let before = self.before.iso();
+        (self.runs > 0 || self.day_files > 0).then(|| {
+            format!(
+                "history: removed {} runs that ended before {before}, and the output of {} days",
+                self.runs, self.day_files
+            )
+        })
     }
 
     /// One step; true when nothing is left to do.
@@ -50,7 +67,7 @@ impl Retention {
         days: &mut DayFiles,
     ) -> Result<bool, String> {
         let is_stage_done = match self.stage {
-            Stage::DayFiles => remove_day_file(state_dir, connection, days, self.before)?,
+            Stage::DayFiles => self.remove_day_file(state_dir, connection, days)?,
             Stage::Runs => in_transaction(connection, || self.remove_runs(connection))?,
             Stage::Verdicts => in_transaction(connection, || remove_verdicts(connection, self.before))?,
             Stage::Audit => in_transaction(connection, || controls::remove_old_audit(connection))?,
@@ -58,8 +75,8 @@ impl Retention {
         };
         if is_stage_done {
             self.stage = match self.stage {
-                Stage::DayFiles => Stage::Runs,
-                Stage::Runs => Stage::Verdicts,
+                Stage::Runs => Stage::DayFiles,
+                Stage::DayFiles => Stage::Verdicts,
                 Stage::Verdicts => Stage::Audit,
                 Stage::Audit => Stage::Specs,
                 Stage::Specs => return Ok(true),
@@ -72,7 +89,7 @@ impl Retention {
         keep_numbers(connection)?;
         let candidates: Vec<(i64, i64, bool)> = connection
             .prepare_cached(
-                "SELECT started, id, stage = 'ended' AND id <> (
+                "SELECT started, id, stage = 'ended' AND coalesce(ended, started) < ?3 AND id <> (
                      SELECT later.id FROM runs AS later WHERE later.job = runs.job AND later.stage = 'ended'
                      ORDER BY later.id DESC LIMIT 1
                  ) FROM runs WHERE (started, id) > (?1, ?2) AND started < ?3 ORDER BY started, id LIMIT ?4",
@@ -109,6 +126,7 @@ impl Retention {
                     .prepare_cached("DELETE FROM runs WHERE id = ?1")?
                     .execute([id])?;
                 rows_left -= 1;
+                self.runs += 1;
             }
             self.cursor = (*started, *id);
             if rows_left == 0 {
@@ -116,6 +134,32 @@ impl Retention {
             }
         }
         Ok(candidates.is_empty())
+    }
+
+    /// Takes one day file out of sight, or a piece off one that is. True when none is left.
+    fn remove_day_file(
+        &mut self,
+        state_dir: &Path,
+        connection: &Connection,
+        days: &mut DayFiles,
+    ) -> Result<bool, String> {
+        if let Some(path) = removed_file(state_dir).map_err(|error| error.to_string())? {
+            shorten(&path).map_err(|error| format!("'{}': {error}", path.display()))?;
+            return Ok(false);
+        }
+        let needed = days_needed(connection, self.before).map_err(|error| error.to_string())?;
+        let known = output::days(state_dir).map_err(|error| error.to_string())?;
+        let old = known
+            .range(..recover::day_of(self.before))
+            .find(|day| !needed.contains(day));
+        let Some(day) = old else {
+            return Ok(true);
+        };
+        days.close(*day);
+        let path = output::path_of_day(state_dir, *day);
+        hide(&path).map_err(|error| format!("'{}': {error}", path.display()))?;
+        self.day_files += 1;
+        Ok(false)
     }
 }
 
@@ -158,35 +202,13 @@ fn remove_specs(connection: &Connection) -> rusqlite::Result<bool> {
     Ok(removed == 0)
 }
 
-/// Takes one day file out of sight, or a piece off one that is. True when none is left.
-fn remove_day_file(
-    state_dir: &Path,
-    connection: &Connection,
-    days: &mut DayFiles,
-    before: Wall,
-) -> Result<bool, String> {
-    if let Some(path) = removed_file(state_dir).map_err(|error| error.to_string())? {
-        shorten(&path).map_err(|error| format!("'{}': {error}", path.display()))?;
-        return Ok(false);
-    }
-    let needed = days_of_unfinished(connection).map_err(|error| error.to_string())?;
-    let known = output::days(state_dir).map_err(|error| error.to_string())?;
-    let old = known
-        .range(..recover::day_of(before))
-        .find(|day| !needed.contains(day));
-    let Some(day) = old else {
-        return Ok(true);
-    };
-    days.close(*day);
-    let path = output::path_of_day(state_dir, *day);
-    hide(&path).map_err(|error| format!("'{}': {error}", path.display()))?;
-    Ok(false)
-}
-
-fn days_of_unfinished(connection: &Connection) -> rusqlite::Result<HashSet<i64>> {
+/// Days before `before` on which a run started that has not ended, or ended later than that: its output is still kept.
+fn days_needed(connection: &Connection, before: Wall) -> rusqlite::Result<HashSet<i64>> {
     connection
-        .prepare_cached("SELECT started FROM runs WHERE stage <> 'ended'")?
-        .query_map([], |row| Ok(recover::day_of(Wall(row.get(0)?))))?
+        .prepare_cached(
+            "SELECT started FROM runs WHERE started < ?1 AND (stage <> 'ended' OR coalesce(ended, started) >= ?1)",
+        )?
+        .query_map([before.0], |row| Ok(recover::day_of(Wall(row.get(0)?))))?
         .collect()
 }
 

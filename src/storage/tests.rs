@@ -561,7 +561,11 @@ fn old_history_goes_but_nothing_unfinished_and_no_number_twice() {
         let reader = fixture.storage.reader();
         let deadline = crate::clock::mono().plus_ms(60_000);
         let (done, wait) = crossbeam_channel::bounded(1);
-        while reader.run("gone_90").unwrap().is_some() || reader.run("backup_1").unwrap().is_some() {
+        let text = |machine_run, day| reader.output_len(MachineRunId(machine_run), day, 0).unwrap();
+        while reader.run("gone_90").unwrap().is_some()
+            || reader.run("backup_1").unwrap().is_some()
+            || text(30, DAY + 3) > 0
+        {
             assert!(crate::clock::mono() < deadline, "old runs are still there");
             fixture.storage.try_send(Request::Sync(done.clone())).unwrap();
             wait.recv_timeout(DEADLINE).unwrap();
@@ -569,12 +573,45 @@ fn old_history_goes_but_nothing_unfinished_and_no_number_twice() {
         for kept in ["backup_2", "backup_3", "backup_4", "gone_91"] {
             assert!(reader.run(kept).unwrap().is_some(), "{kept}");
         }
-        let text = |machine_run, day| reader.output_len(MachineRunId(machine_run), day, 0).unwrap();
         let lengths: Vec<u64> = (1..=4).map(|id| text(id * 10, DAY + id as i64)).collect();
         assert_eq!(lengths, [0, 4, 0, 4]);
     }
     let (_fixture, recovered) = Fixture::open(&dir.0);
     assert_eq!((recovered.next_run, recovered.next_machine_run), (92, 901));
+}
+
+#[test]
+fn history_ages_from_the_end_of_a_run_with_its_output() {
+    let dir = TempDir::new("ages");
+    let (fixture, _) = Fixture::open(&dir.0);
+    // both started 31 days before the limit; the first ended after it
+    for (id, ended_on) in [(1, DAY + 40), (2, DAY), (3, DAY + 50)] {
+        let mut run = ended(run_record(id, "long", started_at(DAY + id as i64), 0), true);
+        run.ended = Some(started_at(ended_on));
+        let machine = Fact::Machine(Box::new(machine_record(id * 10, id)));
+        let mut write = facts(vec![Fact::Run(Box::new(run)), machine]);
+        write.output = vec![row(id * 10, 0, 0, b"text")];
+        write.output[0].day = DAY + id as i64;
+        fixture.commit(write);
+    }
+    let before = started_at(DAY + 31);
+    fixture.storage.try_send(Request::Retain { before }).unwrap();
+    fixture.sync();
+    let reader = fixture.storage.reader();
+    let deadline = crate::clock::mono().plus_ms(60_000);
+    let (done, wait) = crossbeam_channel::bounded(1);
+    let length = |id: u64| {
+        reader
+            .output_len(MachineRunId(id * 10), DAY + id as i64, 0)
+            .unwrap()
+    };
+    while reader.run("long_2").unwrap().is_some() || length(2) > 0 {
+        assert!(crate::clock::mono() < deadline, "the old run is still there");
+        fixture.storage.try_send(Request::Sync(done.clone())).unwrap();
+        wait.recv_timeout(DEADLINE).unwrap();
+    }
+    assert!(reader.run("long_1").unwrap().is_some());
+    assert_eq!((length(1), length(3)), (4, 4));
 }
 
 #[test]

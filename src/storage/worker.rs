@@ -306,6 +306,7 @@ impl Worker {
             let is_older = |held: &Fact| match (held, fact) {
                 (Fact::Job(held), Fact::Job(stored)) => held.job == stored.job,
                 (Fact::LastLook(_), Fact::LastLook(_)) => true,
+                (Fact::HistoryClock(_), Fact::HistoryClock(_)) => true,
                 _ => false,
             };
             for (_, write) in self.held.range_mut(..number) {
@@ -409,6 +410,9 @@ impl Worker {
                 true
             });
         if is_done {
+            if let Some(summary) = retention.summary() {
+                log::info!("{summary}");
+            }
             self.retention = None;
         }
         self.last_step = clock::mono();
@@ -435,7 +439,11 @@ impl HeldBack {
             match fact {
                 Fact::Start(run) | Fact::Run(run) => drop(self.runs.insert(run.id)),
                 Fact::Machine(machine) => drop(self.machines.insert(machine.id)),
-                Fact::Verdict(_) | Fact::Job(_) | Fact::LastLook(_) | Fact::Control(_) => {}
+                Fact::Verdict(_)
+                | Fact::Job(_)
+                | Fact::LastLook(_)
+                | Fact::HistoryClock(_)
+                | Fact::Control(_) => {}
             }
         }
     }
@@ -456,7 +464,11 @@ impl HeldBack {
                 Fact::Machine(machine) => {
                     self.machines.contains(&machine.id) || self.runs.contains(&machine.run)
                 }
-                Fact::Verdict(_) | Fact::Job(_) | Fact::LastLook(_) | Fact::Control(_) => false,
+                Fact::Verdict(_)
+                | Fact::Job(_)
+                | Fact::LastLook(_)
+                | Fact::HistoryClock(_)
+                | Fact::Control(_) => false,
             })
     }
 }

@@ -50,6 +50,7 @@ pub struct Storage {
     pub by_run: BTreeMap<RunId, Vec<MachineRunId>>,
     jobs: BTreeMap<String, JobRecord>,
     last_look: Option<Wall>,
+    history_clock: Option<Wall>,
     pending: VecDeque<Write>,
     commit_scheduled: bool,
     pub full: Full,
@@ -107,6 +108,7 @@ impl Storage {
         wanted.extend(open.map(|m| m.run));
         Recovered {
             last_look: self.last_look,
+            history_clock: self.history_clock,
             verdicts: self
                 .verdicts
                 .values()
@@ -341,6 +343,7 @@ impl World {
                     storage.jobs.insert(job.job.clone(), job);
                 }
                 Fact::LastLook(at) => storage.last_look = Some(at),
+                Fact::HistoryClock(at) => storage.history_clock = Some(at),
                 Fact::Control(control) => storage.controls.push(*control),
             }
         }
