@@ -1,4 +1,4 @@
-//! The reference that people read names every field, as the code has it.
+//! The reference documents name every field, verb, option and variable, as the code has them.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,7 +12,7 @@ fn top() -> PathBuf {
     env!("CARGO_MANIFEST_DIR").into()
 }
 
-/// Holds the part of a file between two markers against what it should be, or writes it.
+/// Compares the part of a file between two markers with the wanted text, or writes it.
 fn hold(path: &Path, begin: &str, end: &str, wanted: &str) {
     let text = fs::read_to_string(path).unwrap();
     let (before, rest) = text
@@ -26,8 +26,8 @@ fn hold(path: &Path, begin: &str, end: &str, wanted: &str) {
         return fs::write(path, [before, begin, wanted, end, after].concat()).unwrap();
     }
     panic!(
-        "{} is not what src/config/reference.rs says; SALTPETER_WRITE_REFERENCE=1 cargo test --locked --test packaging \
-         reference writes it anew",
+        "{} differs from src/config/reference.rs: run SALTPETER_WRITE_REFERENCE=1 cargo test --locked --test packaging \
+         reference to rewrite it",
         path.display()
     );
 }
@@ -48,7 +48,7 @@ fn the_reference_names_every_field_with_type_default_and_example() {
     let readme = fs::read_to_string(top().join("README.md")).unwrap();
     assert!(
         readme.contains("packaging/doc/reference.md"),
-        "the README leads there"
+        "the README links to the reference"
     );
 }
 
@@ -108,7 +108,7 @@ fn man_page_and_overview_name_every_verb_and_every_option() {
     assert!(count > 10);
 }
 
-/// The variables stand in quotes in the one file that reads them.
+/// The names of the variables are string literals of the one file that reads them.
 #[test]
 fn the_wrappers_man_page_names_every_variable_that_it_reads() {
     let man = man("sp-wrapper.1");
@@ -123,7 +123,7 @@ fn the_wrappers_man_page_names_every_variable_that_it_reads() {
     }
 }
 
-/// Every field with its example, as one file; a second job has what excludes something in the first.
+/// One file with every field and its example, except `timezone`, which `utc` excludes.
 #[test]
 fn every_example_loads_without_a_doubt() {
     let lines = |fields: &[Field], but: &str| -> String {
@@ -149,7 +149,7 @@ fn every_example_loads_without_a_doubt() {
     assert_eq!(config.jobs.len(), 1);
 }
 
-/// Where a document leads to within this repository: `(file, the heading's anchor)`.
+/// The links of a document within this repository: `(file, anchor of the heading)`.
 fn links(document: &Path) -> Vec<(PathBuf, String)> {
     let text = fs::read_to_string(document).unwrap();
     let targets = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
@@ -166,7 +166,7 @@ fn links(document: &Path) -> Vec<(PathBuf, String)> {
 }
 
 #[test]
-fn the_documents_links_lead_somewhere() {
+fn every_link_of_the_documents_leads_to_a_file_and_a_heading() {
     let folders = ["packaging/doc", "packaging/doc/design"];
     let pages = folders.map(|folder| fs::read_dir(top().join(folder)).unwrap());
     let pages = pages.into_iter().flatten().map(|entry| entry.unwrap().path());
@@ -198,7 +198,7 @@ fn the_documents_links_lead_somewhere() {
             );
         }
     }
-    assert!(pictures >= 2, "the page is shown");
+    assert!(pictures >= 2, "the documents show the web UI");
 }
 
 #[test]
@@ -209,7 +209,7 @@ fn the_pictures_are_small() {
             .len();
         assert!(
             bytes <= 150_000,
-            "{name} has {bytes} bytes: packaging/doc/screenshot makes it small"
+            "{name} has {bytes} bytes: run packaging/doc/screenshot, which compresses it"
         );
     }
 }
