@@ -10,4 +10,5 @@ mod notify;
 mod rails;
 mod reference;
 mod schema;
+mod tables;
 mod unit;
