@@ -75,6 +75,7 @@ struct Doors {
 }
 
 /// Starts every thread, those that others need first.
+#[allow(clippy::too_many_lines, reason = "the wiring of all threads, in order")]
 fn start(opened: Opened, signals: Caught, descriptors: usize) -> io::Result<(Turns, Doors)> {
     let Opened {
         loader,

@@ -246,6 +246,7 @@ impl Engine {
     }
 
     /// One turn. Effects are appended in the order in which they are to be done.
+    #[allow(clippy::too_many_lines, reason = "a table: one arm for each event")]
     pub fn handle(&mut self, now: Now, event: Event, effects: &mut Vec<Effect>) {
         effects.append(&mut self.early);
         let awake = self.awake.advance(now.mono);

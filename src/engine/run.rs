@@ -347,6 +347,7 @@ impl Engine {
     }
 
     /// Makes machine runs of what was found, and goes on with the run.
+    #[allow(clippy::too_many_lines, reason = "one arm for each fate of a machine")]
     pub(super) fn add_machines(
         &mut self,
         turn: &mut Turn,

@@ -771,30 +771,17 @@ fn a_full_disk_holds_output_back_and_still_takes_facts() {
     result.unwrap();
 }
 
+/// Bytes of one row of output, and how many are written.
+const PIECE_BYTES: u64 = 128 << 10;
+const PIECES: u64 = 40;
+
 fn fill_the_disk(dir: &Path) {
     // 24 MiB, of which the reserve takes 16
     let ballast = dir.join("ballast");
     let (fixture, _) = Fixture::open(dir);
     assert_eq!(fixture.outcome(begin_run(1, 0)), StoreOutcome::Committed);
     std::fs::write(&ballast, vec![0; 5 << 20]).unwrap();
-    let piece = vec![b'x'; 128 << 10];
-    for at in 0..40 {
-        let mut write = output(vec![row(1, at, at * piece.len() as u64, &piece)]);
-        write.acks = vec![(ConnectionId(at), DaemonFrame::OutputAck { seq: at })];
-        fixture.commit(write);
-    }
-    // a later ack would cover what is held
-    fixture.commit(Write {
-        acks: vec![(ConnectionId(39), DaemonFrame::OutputAck { seq: 40 })],
-        ..Write::default()
-    });
-    // an end that depends on held output waits with it
-    let mut end = ended(run_record(1, "backup", started_at(DAY), 0), true);
-    end.note = Some("the end".into());
-    let mut write = facts(vec![Fact::Run(Box::new(end))]);
-    write.after_output_of = Some(MachineRunId(1));
-    write.acks = vec![(ConnectionId(99), DaemonFrame::StartAck)];
-    fixture.commit(write);
+    write_more_than_fits(&fixture);
     let Event::StorageTrouble { reason: Some(reason) } = fixture.events.recv_timeout(DEADLINE).unwrap()
     else {
         panic!("no trouble");
@@ -811,15 +798,53 @@ fn fill_the_disk(dir: &Path) {
         StoreOutcome::Committed
     );
     let reader = fixture.storage.reader();
-    assert_eq!(
-        reader.run("backup_1").unwrap().unwrap().run.stage,
-        RunStage::Running
-    );
-    let acked = fixture.acks.try_iter().count();
-    assert!(acked < 40);
-    let stored = reader.output_len(MachineRunId(1), DAY, 0).unwrap();
-    assert_eq!(stored, acked as u64 * (128 << 10), "acked is what is stored");
-    // facts live on the reserve, until that is gone too
+    let stage = || reader.run("backup_1").unwrap().unwrap().run.stage;
+    let stored = || reader.output_len(MachineRunId(1), DAY, 0).unwrap();
+    assert_eq!(stage(), RunStage::Running);
+    let acked = fixture.acks.try_iter().count() as u64;
+    assert!(acked < PIECES);
+    assert_eq!(stored(), acked * PIECE_BYTES, "acked is what is stored");
+    use_up_the_reserve(&fixture);
+    // room again
+    std::fs::remove_file(&ballast).unwrap();
+    grow(dir);
+    loop {
+        if let Event::StorageTrouble { reason: None } = fixture.events.recv_timeout(DEADLINE).unwrap() {
+            break;
+        }
+    }
+    fixture.sync();
+    let late = fixture.acks.try_iter().map(|(connection, _)| connection.0);
+    let expected: Vec<u64> = (acked..PIECES).chain([39, 99]).collect();
+    assert_eq!(late.collect::<Vec<_>>(), expected);
+    assert_eq!(stored(), PIECES * PIECE_BYTES);
+    assert_eq!(stage(), RunStage::Ended);
+}
+
+/// Output of the first run, an ack that covers all of it, and the end of the run, which depends on it.
+fn write_more_than_fits(fixture: &Fixture) {
+    let piece = vec![b'x'; PIECE_BYTES as usize];
+    for at in 0..PIECES {
+        let mut write = output(vec![row(1, at, at * PIECE_BYTES, &piece)]);
+        write.acks = vec![(ConnectionId(at), DaemonFrame::OutputAck { seq: at })];
+        fixture.commit(write);
+    }
+    // a later ack would cover what is held
+    fixture.commit(Write {
+        acks: vec![(ConnectionId(39), DaemonFrame::OutputAck { seq: PIECES })],
+        ..Write::default()
+    });
+    // an end that depends on held output waits with it
+    let mut end = ended(run_record(1, "backup", started_at(DAY), 0), true);
+    end.note = Some("the end".into());
+    let mut write = facts(vec![Fact::Run(Box::new(end))]);
+    write.after_output_of = Some(MachineRunId(1));
+    write.acks = vec![(ConnectionId(99), DaemonFrame::StartAck)];
+    fixture.commit(write);
+}
+
+/// Facts live on the reserve, until that is gone too.
+fn use_up_the_reserve(fixture: &Fixture) {
     let mut committed = 0;
     let failure = loop {
         let mut fact = run_record(1_000 + committed, "many", started_at(DAY), 0);
@@ -836,30 +861,6 @@ fn fill_the_disk(dir: &Path) {
         "only {committed} facts fitted into the reserve: {failure}"
     );
     assert!(failure.contains("state.db"), "{failure}");
-    // room again
-    std::fs::remove_file(&ballast).unwrap();
-    grow(dir);
-    loop {
-        if let Event::StorageTrouble { reason: None } = fixture.events.recv_timeout(DEADLINE).unwrap() {
-            break;
-        }
-    }
-    fixture.sync();
-    let all: Vec<_> = fixture
-        .acks
-        .try_iter()
-        .map(|(connection, _)| connection.0)
-        .collect();
-    let expected: Vec<u64> = (acked as u64..40).chain([39, 99]).collect();
-    assert_eq!(all, expected);
-    assert_eq!(
-        reader.output_len(MachineRunId(1), DAY, 0).unwrap(),
-        40 * (128 << 10)
-    );
-    assert_eq!(
-        reader.run("backup_1").unwrap().unwrap().run.stage,
-        RunStage::Ended
-    );
 }
 
 fn grow(dir: &Path) {

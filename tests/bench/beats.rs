@@ -29,8 +29,16 @@ pub fn run_ours(bench: &mut Bench) -> io::Result<()> {
     SIZES.iter().try_for_each(|count| measure(bench, *count, true))
 }
 
+/// What the windows have shown, a sample each.
+#[derive(Default)]
+struct Windows {
+    percents: Vec<f64>,
+    kilobytes: Vec<f64>,
+    /// The load generator's own.
+    load: Vec<f64>,
+}
+
 fn measure(bench: &mut Bench, count: usize, ours: bool) -> io::Result<()> {
-    let windows = bench.repetitions(3);
     let interval_ms = saltpeter::limits::HEARTBEAT_INTERVAL_MS;
     let raw = sink::percent_of_core(count, BEAT_BYTES, interval_ms, WINDOW_MS / 2)?;
     let mut fleet = Fleet::start(&bench.directory.join("fleet"), ours)?;
@@ -47,16 +55,9 @@ fn measure(bench: &mut Bench, count: usize, ours: bool) -> io::Result<()> {
     let all_started_s = timing::ms_since(begun) / 1e3;
     let start_cpu_ms = (daemon.cpu().own_s - begun_cpu) * 1e3 / count as f64;
     timing::pass_ms(SETTLE_MS);
-    let (mut percents, mut kilobytes, mut load) = (vec![], vec![], vec![]);
-    for _ in 0..windows {
-        let before = (daemon.cpu().own_s, procfs::cpu(fleet.pid()).own_s);
-        let begun = timing::mono_ns();
-        timing::pass_ms(WINDOW_MS);
-        let seconds = timing::ms_since(begun) / 1e3;
-        percents.push(100.0 * (daemon.cpu().own_s - before.0) / seconds);
-        load.push(100.0 * (procfs::cpu(fleet.pid()).own_s - before.1) / seconds);
-        let grown = procfs::pss_bytes(daemon.pid()).saturating_sub(empty_bytes);
-        kilobytes.push(grown as f64 / 1_024.0 / count as f64);
+    let mut windows = Windows::default();
+    for _ in 0..bench.repetitions(3) {
+        windows.take(&daemon, &fleet, empty_bytes, count);
     }
     let (end_s, false_codes) = end(bench, &mut daemon, &mut fleet, count)?;
     let to_start_ms = fleet.counts()?.to_start_ms;
@@ -74,66 +75,42 @@ fn measure(bench: &mut Bench, count: usize, ours: bool) -> io::Result<()> {
         });
     };
     let raw = vec![("bare loopback: one thread reads as many sockets", raw)];
-    let most = Reach::AtMost;
-    figure("beating CPU", "% of a core", percents, By::Worst, most(15.0), raw);
+    let (most, worst) = (Reach::AtMost, By::Worst);
+    let core = "% of a core";
+    figure("beating CPU", core, windows.percents, worst, most(15.0), raw);
+    let figure = |what, unit, samples, by, reach| figure(what, unit, samples, by, reach, vec![]);
     figure(
         "memory (PSS) for each",
         "KiB",
-        kilobytes,
-        By::Worst,
+        windows.kilobytes,
+        worst,
         most(25.0),
-        vec![],
     );
-    figure(
-        "ends that are not 0",
-        "runs",
-        vec![false_codes],
-        By::Worst,
-        most(0.0),
-        vec![],
-    );
-    let nothing = Reach::Nothing;
-    figure(
-        "TCP connect to start acked",
-        "ms",
-        to_start_ms,
-        By::Median,
-        nothing,
-        vec![],
-    );
-    figure(
-        "asked to all started",
-        "s",
-        vec![all_started_s],
-        By::Median,
-        nothing,
-        vec![],
-    );
-    figure(
-        "launch and connect CPU",
-        "ms each",
-        vec![start_cpu_ms],
-        By::Median,
-        nothing,
-        vec![],
-    );
-    figure(
-        "all completed to end visible",
-        "s",
-        vec![end_s],
-        By::Median,
-        nothing,
-        vec![],
-    );
-    figure(
-        "beating CPU of the load generator",
-        "% of a core",
-        load,
-        By::Worst,
-        nothing,
-        vec![],
-    );
+    figure("ends that are not 0", "runs", vec![false_codes], worst, most(0.0));
+    let median = |what, unit, samples| figure(what, unit, samples, By::Median, Reach::Nothing);
+    median("TCP connect to start acked", "ms", to_start_ms);
+    median("asked to all started", "s", vec![all_started_s]);
+    median("launch and connect CPU", "ms each", vec![start_cpu_ms]);
+    median("all completed to end visible", "s", vec![end_s]);
+    let generator = "beating CPU of the load generator";
+    figure(generator, core, windows.load, worst, Reach::Nothing);
     Ok(())
+}
+
+impl Windows {
+    /// One more.
+    fn take(&mut self, daemon: &Daemon, fleet: &Fleet, empty_bytes: u64, count: usize) {
+        let before = (daemon.cpu().own_s, procfs::cpu(fleet.pid()).own_s);
+        let begun = timing::mono_ns();
+        timing::pass_ms(WINDOW_MS);
+        let seconds = timing::ms_since(begun) / 1e3;
+        self.percents
+            .push(100.0 * (daemon.cpu().own_s - before.0) / seconds);
+        let load = procfs::cpu(fleet.pid()).own_s - before.1;
+        self.load.push(100.0 * load / seconds);
+        let grown = procfs::pss_bytes(daemon.pid()).saturating_sub(empty_bytes);
+        self.kilobytes.push(grown as f64 / 1_024.0 / count as f64);
+    }
 }
 
 /// A thousand machines: ids are `m` and five digits.

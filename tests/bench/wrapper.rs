@@ -20,78 +20,77 @@ const IDLE_MS: u64 = 20_000;
 
 pub fn run(bench: &mut Bench) -> io::Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
-    let raw_ms = raw::spawns_ms(100)? / 100.0;
-    let figure = |what, size: &str, unit, samples, by, reach, raw| {
-        bench.report.figure(Figure {
-            bench: bench.name,
-            what,
-            size: size.to_string(),
-            unit,
-            samples,
-            reach,
-            by,
-            raw,
-        });
-    };
     let bytes = std::fs::metadata(&bench.sp_wrapper)?.len() as f64;
-    let on_disk = vec![bytes / 1e6];
-    figure(
-        "on disk",
-        "1 file",
-        "MB",
-        on_disk,
-        By::Worst,
-        Reach::AtMost(1.0),
-        vec![],
-    );
+    bench.report.figure(Figure {
+        bench: bench.name,
+        what: "on disk",
+        size: "1 file".to_string(),
+        unit: "MB",
+        samples: vec![bytes / 1e6],
+        reach: Reach::AtMost(1.0),
+        by: By::Worst,
+        raw: vec![],
+    });
+    starts(bench, &listener)?;
+    SIZES
+        .iter()
+        .try_for_each(|count| idle_wrappers(bench, &listener, *count))
+}
+
+/// From spawn to the connect frame.
+fn starts(bench: &Bench, listener: &TcpListener) -> io::Result<()> {
+    let raw_ms = raw::spawns_ms(100)? / 100.0;
     let mut connected = Vec::new();
     for _ in 0..bench.repetitions(STARTS) {
-        let (ms, mut wrapper) = start(bench, &listener)?;
+        let (ms, mut wrapper) = start(bench, listener)?;
         connected.push(ms);
         wrapper.refuse()?;
     }
-    let raw = vec![("spawning /bin/sh and waiting, each", raw_ms)];
-    let starts = format!("{} starts", connected.len());
-    let what = "spawn to connect frame read";
-    figure(what, &starts, "ms", connected, By::P99, Reach::AtMost(10.0), raw);
-    for count in SIZES {
-        let mut wrappers = Vec::new();
-        for _ in 0..count {
-            let (_, mut wrapper) = start(bench, &listener)?;
-            wrapper.give_job()?;
-            wrappers.push(wrapper);
-        }
-        timing::pass_ms(2_000);
-        // wrapper and guardian of each; those refused before have gone
-        let only_these = || (procfs::running(&bench.sp_wrapper).len() == 2 * count).then_some(());
-        if timing::until(LIMIT_MS, 20, only_these).is_none() {
-            return Err(io::Error::other(
-                "there are other wrappers than those started here",
-            ));
-        }
-        let (memory, percent) = idle(bench, count);
-        let size = format!("{count} wrappers");
-        figure(
-            "memory (PSS), guardian included",
-            &size,
-            "MiB",
-            memory,
-            By::Worst,
-            Reach::AtMost(3.0),
-            vec![],
-        );
-        figure(
-            "idle CPU",
-            &size,
-            "% of a core each",
-            percent,
-            By::Worst,
-            Reach::AtMost(0.1),
-            vec![],
-        );
-        wrappers.iter_mut().try_for_each(Wrapper::end)?;
-    }
+    bench.report.figure(Figure {
+        bench: bench.name,
+        what: "spawn to connect frame read",
+        size: format!("{} starts", connected.len()),
+        unit: "ms",
+        samples: connected,
+        reach: Reach::AtMost(10.0),
+        by: By::P99,
+        raw: vec![("spawning /bin/sh and waiting, each", raw_ms)],
+    });
     Ok(())
+}
+
+/// Memory and CPU while so many commands sleep.
+fn idle_wrappers(bench: &Bench, listener: &TcpListener, count: usize) -> io::Result<()> {
+    let mut wrappers = Vec::new();
+    for _ in 0..count {
+        let (_, mut wrapper) = start(bench, listener)?;
+        wrapper.give_job()?;
+        wrappers.push(wrapper);
+    }
+    timing::pass_ms(2_000);
+    // wrapper and guardian of each; those refused before have gone
+    let only_these = || (procfs::running(&bench.sp_wrapper).len() == 2 * count).then_some(());
+    if timing::until(LIMIT_MS, 20, only_these).is_none() {
+        return Err(io::Error::other(
+            "there are other wrappers than those started here",
+        ));
+    }
+    let (memory, percent) = idle(bench, count);
+    let figure = |what, unit, samples, most| {
+        bench.report.figure(Figure {
+            bench: bench.name,
+            what,
+            size: format!("{count} wrappers"),
+            unit,
+            samples,
+            reach: Reach::AtMost(most),
+            by: By::Worst,
+            raw: vec![],
+        });
+    };
+    figure("memory (PSS), guardian included", "MiB", memory, 3.0);
+    figure("idle CPU", "% of a core each", percent, 0.1);
+    wrappers.iter_mut().try_for_each(Wrapper::end)
 }
 
 /// Megabytes and percent of a core of each while nothing happens but beats.

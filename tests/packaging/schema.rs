@@ -5,43 +5,27 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-/// What of JSON Schema the schema uses. The first thing that does not fit, with its path.
+/// Validates with the part of JSON Schema that the schema uses: the first thing that does not fit, with its path.
 fn misfit(schema: &Value, value: &Value, path: &str) -> Option<String> {
     let told = |what: &str| Some(format!("{path}: {what}: {value}"));
     for (keyword, rule) in schema.as_object().unwrap() {
         let found = match keyword.as_str() {
             "$schema" | "title" | "description" | "deprecated" | "additionalProperties" => None,
             "type" => {
-                let one = |name: &str| match name {
-                    "object" => value.is_object(),
-                    "array" => value.is_array(),
-                    "string" => value.is_string(),
-                    "boolean" => value.is_boolean(),
-                    "null" => value.is_null(),
-                    "number" => value.is_number(),
-                    "integer" => value.is_i64() || value.is_u64(),
-                    other => panic!("unknown type {other}"),
-                };
+                let one = |name: &Value| is_of_type(value, name.as_str().unwrap());
                 let fits = match rule {
-                    Value::Array(names) => names.iter().any(|name| one(name.as_str().unwrap())),
-                    name => one(name.as_str().unwrap()),
+                    Value::Array(names) => names.iter().any(one),
+                    name => one(name),
                 };
                 (!fits).then(|| told("wrong type")).flatten()
             }
-            "enum" => {
-                if rule.as_array().unwrap().contains(value) {
-                    None
-                } else {
-                    told("not among the words")
-                }
-            }
+            "enum" => (!rule.as_array().unwrap().contains(value))
+                .then(|| told("not among the words"))
+                .flatten(),
             "anyOf" => {
                 let any = |one: &Value| misfit(one, value, path).is_none();
-                if rule.as_array().unwrap().iter().any(any) {
-                    None
-                } else {
-                    told("none of the shapes")
-                }
+                let fits = rule.as_array().unwrap().iter().any(any);
+                (!fits).then(|| told("none of the shapes")).flatten()
             }
             "minimum" | "maximum" => {
                 let is_low = value.as_f64() < rule.as_f64();
@@ -51,11 +35,8 @@ fn misfit(schema: &Value, value: &Value, path: &str) -> Option<String> {
             }
             "pattern" => {
                 let pattern = regex_lite::Regex::new(rule.as_str().unwrap()).unwrap();
-                if value.as_str().is_none_or(|text| pattern.is_match(text)) {
-                    None
-                } else {
-                    told("does not match")
-                }
+                let fits = value.as_str().is_none_or(|text| pattern.is_match(text));
+                (!fits).then(|| told("does not match")).flatten()
             }
             "required" => value.as_object().and_then(|object| {
                 let missing = |name: &&Value| !object.contains_key(name.as_str().unwrap());
@@ -84,6 +65,19 @@ fn misfit(schema: &Value, value: &Value, path: &str) -> Option<String> {
         }
     }
     None
+}
+
+fn is_of_type(value: &Value, name: &str) -> bool {
+    match name {
+        "object" => value.is_object(),
+        "array" => value.is_array(),
+        "string" => value.is_string(),
+        "boolean" => value.is_boolean(),
+        "null" => value.is_null(),
+        "number" => value.is_number(),
+        "integer" => value.is_i64() || value.is_u64(),
+        other => panic!("unknown type {other}"),
+    }
 }
 
 fn schema() -> Value {

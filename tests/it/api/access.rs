@@ -103,130 +103,136 @@ fn all_routes(daemon: &Daemon) -> Vec<(String, String, String)> {
     routes
 }
 
-#[test]
-fn every_route_lets_in_by_role_whoever_asks_and_however() {
-    let roles = ["none", "read", "operate", "admin"];
-    let rank = |role: &str| roles.iter().position(|known| *known == role).unwrap();
-    let no_headers = || Asker {
+fn bearer(secret: &str) -> (&'static str, String) {
+    ("Authorization", format!("Bearer {secret}"))
+}
+
+fn nobody() -> Asker {
+    Asker {
         name: "nobody",
         headers: Vec::new(),
         may: Some("none"),
         refused: &[401],
-    };
-    let bearer = |secret: &str| ("Authorization", format!("Bearer {secret}"));
-    let wrong = || Asker {
+    }
+}
+
+fn wrong_token() -> Asker {
+    Asker {
         name: "a wrong token",
         headers: vec![bearer("wrong")],
         refused: &[401, 429],
-        ..no_headers()
-    };
-    let of_tokens = || {
-        let holder = |name, secret, may| Asker {
-            name,
-            headers: vec![bearer(secret)],
-            may: Some(may),
-            refused: &[403],
-        };
-        vec![
-            no_headers(),
-            holder("a reader", "r", "read"),
-            holder("an operator", "o", "operate"),
-            holder("an admin", "a", "admin"),
-            Asker {
-                name: "an admin's token in another scheme",
-                headers: vec![("Authorization", "Basic a".into())],
-                ..no_headers()
-            },
-            Asker {
-                name: "a made-up cookie",
-                headers: vec![("Cookie", "saltpeter_session=00ff".into())],
-                ..no_headers()
-            },
-            Asker {
-                name: "a page of another site with an admin's token",
-                headers: vec![bearer("a"), ("Origin", "https://evil.example.com".into())],
-                may: None,
-                refused: &[403],
-            },
-            Asker {
-                name: "a foreign name for this host with an admin's token",
-                headers: vec![bearer("a"), ("Host", "evil.example.com".into())],
-                may: None,
-                refused: &[403],
-            },
-        ]
-    };
-    let with_tokens = daemon();
-    let cookies = ["r", "o", "a"].map(|secret| log_in(&with_tokens, secret));
-    let mut askers = of_tokens();
-    for (cookie, may) in cookies.iter().zip(["read", "operate", "admin"]) {
-        let headers = vec![("Cookie", cookie.clone())];
-        askers.push(Asker {
-            name: "a browser",
-            headers,
-            may: Some(may),
-            refused: &[403],
-        });
+        ..nobody()
     }
-    let of_other_site = ("Origin", "https://evil.example.com".to_string());
-    askers.push(Asker {
-        name: "another site's page in an admin's browser",
-        headers: vec![("Cookie", cookies[2].clone()), of_other_site],
+}
+
+/// A request that is let in up to that role.
+fn holder(name: &'static str, header: (&'static str, String), may: &'static str) -> Asker {
+    Asker {
+        name,
+        headers: vec![header],
+        may: Some(may),
+        refused: &[403],
+    }
+}
+
+/// A request that is let in nowhere, whatever it brings.
+fn foreigner(name: &'static str, proof: (&'static str, String), mark: (&'static str, &str)) -> Asker {
+    Asker {
+        name,
+        headers: vec![proof, (mark.0, mark.1.to_string())],
         may: None,
         refused: &[403],
-    });
-    askers.push(wrong());
+    }
+}
+
+/// With every kind of proof, where there are tokens.
+fn askers_with_tokens(daemon: &Daemon) -> Vec<Asker> {
+    let other_site = ("Origin", "https://evil.example.com");
+    let cookies = ["r", "o", "a"].map(|secret| ("Cookie", log_in(daemon, secret)));
+    let [reader, operator, admin] = cookies;
+    vec![
+        nobody(),
+        wrong_token(),
+        holder("a reader", bearer("r"), "read"),
+        holder("an operator", bearer("o"), "operate"),
+        holder("an admin", bearer("a"), "admin"),
+        holder("a reader's browser", reader, "read"),
+        holder("an operator's browser", operator, "operate"),
+        holder("an admin's browser", admin.clone(), "admin"),
+        Asker {
+            name: "an admin's token in another scheme",
+            headers: vec![("Authorization", "Basic a".into())],
+            ..nobody()
+        },
+        Asker {
+            name: "a made-up cookie",
+            headers: vec![("Cookie", "saltpeter_session=00ff".into())],
+            ..nobody()
+        },
+        foreigner(
+            "a page of another site with an admin's token",
+            bearer("a"),
+            other_site,
+        ),
+        foreigner("another site's page in an admin's browser", admin, other_site),
+        foreigner(
+            "a foreign name for this host with an admin's token",
+            bearer("a"),
+            ("Host", "evil.example.com"),
+        ),
+    ]
+}
+
+#[test]
+fn every_route_lets_in_by_role_whoever_asks_and_however() {
+    let with_tokens = daemon();
+    let askers = askers_with_tokens(&with_tokens);
     let without = || Plan::new(json!({"j": job_with("true", json!({}))}));
     let is_open = |open: bool| without().setting("api_open", json!(open)).start();
-    let up_to = |may| {
-        vec![
-            Asker {
-                may: Some(may),
-                ..no_headers()
-            },
-            wrong(),
-        ]
+    let reads = Asker {
+        may: Some("read"),
+        ..nobody()
+    };
+    let operates = Asker {
+        refused: &[401, 403],
+        may: Some("operate"),
+        ..nobody()
     };
     let cases = [
         (with_tokens, askers),
-        (is_open(false), up_to("read")),
-        (
-            is_open(true),
-            vec![
-                Asker {
-                    refused: &[401, 403],
-                    may: Some("operate"),
-                    ..no_headers()
-                },
-                wrong(),
-            ],
-        ),
+        (is_open(false), vec![reads, wrong_token()]),
+        (is_open(true), vec![operates, wrong_token()]),
     ];
     for (daemon, askers) in &cases {
         for (method, path, role) in all_routes(daemon) {
             for asker in askers {
-                let mut headers = vec![("Content-Type", "application/json")];
-                headers.extend(asker.headers.iter().map(|(name, value)| (*name, value.as_str())));
-                if path == "/ws" {
-                    headers.push(("Upgrade", "websocket"));
-                }
-                // an array is nowhere what is wanted: who is let in changes nothing
-                let reply = with_headers(daemon, &method, &path, &headers, b"[]");
-                let what = format!("{} to {method} {path}: {}", asker.name, reply.text());
-                let is_let_in =
-                    asker.may.is_some_and(|may| rank(may) >= rank(&role)) || asker.is_probe_at(&path);
-                let is_login = path == "/login" && method == "POST";
-                match is_let_in {
-                    // it has rules of its own, tested below
-                    true if is_login => assert!([401, 403, 429].contains(&reply.status), "{what}"),
-                    true => assert!(![401, 403, 405, 429].contains(&reply.status), "{what}"),
-                    false => assert!(asker.refused.contains(&reply.status), "{} {what}", reply.status),
-                }
+                assert_let_in_by_role(daemon, asker, &method, &path, &role);
             }
             let reply = control(daemon, &method, &path, &json!([]));
             let refused = [401, 403, 405, 429].contains(&reply.status);
             assert!(!refused, "the socket to {method} {path}: {}", reply.text());
         }
+    }
+}
+
+fn assert_let_in_by_role(daemon: &Daemon, asker: &Asker, method: &str, path: &str, role: &str) {
+    let roles = ["none", "read", "operate", "admin"];
+    let rank = |role: &str| roles.iter().position(|known| *known == role).unwrap();
+    let mut headers = vec![("Content-Type", "application/json")];
+    headers.extend(asker.headers.iter().map(|(name, value)| (*name, value.as_str())));
+    if path == "/ws" {
+        headers.push(("Upgrade", "websocket"));
+    }
+    // an array is nowhere what is wanted: who is let in changes nothing
+    let reply = with_headers(daemon, method, path, &headers, b"[]");
+    let what = format!("{} to {method} {path}: {}", asker.name, reply.text());
+    let is_let_in = asker.may.is_some_and(|may| rank(may) >= rank(role)) || asker.is_probe_at(path);
+    let is_login = path == "/login" && method == "POST";
+    match is_let_in {
+        // it has rules of its own, tested below
+        true if is_login => assert!([401, 403, 429].contains(&reply.status), "{what}"),
+        true => assert!(![401, 403, 405, 429].contains(&reply.status), "{what}"),
+        false => assert!(asker.refused.contains(&reply.status), "{} {what}", reply.status),
     }
 }
 
@@ -458,6 +464,12 @@ fn who_may_not_read_is_sent_to_the_login_and_from_there_to_where_he_wanted() {
         "{}",
         page.text()
     );
+}
+
+#[test]
+fn a_login_leads_back_to_a_path_of_this_host_and_nowhere_else() {
+    let daemon = daemon();
+    let location = |reply: &Reply| reply.header("location").unwrap_or_default().to_string();
     let log_in = |next: &str| {
         let headers = [("Origin", "http://localhost")];
         let body = format!("token=r&next={next}");

@@ -188,6 +188,24 @@ fn an_operator_looks_follows_and_kills() {
         logs.contains("== m2 (143)\n") && logs.contains("== m1 (0)\none\ntwo\n"),
         "{logs}"
     );
+    let shown = out(&saltpeter(&daemon, &["status", "slow"], &[]));
+    assert!(shown.contains(&instance) && shown.contains("killed"), "{shown}");
+    let runs = out(&saltpeter(&daemon, &["runs", "slow", "--outcome", "failed"], &[]));
+    assert!(runs.contains(&instance), "{runs}");
+    assert!(!out(&saltpeter(&daemon, &["runs", "idle"], &[])).contains("slow_"));
+    let nothing = saltpeter(&daemon, &["kill", "slow"], &[]);
+    assert_eq!(code(&nothing), 1);
+    assert!(err(&nothing).contains("slow is not running"));
+    let neither = saltpeter(&daemon, &["logs", "nope"], &[]);
+    assert_eq!(code(&neither), 1);
+    assert!(err(&neither).contains("'nope'") && err(&neither).contains("nor such a run"));
+    assert_eq!(code(&saltpeter(&daemon, &["kill", "nope"], &[])), 1);
+}
+
+#[test]
+fn what_cannot_be_written_to_its_output_is_a_failure() {
+    let daemon = Plan::new(json!({"slow": job("echo one")})).start();
+    assert_eq!(code(&saltpeter(&daemon, &["run", "slow", "--wait"], &[])), 0);
     for verb in ["logs", "status"] {
         let command = format!(
             "'{}' {verb} slow -c '{}' >/dev/full",
@@ -202,18 +220,6 @@ fn an_operator_looks_follows_and_kills() {
         assert_eq!(code(&full), 1, "{verb}");
         assert!(err(&full).contains("cannot write"), "{verb}: {}", err(&full));
     }
-    let shown = out(&saltpeter(&daemon, &["status", "slow"], &[]));
-    assert!(shown.contains(&instance) && shown.contains("killed"), "{shown}");
-    let runs = out(&saltpeter(&daemon, &["runs", "slow", "--outcome", "failed"], &[]));
-    assert!(runs.contains(&instance), "{runs}");
-    assert!(!out(&saltpeter(&daemon, &["runs", "idle"], &[])).contains("slow_"));
-    let nothing = saltpeter(&daemon, &["kill", "slow"], &[]);
-    assert_eq!(code(&nothing), 1);
-    assert!(err(&nothing).contains("slow is not running"));
-    let neither = saltpeter(&daemon, &["logs", "nope"], &[]);
-    assert_eq!(code(&neither), 1);
-    assert!(err(&neither).contains("'nope'") && err(&neither).contains("nor such a run"));
-    assert_eq!(code(&saltpeter(&daemon, &["kill", "nope"], &[])), 1);
 }
 
 #[test]

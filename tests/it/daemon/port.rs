@@ -196,16 +196,9 @@ fn sync_says_minus_1_only_of_what_is_unknown() {
     peer.complete(0, 1);
 }
 
-#[test]
-fn strangers_change_nothing_and_are_told_no_more_than_they_must() {
-    let daemon = daemon();
-    let orders = launched(&daemon);
-    let mut peer = orders.start();
-    peer.output(0, "true\n");
-    assert_eq!(peer.hear(), output_ack(0));
-    let facts = || daemon.rows("SELECT stage, pid, started FROM machine_runs ORDER BY id", "");
-    let before = facts();
-    let strangers = [
+/// Whose frames must change nothing.
+fn strangers(orders: &Orders) -> [(&'static str, Orders); 7] {
+    [
         ("a wrong token", orders.with_token("0123456789abcdef")),
         ("no token", orders.with_token("")),
         (
@@ -232,8 +225,19 @@ fn strangers_change_nothing_and_are_told_no_more_than_they_must() {
         ),
         ("a machine that is no target", orders.of_machine("m3")),
         ("a machine that is nowhere", orders.of_machine("m\n\u{1b}[31m")),
-    ];
-    for (what, orders) in &strangers {
+    ]
+}
+
+#[test]
+fn strangers_change_nothing_and_are_told_no_more_than_they_must() {
+    let daemon = daemon();
+    let orders = launched(&daemon);
+    let mut peer = orders.start();
+    peer.output(0, "true\n");
+    assert_eq!(peer.hear(), output_ack(0));
+    let facts = || daemon.rows("SELECT stage, pid, started FROM machine_runs ORDER BY id", "");
+    let before = facts();
+    for (what, orders) in strangers(&orders) {
         // an old wrapper must not be cut off (rules.md 23b)
         let mut stranger = orders.connect();
         stranger.greet();
