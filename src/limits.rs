@@ -246,40 +246,40 @@ pub const RUN_MACHINES: usize = 20_000;
 // -- the UI's WebSocket
 
 /// A UI connection looks at what changed at most this often: ten times a second.
-pub const UI_LOOK_MS: u64 = 100;
+pub const COMPAT_LOOK_MS: u64 = 100;
 /// `status` is sent after this even when nothing changed: every 2 s, with room for a busy machine.
-pub const UI_IDLE_STATUS_MS: u64 = 1_800;
+pub const COMPAT_IDLE_STATUS_MS: u64 = 1_800;
 /// `details` that differ only in beats and lengths of outputs are sent this often.
-pub const UI_PROGRESS_MS: u64 = 1_000;
+pub const COMPAT_PROGRESS_MS: u64 = 1_000;
 /// A client message.
-pub const UI_MESSAGE_BYTES: usize = 1 << 20;
+pub const COMPAT_MESSAGE_BYTES: usize = 1 << 20;
 /// No frame of output is larger (wire-protocol.md section 2); this is left for its text after JSON escapes.
-pub const UI_CHUNK_JSON_BYTES: usize = 240 << 10;
+pub const COMPAT_CHUNK_JSON_BYTES: usize = 240 << 10;
 /// Outputs are read in blocks of this size, so that all who follow one share what was read.
-pub const UI_BLOCK_BYTES: u64 = 64 << 10;
+pub const COMPAT_BLOCK_BYTES: u64 = 64 << 10;
 /// Blocks that were read are kept for the others who follow, twice this at most.
-pub const UI_CACHE_BYTES: usize = 8 << 20;
+pub const COMPAT_CACHE_BYTES: usize = 8 << 20;
 /// UTF-16 code units of one subscription that may be on their way without an `ack`, from a client that acks.
-pub const UI_WINDOW_UTF16: u64 = 1 << 20;
+pub const COMPAT_WINDOW_UTF16: u64 = 1 << 20;
 /// A client whose last `ack` is older than this is sent more all the same: the daemon's own count is the truth.
-pub const UI_ACK_PATIENCE_MS: u64 = 5_000;
+pub const COMPAT_ACK_PATIENCE_MS: u64 = 5_000;
 /// Output that all UI connections together are sent in a second: what is left of the machine belongs to the engine.
-pub const UI_OUTPUT_BYTES_PER_S: u64 = 64 << 20;
+pub const COMPAT_OUTPUT_BYTES_PER_S: u64 = 64 << 20;
 /// Output that a machine run should have, and storage does not, is waited for this long.
-pub const UI_OUTPUT_PATIENCE_MS: u64 = 10_000;
+pub const COMPAT_OUTPUT_PATIENCE_MS: u64 = 10_000;
 /// What a UI connection says is kept, and told again in an answer, only up to this size; a job's name too.
-pub const UI_ECHO_BYTES: usize = 4 << 10;
+pub const COMPAT_ECHO_BYTES: usize = 4 << 10;
 /// Jobs that one UI connection follows, or has followed.
-pub const UI_SUBSCRIPTIONS: usize = 1_000;
+pub const COMPAT_SUBSCRIPTIONS: usize = 1_000;
 /// Runs that passed between two looks and are shown one after the other; more are skipped.
-pub const UI_PAST_RUNS: usize = 8;
+pub const COMPAT_PAST_RUNS: usize = 8;
 /// Answers that wait for a UI connection; while there are so many, nothing more is read from it.
-pub const UI_REPLIES: usize = 64;
+pub const COMPAT_REPLIES: usize = 64;
 /// A UI connection that has taken nothing for this long is closed.
-pub const UI_STUCK_MS: u64 = 30_000;
+pub const COMPAT_STUCK_MS: u64 = 30_000;
 /// Whether a UI connection, or one that follows an output, may still see what it sees is asked this often, and when
 /// settings change.
-pub const UI_IDENTIFY_MS: u64 = 10_000;
+pub const ADMIT_AGAIN_MS: u64 = 10_000;
 
 // -- configuration
 

@@ -1,13 +1,20 @@
-//! Who may do what: tokens, the peer of `control.sock`, and the checks that keep web pages out (rules.md 32a, 33).
-//! Must not know: routes; tokens never leave this file.
+//! Callers and their roles: tokens, sessions, and the peer of `control.sock` (rules.md 32a, 33). Tokens are turned into
+//! their SHA-256 here and compared as such; they are never stored or logged.
+//! Must not know: routes.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
+use super::error::Denied;
 use super::http::Request;
+use super::origin::{bearer, check_place};
+use super::shared::Shared;
 use crate::address::is_loopback;
+use crate::clock::{self, Mono};
 use crate::config::{ApiToken, Role, Settings};
+use crate::limits;
 
 /// Of a name that a proxy tells.
 const USER_CHARS: usize = 100;
@@ -24,29 +31,102 @@ pub enum Via {
     },
 }
 
-/// Somebody, and what he may do.
+/// The caller of a request and its role.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
     pub role: Role,
     /// For logs and history.
     pub who: String,
-    /// He has shown who he is: a refusal is final. Else a token may help.
+    /// The caller has shown an identity: a refusal is final. Otherwise a token may help.
     pub is_known: bool,
     /// The SHA-256 of the token, if one was shown.
     pub token: Option<[u8; 32]>,
 }
 
-/// A refusal: HTTP status and what to do about it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Denied {
-    pub status: u16,
-    pub message: String,
+/// A request and the way it came: all that admission looks at.
+#[derive(Clone, Debug)]
+pub struct Visitor {
+    pub request: Request,
+    pub via: Via,
+    /// The daemon's user.
+    pub own_uid: u32,
 }
 
-/// Finds out who asks. `own_uid` is the daemon's user.
-pub fn identify(request: &Request, via: Via, settings: &Settings, own_uid: u32) -> Result<Caller, Denied> {
-    let peer = match via {
-        Via::Unix { uid } if uid == 0 || uid == own_uid => {
+/// The caller of a connection that lasts. It is admitted again every now and then and when settings change: a token may
+/// be taken away, and a session may end, before the connection does.
+pub struct Admission {
+    visitor: Visitor,
+    pub caller: Caller,
+    settings: Arc<Settings>,
+    again_at: Mono,
+}
+
+impl Admission {
+    /// A caller that was just admitted under these settings.
+    pub fn new(visitor: Visitor, caller: Caller, settings: Arc<Settings>) -> Admission {
+        Admission {
+            visitor,
+            caller,
+            settings,
+            again_at: clock::mono().plus_ms(limits::ADMIT_AGAIN_MS),
+        }
+    }
+
+    /// Fails when the caller may no longer read, or has another role than before: what it was shown is not what it may
+    /// see now.
+    pub fn renew(&mut self, shared: &Shared, settings: &Arc<Settings>) -> Result<(), Denied> {
+        let now = clock::mono();
+        if Arc::ptr_eq(settings, &self.settings) && now < self.again_at {
+            return Ok(());
+        }
+        self.settings = settings.clone();
+        self.again_at = now.plus_ms(limits::ADMIT_AGAIN_MS);
+        let caller = admit(shared, &self.visitor, settings)?;
+        require(&caller, Role::Read)?;
+        if caller.role == self.caller.role {
+            Ok(())
+        } else {
+            Err(Denied::new(403, "the caller's role has changed"))
+        }
+    }
+}
+
+/// Identifies the caller of a request: by socket, header, cookie, or where that is allowed by nothing. Web pages of
+/// others and addresses that guess tokens are refused.
+pub fn admit(shared: &Shared, visitor: &Visitor, settings: &Settings) -> Result<Caller, Denied> {
+    let request = &visitor.request;
+    let Via::Tcp { peer } = visitor.via else {
+        return identify(visitor, settings);
+    };
+    check_place(request, settings)?;
+    let session = shared.sessions.token_of(request);
+    let by_session = session.filter(|_| bearer(request).is_none());
+    if let Some(caller) = by_session.and_then(|token| by_digest(token, peer, settings)) {
+        return Ok(on_behalf(caller, request, peer));
+    }
+    let too_many = || {
+        Denied::new(
+            429,
+            "too many wrong tokens from this address: try again in a minute",
+        )
+    };
+    match identify(visitor, settings) {
+        Ok(caller) => match caller.token {
+            Some(token) if !shared.guard.admit_token(peer.ip(), token) => Err(too_many()),
+            _ => Ok(on_behalf(caller, request, peer)),
+        },
+        Err(denied) if bearer(request).is_some() && !shared.guard.note_failure(peer.ip()) => {
+            log::debug!("{}: {}", peer.ip(), denied.message);
+            Err(too_many())
+        }
+        denied => denied,
+    }
+}
+
+/// The caller of a request, by socket or token alone.
+pub fn identify(visitor: &Visitor, settings: &Settings) -> Result<Caller, Denied> {
+    let peer = match visitor.via {
+        Via::Unix { uid } if uid == 0 || uid == visitor.own_uid => {
             return Ok(Caller {
                 role: Role::Admin,
                 who: format!("user {uid} through control.sock"),
@@ -56,16 +136,14 @@ pub fn identify(request: &Request, via: Via, settings: &Settings, own_uid: u32) 
         }
         Via::Unix { uid } => {
             let message = format!("user {uid} may not use this socket: only root and the daemon's user may");
-            return Err(Denied { status: 403, message });
+            return Err(Denied::new(403, message));
         }
         Via::Tcp { peer } => peer,
     };
-    check_place(request, settings)?;
-    if let Some(token) = bearer(request) {
-        return by_token(token, peer, settings).ok_or(Denied {
-            status: 401,
-            message: "the token is not one of 'api_tokens'".into(),
-        });
+    check_place(&visitor.request, settings)?;
+    if let Some(token) = bearer(&visitor.request) {
+        return by_token(token, peer, settings)
+            .ok_or_else(|| Denied::new(401, "invalid token: it matches none of 'api_tokens'"));
     }
     let role = match (
         is_loopback(peer.ip()),
@@ -75,10 +153,10 @@ pub fn identify(request: &Request, via: Via, settings: &Settings, own_uid: u32) 
         (true, true, _) => Role::Operate,
         (true, false, true) => Role::Read,
         _ => {
-            return Err(Denied {
-                status: 401,
-                message: "a token is needed: 'Authorization: Bearer TOKEN'".into(),
-            });
+            return Err(Denied::new(
+                401,
+                "a token is required: 'Authorization: Bearer TOKEN'",
+            ));
         }
     };
     Ok(Caller {
@@ -89,36 +167,20 @@ pub fn identify(request: &Request, via: Via, settings: &Settings, own_uid: u32) 
     })
 }
 
-/// Lets through who may do what needs `role`.
+/// Fails unless the caller has at least `role`.
 pub fn require(caller: &Caller, role: Role) -> Result<(), Denied> {
     if caller.role >= role {
         return Ok(());
     }
     Err(if caller.is_known {
-        Denied {
-            status: 403,
-            message: format!("{} may not do this", caller.who),
-        }
+        Denied::new(403, format!("{} may not do this", caller.who))
     } else {
-        Denied {
-        status: 401,
-        message: "this needs a token ('Authorization: Bearer TOKEN', see 'api_tokens'), or the socket control.sock in \
-                  state_dir; 'api_open: true' lets every local user act"
-            .into(),
-    }
+        Denied::new(
+            401,
+            "a token is required ('Authorization: Bearer TOKEN', see 'api_tokens'), or the socket control.sock in \
+             state_dir; 'api_open: true' lets every local user act",
+        )
     })
-}
-
-/// Keeps out what a web page of somebody else's makes a browser ask (rules.md 33).
-pub fn check_place(request: &Request, settings: &Settings) -> Result<(), Denied> {
-    check_host(request, settings)?;
-    check_origin(request, settings)
-}
-
-/// The request's `Origin`, if it is another one and configured: its page may read the answer.
-pub fn foreign_origin<'r>(request: &'r Request, settings: &Settings) -> Option<&'r str> {
-    let origin = request.header("origin")?;
-    is_allowed(origin, settings).then_some(origin)
 }
 
 /// A proxy on this host that shows a token says for whom it asks: that is noted beside the token, which answers for it.
@@ -151,12 +213,6 @@ pub fn on_behalf(mut caller: Caller, request: &Request, peer: SocketAddr) -> Cal
     caller
 }
 
-/// The token that the request shows in its header.
-pub fn bearer(request: &Request) -> Option<&str> {
-    let (scheme, token) = request.header("authorization")?.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
-}
-
 /// The bearer of that token.
 pub fn by_token(token: &str, peer: SocketAddr, settings: &Settings) -> Option<Caller> {
     by_digest(Sha256::digest(token.as_bytes()).into(), peer, settings)
@@ -186,121 +242,6 @@ fn of_token(token: &ApiToken, peer: SocketAddr) -> Caller {
         is_known: true,
         token: Some(token.sha256),
     }
-}
-
-fn is_allowed(origin: &str, settings: &Settings) -> bool {
-    settings
-        .api_allowed_origins
-        .iter()
-        .any(|known| known.eq_ignore_ascii_case(origin))
-}
-
-/// A name that somebody else's DNS points at us is not ours: a web page could otherwise read and act through a
-/// browser on this host.
-fn check_host(request: &Request, settings: &Settings) -> Result<(), Denied> {
-    let Some(host) = request.header("host") else {
-        // a browser speaks HTTP/1.1; what speaks HTTP/1.0 need not name a host
-        if request.is_old_http {
-            return Ok(());
-        }
-        return Err(Denied {
-            status: 400,
-            message: "the request has no Host".into(),
-        });
-    };
-    let hosts = request.headers.iter().filter(|(name, _)| name == "host");
-    if hosts.count() > 1 {
-        return Err(Denied {
-            status: 400,
-            message: "the request has more than one Host".into(),
-        });
-    }
-    if is_ours(without_port(host), settings) || may_have_any_host(request, host) {
-        Ok(())
-    } else {
-        Err(Denied {
-            status: 403,
-            message: "the request's Host is neither loopback nor listed in 'api_hosts'".into(),
-        })
-    }
-}
-
-/// Load balancers and kubelets ask how the daemon is, and by its address: that tells a web page nothing. Figures of jobs
-/// are told under a name that somebody's DNS points here only to callers with a token.
-fn may_have_any_host(request: &Request, host: &str) -> bool {
-    match request.path.as_str() {
-        "/healthz" | "/readyz" => true,
-        "/metrics" => without_port(host).parse::<IpAddr>().is_ok() || bearer(request).is_some(),
-        _ => false,
-    }
-}
-
-fn check_origin(request: &Request, settings: &Settings) -> Result<(), Denied> {
-    let Some(origin) = request.header("origin") else {
-        return Ok(());
-    };
-    if is_allowed(origin, settings) {
-        return Ok(());
-    }
-    let authority = origin.split_once("://").map(|(_, authority)| authority);
-    let host = request.header("host").unwrap_or_default();
-    // another port of the same host is another origin
-    let is_own = |authority: &str| {
-        is_ours(without_port(authority), settings)
-            && (port(authority) == port(host)
-                || settings
-                    .api_hosts
-                    .iter()
-                    .any(|known| known.eq_ignore_ascii_case(authority)))
-    };
-    if authority.is_some_and(is_own) {
-        Ok(())
-    } else {
-        Err(Denied {
-            status: 403,
-            message: "the request comes from a web page of another origin: list it in 'api_allowed_origins'"
-                .into(),
-        })
-    }
-}
-
-fn is_ours(name: &str, settings: &Settings) -> bool {
-    if name.eq_ignore_ascii_case("localhost") {
-        return true;
-    }
-    if let Ok(address) = name.parse::<IpAddr>()
-        && (is_loopback(address) || (address == settings.api_ws_bind_addr && !address.is_unspecified()))
-    {
-        return true;
-    }
-    settings
-        .api_hosts
-        .iter()
-        .any(|known| without_port(known).eq_ignore_ascii_case(name))
-}
-
-/// `host:port`, `[::1]:port` or a bare name, without port and brackets; whole where it is none of these.
-fn without_port(authority: &str) -> &str {
-    let is_port = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
-    if let Some((name, rest)) = authority
-        .strip_prefix('[')
-        .and_then(|inner| inner.split_once(']'))
-    {
-        let is_plain = rest.is_empty() || rest.strip_prefix(':').is_some_and(is_port);
-        return if is_plain { name } else { authority };
-    }
-    match authority.split_once(':') {
-        // a bare IPv6 address has more than one colon
-        Some((name, port)) if is_port(port) => name,
-        _ => authority,
-    }
-}
-
-/// The port that an authority names; None: the scheme's own.
-fn port(authority: &str) -> Option<&str> {
-    let (_, port) = authority.rsplit_once(':')?;
-    let is_number = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
-    (is_number && without_port(authority) != authority && !matches!(port, "80" | "443")).then_some(port)
 }
 
 #[cfg(test)]
@@ -338,8 +279,16 @@ mod tests {
         }
     }
 
+    fn visitor(request: &Request, via: Via) -> Visitor {
+        Visitor {
+            request: request.clone(),
+            via,
+            own_uid: 1_000,
+        }
+    }
+
     fn status(request: &Request, via: Via, settings: &Settings, role: Role) -> u16 {
-        match identify(request, via, settings, 1_000).and_then(|caller| require(&caller, role)) {
+        match identify(&visitor(request, via), settings).and_then(|caller| require(&caller, role)) {
             Ok(()) => 200,
             Err(denied) => denied.status,
         }
@@ -399,7 +348,12 @@ mod tests {
             let (request, Via::Tcp { peer }) = (request(&all), via) else {
                 unreachable!()
             };
-            on_behalf(identify(&request, via, &settings, 1).unwrap(), &request, peer).who
+            on_behalf(
+                identify(&visitor(&request, via), &settings).unwrap(),
+                &request,
+                peer,
+            )
+            .who
         };
         let proxy = [
             ("x-forwarded-for", "6.6.6.6, 10.0.0.7"),
@@ -436,64 +390,5 @@ mod tests {
                 "{uid}"
             );
         }
-    }
-
-    #[test]
-    fn foreign_hosts_and_origins_are_kept_out() {
-        let settings = Settings {
-            api_hosts: vec!["cron.example.org".into()],
-            api_open: true,
-            ..Settings::default()
-        };
-        for (host, expected) in [
-            ("localhost:8888", 200),
-            ("LOCALHOST", 200),
-            ("127.0.0.1", 200),
-            ("[::1]:8888", 200),
-            ("cron.example.org:8888", 200),
-            ("evil.example.org", 403),
-            ("127.0.0.1.evil.org", 403),
-            ("[::1]evil.org", 403),
-            ("localhost:evil.org", 403),
-            ("evil.org@localhost", 403),
-            ("10.0.0.1", 403),
-            ("", 403),
-        ] {
-            let request = request(&[("host", host)]);
-            assert_eq!(
-                status(&request, LOCAL, &settings, Role::Operate),
-                expected,
-                "{host}"
-            );
-        }
-        for (host, origin, expected) in [
-            ("localhost:8888", "http://localhost:8888", 200),
-            ("localhost", "http://localhost", 200),
-            ("localhost:80", "http://localhost", 200),
-            // a page on another port of this host is somebody else's
-            ("localhost:8888", "http://localhost:3000", 403),
-            ("localhost:8888", "http://localhost", 403),
-            ("localhost", "http://localhost:3000", 403),
-            ("[::1]:8888", "http://[::1]:8888", 200),
-            ("[::1]:8888", "http://[::1]:88", 403),
-            // a proxy may have rewritten the Host
-            ("127.0.0.1:8888", "https://cron.example.org", 200),
-            ("127.0.0.1:8888", "https://cron.example.org:8443", 403),
-            ("localhost", "http://evil.example.org", 403),
-            ("localhost", "null", 403),
-            ("localhost", "http://localhost.evil.org", 403),
-        ] {
-            let request = request(&[("host", host), ("origin", origin)]);
-            assert_eq!(
-                status(&request, LOCAL, &settings, Role::Operate),
-                expected,
-                "{origin}"
-            );
-        }
-        assert_eq!(
-            status(&request(&[]), LOCAL, &settings, Role::Read),
-            400,
-            "no Host at all"
-        );
     }
 }

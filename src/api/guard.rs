@@ -27,7 +27,7 @@ struct Address {
 impl Guard {
     /// A right token was shown. False: this address is guessing, and the token was never right here before, so it may
     /// be a guess that hit.
-    pub fn is_welcome(&self, address: IpAddr, token: [u8; 32]) -> bool {
+    pub fn admit_token(&self, address: IpAddr, token: [u8; 32]) -> bool {
         let mut addresses = self.addresses.lock();
         let now = clock::mono();
         let known = entry(&mut addresses, address, now);
@@ -42,7 +42,7 @@ impl Guard {
     }
 
     /// A wrong token was shown. False: too many from there.
-    pub fn may_fail(&self, address: IpAddr) -> bool {
+    pub fn note_failure(&self, address: IpAddr) -> bool {
         let mut addresses = self.addresses.lock();
         let now = clock::mono();
         let known = entry(&mut addresses, address, now);
@@ -95,24 +95,24 @@ mod tests {
         let guard = Guard::default();
         let address: IpAddr = [10, 0, 0, 9].into();
         let (ops, guessed) = ([1; 32], [2; 32]);
-        assert!(guard.is_welcome(address, ops));
+        assert!(guard.admit_token(address, ops));
         for _ in 0..limits::AUTH_FAILURES {
-            assert!(guard.may_fail(address));
+            assert!(guard.note_failure(address));
         }
-        assert!(!guard.may_fail(address));
-        assert!(guard.is_welcome(address, ops));
+        assert!(!guard.note_failure(address));
+        assert!(guard.admit_token(address, ops));
         assert!(
-            !guard.is_welcome(address, guessed),
+            !guard.admit_token(address, guessed),
             "a guess that hits does not count"
         );
-        assert!(guard.is_welcome([10, 0, 0, 8].into(), guessed));
+        assert!(guard.admit_token([10, 0, 0, 8].into(), guessed));
     }
 
     #[test]
     fn many_addresses_cost_bounded_memory() {
         let guard = Guard::default();
         for number in 0..3 * limits::AUTH_ADDRESSES as u32 {
-            guard.may_fail(IpAddr::from(number.to_be_bytes()));
+            guard.note_failure(IpAddr::from(number.to_be_bytes()));
         }
         assert!(guard.addresses.lock().len() <= limits::AUTH_ADDRESSES);
     }

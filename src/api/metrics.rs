@@ -3,8 +3,8 @@
 
 use std::fmt::Write;
 
+use super::call::{Answered, Call};
 use super::http::{Body, Response};
-use super::routes::{Answered, Call};
 use crate::clock::Wall;
 use crate::config::Severity;
 use crate::engine::board::{Board, JobBoard};
@@ -12,7 +12,7 @@ use crate::metrics::{self, BOUNDS_US, Times};
 
 /// `GET /metrics`.
 pub fn metrics(call: &Call) -> Answered {
-    let text = text(&call.board, call.shared.asks.is_busy());
+    let text = whole(&call.board, call.shared.requests.is_busy());
     Ok(Response {
         status: 200,
         content_type: "text/plain; version=0.0.4; charset=utf-8",
@@ -44,19 +44,19 @@ pub fn readyz(call: &Call) -> Answered {
 }
 
 /// The whole text.
-fn text(board: &Board, is_busy: bool) -> String {
-    let mut page = Page::default();
-    by_job(&mut page, board);
-    times_by_job(&mut page, board);
-    by_daemon(&mut page, board);
-    inside(&mut page, is_busy);
-    page.0
+fn whole(board: &Board, is_busy: bool) -> String {
+    let mut text = MetricsText::default();
+    by_job(&mut text, board);
+    times_by_job(&mut text, board);
+    by_daemon(&mut text, board);
+    inside(&mut text, is_busy);
+    text.0
 }
 
 #[derive(Default)]
-struct Page(String);
+struct MetricsText(String);
 
-impl Page {
+impl MetricsText {
     fn family(&mut self, name: &str, kind: &str, help: &str) {
         // writing to a string cannot fail
         let _ = writeln!(
@@ -112,8 +112,8 @@ impl Page {
     }
 }
 
-fn by_job(page: &mut Page, board: &Board) {
-    page.family("runs_total", "counter", "Runs that ended, by job and outcome.");
+fn by_job(text: &mut MetricsText, board: &Board) {
+    text.family("runs_total", "counter", "Runs that ended, by job and outcome.");
     for (job, state) in &board.jobs {
         let counts = &state.counts;
         let outcomes = [
@@ -122,20 +122,20 @@ fn by_job(page: &mut Page, board: &Board) {
             ("skipped", counts.skipped),
         ];
         for (outcome, count) in outcomes {
-            page.value("runs_total", &[("job", job), ("outcome", outcome)], count);
+            text.value("runs_total", &[("job", job), ("outcome", outcome)], count);
         }
     }
-    page.family(
+    text.family(
         "machine_runs_total",
         "counter",
         "Machine runs that ended, by job and outcome.",
     );
     for (job, state) in &board.jobs {
         for (outcome, count) in &state.counts.machines {
-            page.value("machine_runs_total", &[("job", job), ("outcome", outcome)], count);
+            text.value("machine_runs_total", &[("job", job), ("outcome", outcome)], count);
         }
     }
-    page.family(
+    text.family(
         "not_started_total",
         "counter",
         "Due times that started nothing, by job and reason.",
@@ -149,38 +149,38 @@ fn by_job(page: &mut Page, board: &Board) {
             ("paused", counts.paused),
         ];
         for (reason, count) in reasons {
-            page.value("not_started_total", &[("job", job), ("reason", reason)], count);
+            text.value("not_started_total", &[("job", job), ("reason", reason)], count);
         }
     }
 }
 
-fn times_by_job(page: &mut Page, board: &Board) {
+fn times_by_job(text: &mut MetricsText, board: &Board) {
     let seconds = |ms: u64| ms as f64 / 1e3;
-    page.family(
+    text.family(
         "start_delay_seconds",
         "summary",
         "Seconds that starts for a due time were late.",
     );
     for (job, state) in &board.jobs {
         let (sum, count) = (seconds(state.counts.late_ms_sum), state.counts.starts);
-        page.value("start_delay_seconds_sum", &[("job", job)], sum);
-        page.value("start_delay_seconds_count", &[("job", job)], count);
+        text.value("start_delay_seconds_sum", &[("job", job)], sum);
+        text.value("start_delay_seconds_count", &[("job", job)], count);
     }
-    page.per_job(
+    text.per_job(
         board,
         "start_delay_last_seconds",
         "gauge",
         "Seconds that the last start was late.",
         |state| (state.counts.starts > 0).then(|| seconds(state.counts.late_ms_last)),
     );
-    page.per_job(
+    text.per_job(
         board,
         "last_success_timestamp_seconds",
         "gauge",
         "When the last success ended.",
         |state| state.record.last_success.map(unix),
     );
-    page.per_job(
+    text.per_job(
         board,
         "last_duration_seconds",
         "gauge",
@@ -190,14 +190,14 @@ fn times_by_job(page: &mut Page, board: &Board) {
             Some((run.ended?.0 - run.started.0) as f64 / 1e6)
         },
     );
-    page.per_job(
+    text.per_job(
         board,
         "last_result_ok",
         "gauge",
         "1: the last run succeeded, or is running.",
         |state| state.record.result_ok.map(u8::from),
     );
-    page.per_job(
+    text.per_job(
         board,
         "paused",
         "gauge",
@@ -206,55 +206,55 @@ fn times_by_job(page: &mut Page, board: &Board) {
     );
 }
 
-fn by_daemon(page: &mut Page, board: &Board) {
+fn by_daemon(text: &mut MetricsText, board: &Board) {
     let open = board.running.values().flat_map(|run| &run.machines);
     let open = open.filter(|machine| machine.record.ended.is_none()).count();
     let lost = |state: &JobBoard| state.counts.machines.get("lost").copied().unwrap_or(0);
     let lost: u64 = board.jobs.values().map(|state| lost(state)).sum();
-    page.single(
+    text.single(
         "runs_running",
         "gauge",
         "Runs that have not ended.",
         board.running.len(),
     );
-    page.single(
+    text.single(
         "machine_runs_running",
         "gauge",
         "Machine runs that have not ended.",
         open,
     );
-    page.single(
+    text.single(
         "heartbeat_losses_total",
         "counter",
         "Machine runs given up for want of a heartbeat.",
         lost,
     );
-    page.single("jobs", "gauge", "Jobs in force.", board.config.jobs.len());
-    page.single(
+    text.single("jobs", "gauge", "Jobs in force.", board.config.jobs.len());
+    text.single(
         "config_errors",
         "gauge",
         "What keeps something from being in force.",
         errors(board),
     );
-    page.single(
+    text.single(
         "maintenance",
         "gauge",
         "1: no run starts.",
         u8::from(board.maintenance.global),
     );
-    page.single(
+    text.single(
         "maintenance_machines",
         "gauge",
         "Machines left out of every run.",
         board.maintenance.machines.len(),
     );
-    page.single(
+    text.single(
         "executor_up",
         "gauge",
         "1: machines can be reached.",
         u8::from(!board.is_executor_down),
     );
-    page.single(
+    text.single(
         "storage_up",
         "gauge",
         "1: storage can write.",
@@ -263,44 +263,44 @@ fn by_daemon(page: &mut Page, board: &Board) {
 }
 
 /// What goes on inside.
-fn inside(page: &mut Page, is_busy: bool) {
-    page.single(
+fn inside(text: &mut MetricsText, is_busy: bool) {
+    text.single(
         "engine_busy",
         "gauge",
         "1: the engine takes no more questions.",
         u8::from(is_busy),
     );
-    page.family("connections", "gauge", "Connections, by kind.");
-    page.value(
+    text.family("connections", "gauge", "Connections, by kind.");
+    text.value(
         "connections",
         &[("kind", "machines")],
         metrics::MACHINE_CONNECTIONS.get(),
     );
-    page.value("connections", &[("kind", "api")], metrics::API_CONNECTIONS.get());
-    page.family("queue_depth", "gauge", "What waits, by queue.");
-    page.value(
+    text.value("connections", &[("kind", "api")], metrics::API_CONNECTIONS.get());
+    text.family("queue_depth", "gauge", "What waits, by queue.");
+    text.value(
         "queue_depth",
         &[("queue", "control")],
         metrics::CONTROL_QUEUE.get(),
     );
-    page.value("queue_depth", &[("queue", "output")], metrics::BULK_QUEUE.get());
-    page.value(
+    text.value("queue_depth", &[("queue", "output")], metrics::BULK_QUEUE.get());
+    text.value(
         "queue_depth",
         &[("queue", "storage")],
         metrics::STORAGE_QUEUE.get(),
     );
-    page.times(
+    text.times(
         "engine_turn_seconds",
         "Turns of the engine.",
         &metrics::ENGINE_TURNS,
     );
-    page.times(
+    text.times(
         "storage_commit_seconds",
         "Commits of the storage.",
         &metrics::COMMITS,
     );
-    page.family("build_info", "gauge", "What runs here.");
-    page.value("build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
+    text.family("build_info", "gauge", "What runs here.");
+    text.value("build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
 }
 
 fn errors(board: &Board) -> usize {
@@ -332,7 +332,7 @@ mod tests {
         let mut board = Board::default();
         let name: Arc<str> = "evil\"} 1\nsaltpeter_jobs 99".into();
         board.jobs.insert(name, Arc::default());
-        let text = text(&board, false);
+        let text = whole(&board, false);
         assert!(text.contains("saltpeter_jobs 0\n"));
         assert!(
             !text

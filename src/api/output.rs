@@ -5,17 +5,14 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::Shared;
-use super::auth::{self, Denied, Via};
-use super::http::{Body, Outlet, Request, Response};
-use super::routes::{self, Answered, Call};
-use super::v1::internal;
+use super::auth::Admission;
+use super::call::{Answered, Call};
+use super::error::{Denied, missing, problem, unreadable};
+use super::http::{Body, Outlet, Response};
+use super::shared::Shared;
 use super::views;
-use crate::clock::{self, Mono};
-use crate::config::{Role, Settings};
 use crate::engine::board::{Board, MachineBoard};
 use crate::engine::id::MachineRunId;
-use crate::engine::record::RunRecord;
 use crate::limits;
 
 /// Output is read in pieces of this size.
@@ -32,19 +29,19 @@ struct Place {
 /// `GET /api/v1/runs/{instance}/machines/{machine}/output`.
 pub fn output(call: &Call) -> Answered {
     let (instance, machine) = (&call.parts[0], &call.parts[1]);
+    let request = &call.visitor.request;
     let follow = call.query.flag("follow")?;
     let place = find(call, instance, machine)?;
     let length = call
         .shared
-        .library
+        .reader
         .lock()
         .output_len(place.id, place.day, place.limit_bytes)
-        .map_err(internal)?;
-    let range = call
-        .request
+        .map_err(unreadable)?;
+    let range = request
         .header("range")
-        // there is no validator that it could have from us
-        .filter(|_| call.request.method == "GET" && call.request.header("if-range").is_none())
+        // the response has no validator that If-Range could name
+        .filter(|_| request.method == "GET" && request.header("if-range").is_none())
         .and_then(|header| parse_range(header, length));
     if follow {
         let from = match range {
@@ -53,26 +50,7 @@ pub fn output(call: &Call) -> Answered {
             Some(Err(beyond)) => beyond,
             None => 0,
         };
-        let (shared, instance, machine) = (call.shared.clone(), instance.clone(), machine.clone());
-        let mut reader = Reader {
-            request: call.request.clone(),
-            via: call.via,
-            own_uid: call.own_uid,
-            settings: call.board.config.settings.clone(),
-            identify_at: clock::mono().plus_ms(limits::UI_IDENTIFY_MS),
-        };
-        return Ok(plain(
-            200,
-            Body::Follow(Box::new(move |into| {
-                Follow {
-                    shared: &shared,
-                    reader: &mut reader,
-                    place,
-                    sent: from,
-                }
-                .run(&instance, &machine, into)
-            })),
-        ));
+        return Ok(followed(call, place, from));
     }
     match range {
         None => Ok(plain(200, piecewise(call.shared, place, 0..length))),
@@ -83,10 +61,28 @@ pub fn output(call: &Call) -> Answered {
         }
         Some(Err(_)) => {
             let message = format!("the output has {length} bytes");
-            let response = routes::error(416, &message);
+            let response = problem(416, &message);
             Ok(response.with("Content-Range", format!("bytes */{length}")))
         }
     }
+}
+
+fn followed(call: &Call, place: Place, from: u64) -> Response {
+    let (shared, instance, machine) = (call.shared.clone(), call.parts[0].clone(), call.parts[1].clone());
+    let settings = call.board.config.settings.clone();
+    let mut admission = Admission::new(call.visitor.clone(), call.caller.clone(), settings);
+    plain(
+        200,
+        Body::Follow(Box::new(move |into| {
+            Follow {
+                shared: &shared,
+                admission: &mut admission,
+                place,
+                sent: from,
+            }
+            .run(&instance, &machine, into)
+        })),
+    )
 }
 
 fn plain(status: u16, body: Body) -> Response {
@@ -113,10 +109,10 @@ fn piecewise(shared: &Arc<Shared>, place: Place, range: Range<u64>) -> Body {
             while at < range.end {
                 piece.clear();
                 let to = range.end.min(at + PIECE_BYTES);
-                let library = shared.library.lock();
-                let read = library.read_output(place.id, place.day, place.limit_bytes, at..to, &mut piece);
+                let reader = shared.reader.lock();
+                let read = reader.read_output(place.id, place.day, place.limit_bytes, at..to, &mut piece);
                 // a slow peer must not hold the others up
-                drop(library);
+                drop(reader);
                 read?;
                 into.write_all(&piece)?;
                 at = to;
@@ -151,35 +147,11 @@ fn parse_range(header: &str, length: u64) -> Option<Result<Range<u64>, u64>> {
     })
 }
 
-/// Who follows: a token may be taken away, and a session may end, before the output does.
-struct Reader {
-    request: Request,
-    via: Via,
-    own_uid: u32,
-    settings: Arc<Settings>,
-    identify_at: Mono,
-}
-
-impl Reader {
-    /// An error: he may not read any more. What he was sent is not all, and the connection's end says so.
-    fn identify(&mut self, shared: &Shared, settings: &Arc<Settings>) -> io::Result<()> {
-        let now = clock::mono();
-        if Arc::ptr_eq(settings, &self.settings) && now < self.identify_at {
-            return Ok(());
-        }
-        self.settings = settings.clone();
-        self.identify_at = now.plus_ms(limits::UI_IDENTIFY_MS);
-        routes::admit(shared, &self.request, self.via, self.own_uid, settings)
-            .and_then(|caller| auth::require(&caller, Role::Read))
-            .map_err(|_| io::Error::other("it may not be read any more"))
-    }
-}
-
 /// Sends an output as it comes about: what the command put out, in order; where a part is no longer kept when its
 /// turn comes, one line says so.
 struct Follow<'a> {
     shared: &'a Shared,
-    reader: &'a mut Reader,
+    admission: &'a mut Admission,
     place: Place,
     /// Bytes of the whole stream that are sent, or left out.
     sent: u64,
@@ -190,7 +162,10 @@ impl Follow<'_> {
         let mut seen = 0;
         loop {
             let board = self.shared.feed.board();
-            self.reader.identify(self.shared, &board.config.settings)?;
+            // what was sent is not all of it, and the connection's end says so
+            self.admission
+                .renew(self.shared, &board.config.settings)
+                .map_err(|denied| io::Error::other(denied.message))?;
             let (bytes, is_ended) = match on_board(&board, instance, machine) {
                 Some(found) => (found.output_bytes, found.record.ended.is_some()),
                 None => (u64::MAX, true),
@@ -220,7 +195,7 @@ impl Follow<'_> {
         let Place { id, day, limit_bytes } = self.place;
         let whole = self
             .shared
-            .library
+            .reader
             .lock()
             .output_len(id, day, 0)
             .map_err(io::Error::other)?;
@@ -228,13 +203,13 @@ impl Follow<'_> {
         while self.sent < whole {
             piece.clear();
             let to = whole.min(self.sent + PIECE_BYTES);
-            let library = self.shared.library.lock();
-            let read = library.read_output(id, day, 0, self.sent..to, &mut piece);
+            let reader = self.shared.reader.lock();
+            let read = reader.read_output(id, day, 0, self.sent..to, &mut piece);
             let shape = match &read {
-                Err(_) if piece.is_empty() => Some(library.output_shape(id, day, limit_bytes)),
+                Err(_) if piece.is_empty() => Some(reader.output_shape(id, day, limit_bytes)),
                 _ => None,
             };
-            drop(library);
+            drop(reader);
             into.write_all(&piece)?;
             self.sent += piece.len() as u64;
             let Some(shape) = shape else { continue };
@@ -261,21 +236,16 @@ fn on_board(board: &Board, instance: &str, machine: &str) -> Option<Arc<MachineB
         .cloned()
 }
 
-/// A machine run's number, day and limit: from the board, or from history.
+/// Where a machine run's output is, by the board or history.
 fn find(call: &Call, instance: &str, machine: &str) -> Result<Place, Denied> {
-    let place = |run: &RunRecord, id| Place {
-        id,
-        day: views::day_of(run.started),
-        limit_bytes: run.spec.output_limit_bytes,
-    };
-    let run = super::v1::find_run(call, instance)?;
+    let run = call.run(instance)?;
     let found = run.machines.iter().find(|entry| entry.record.machine == machine);
-    found
-        .map(|entry| place(&run.run, entry.record.id))
-        .ok_or_else(|| Denied {
-            status: 404,
-            message: "that machine is not in this run".into(),
-        })
+    let found = found.ok_or_else(|| missing("that machine is not in this run"))?;
+    Ok(Place {
+        id: found.record.id,
+        day: views::day_of(run.run.started),
+        limit_bytes: run.run.spec.output_limit_bytes,
+    })
 }
 
 #[cfg(test)]

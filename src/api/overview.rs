@@ -7,9 +7,10 @@ use std::collections::{HashMap, HashSet};
 use serde::Serialize;
 use serde_json::Value;
 
+use super::call::{Answered, Call};
 use super::http::Response;
-use super::routes::{Answered, Call};
-use super::{page, v1, views};
+use super::origin::bearer;
+use super::{ui, views};
 use crate::clock;
 use crate::config::{Config, Problem};
 use crate::engine::board::{JobBoard, RunBoard};
@@ -93,11 +94,11 @@ pub fn overview(call: &Call) -> Answered {
             whole: seen.is_none(),
             now: clock::wall().iso(),
             version: env!("CARGO_PKG_VERSION"),
-            page: page::fingerprint(),
-            you: v1::you(call),
+            page: ui::fingerprint(),
+            you: views::you(call.caller, bearer(&call.visitor.request).is_some(), board),
             jobs: jobs.collect(),
             running: board.running.values().map(|run| run_line(run)).collect(),
-            maintenance: seen.is_none().then(|| v1::maintenance_view(board)),
+            maintenance: seen.is_none().then(|| views::maintenance(board)),
             problems: seen.is_none().then_some(&board.config.problems),
             troubles: seen.is_none().then_some(&board.troubles),
         },

@@ -3,7 +3,7 @@
 
 use chrono::{DateTime, NaiveDate, NaiveDateTime};
 
-use super::auth::Denied;
+use super::error::{Denied, bad};
 use crate::clock::Wall;
 use crate::url::percent_decode;
 
@@ -73,7 +73,7 @@ impl Query {
         };
         moment(text, now).map(Some).ok_or_else(|| {
             bad(format!(
-                "'{name}' is no time: write 2026-11-21T10:00:00Z, now or now-1h"
+                "invalid time in '{name}': expected 2026-11-21T10:00:00Z, now or now-1h"
             ))
         })
     }
@@ -125,11 +125,6 @@ fn date_math(rest: &str, now: Wall) -> Option<Wall> {
     };
     let shift_ms = amount.checked_mul(unit_s)?.checked_mul(sign * 1_000)?;
     Some(now.plus_ms(shift_ms))
-}
-
-/// The request is wrong.
-pub fn bad(message: String) -> Denied {
-    Denied { status: 400, message }
 }
 
 #[cfg(test)]

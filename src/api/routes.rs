@@ -1,59 +1,26 @@
-//! From a request to its answer: one table of routes, each with what it takes to use it.
+//! From a request to its response: the table of routes, each with what it takes to use it. Only this file knows all
+//! handlers.
 //! Must not know: sockets, what the handlers answer.
 
 use std::sync::Arc;
 
-use super::auth::{self, Caller, Denied, Via};
-use super::http::{self, Body, Request, Response};
+use super::auth::{self, Caller, Via, Visitor};
+use super::call::{Answered, Call, Needs, Route, Shape, route};
+use super::error::{Denied, problem};
+use super::http::{Body, Request, Response};
 use super::query::Query;
-use super::{Shared, acts, login, metrics, old, output, overview, page, socket, v1, views};
+use super::shared::Shared;
+use super::{acts, compat, login, metrics, origin, output, overview, ui, v1};
 use crate::config::{Role, Settings};
 use crate::engine::board::Board;
 use crate::url::percent_decode;
-
-/// A handler's answer.
-pub type Answered = Result<Response, Denied>;
-
-/// One path and method.
-pub struct Route {
-    pub method: &'static str,
-    /// A part in braces stands for any text.
-    pub path: &'static str,
-    pub needs: Needs,
-    pub handler: fn(&Call) -> Answered,
-}
-
-/// What it takes to use a route.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Needs {
-    /// Anybody may: it tells nothing.
-    Nothing,
-    /// A part of the page that tells nothing either; who may not read is sent to the login.
-    Page,
-    Role(Role),
-}
-
-/// A request on its way through a handler.
-pub struct Call<'a> {
-    pub shared: &'a Arc<Shared>,
-    pub request: &'a Request,
-    pub via: Via,
-    /// The daemon's user.
-    pub own_uid: u32,
-    pub caller: &'a Caller,
-    pub board: Arc<Board>,
-    /// What stands in the path's braces, in order.
-    pub parts: Vec<String>,
-    pub query: Query,
-}
 
 const READ: Needs = Needs::Role(Role::Read);
 const OPERATE: Needs = Needs::Role(Role::Operate);
 const ADMIN: Needs = Needs::Role(Role::Admin);
 
-/// Everything that is answered, but for `/ws` and the page.
+/// The API, beside the paths of the Python version (`compat/`).
 pub const ROUTES: &[Route] = &[
-    // the clean ones
     route("GET", "/api/v1/overview", READ, overview::overview),
     route("GET", "/api/v1/jobs", READ, v1::jobs),
     route("GET", "/api/v1/jobs/{job}", READ, v1::job),
@@ -85,7 +52,7 @@ pub const ROUTES: &[Route] = &[
     route("GET", "/api/v1/events", READ, v1::events),
     route("GET", "/api/v1/audit", READ, v1::audit),
     route("GET", "/api/v1/whoami", READ, v1::whoami),
-    route("GET", "/api/v1/version", READ, old::version),
+    route("GET", "/api/v1/version", READ, v1::version),
     route("GET", "/api/v1/openapi.json", Needs::Nothing, v1::openapi),
     // for machines
     route("GET", "/metrics", READ, metrics::metrics),
@@ -95,48 +62,30 @@ pub const ROUTES: &[Route] = &[
     route("GET", "/login", Needs::Nothing, login::page),
     route("POST", "/login", Needs::Nothing, login::log_in),
     route("POST", "/logout", Needs::Nothing, login::log_out),
-    // as they always were
-    route("GET", "/version", READ, old::version),
-    route("GET", "/config", READ, old::config),
-    route("GET", "/running", READ, old::running),
-    route("GET", "/timeline", READ, old::timeline),
-    route("GET", "/status", READ, old::status),
-    route("POST", "/run", OPERATE, acts::old_run),
-    route("POST", "/kill", OPERATE, acts::old_kill),
 ];
 
-/// The page and its files: for browsers alone, and nothing of the API.
-const PAGE: &[Route] = &[
-    route("GET", "/", Needs::Page, page::index),
-    route("GET", "/jobs/{job}", Needs::Page, page::index),
-    route("GET", "/runs/{instance}", Needs::Page, page::index),
-    route("GET", "/ui/{file}", Needs::Nothing, page::file),
+/// The web UI and its files: for browsers, and no part of the API.
+const UI: &[Route] = &[
+    route("GET", "/", Needs::Page, ui::index),
+    route("GET", "/jobs/{job}", Needs::Page, ui::index),
+    route("GET", "/runs/{instance}", Needs::Page, ui::index),
+    route("GET", "/ui/{file}", Needs::Nothing, ui::file),
 ];
 
-const fn route(
-    method: &'static str,
-    path: &'static str,
-    needs: Needs,
-    handler: fn(&Call) -> Answered,
-) -> Route {
-    Route {
-        method,
-        path,
-        needs,
-        handler,
-    }
+fn all_routes() -> impl Iterator<Item = &'static Route> {
+    ROUTES.iter().chain(compat::ROUTES).chain(UI)
 }
 
 /// Answers a request, whatever it is.
-pub fn respond(shared: &Arc<Shared>, request: &Request, via: Via, own_uid: u32) -> Response {
+pub fn respond(shared: &Arc<Shared>, visitor: &Visitor) -> Response {
     let board = shared.feed.board();
     let settings = board.config.settings.clone();
-    let response = dispatch(shared, request, via, own_uid, board)
-        .unwrap_or_else(|denied| refuse(&request.path, &denied));
-    with_origin(response, request, &settings)
+    let path = &visitor.request.path;
+    let response = dispatch(shared, visitor, board).unwrap_or_else(|denied| refuse(path, &denied));
+    with_origin(response, &visitor.request, &settings)
 }
 
-/// The answer to a request that was refused, with what goes with its status.
+/// The response to a request that was refused, with the headers that its status requires.
 pub fn refuse(path: &str, denied: &Denied) -> Response {
     let response = refusal(path, denied.status, &denied.message);
     match denied.status {
@@ -147,68 +96,23 @@ pub fn refuse(path: &str, denied: &Denied) -> Response {
     }
 }
 
-/// An answer that says no, in the shape that this path has always had.
 fn refusal(path: &str, status: u16, message: &str) -> Response {
-    if is_old(path) {
-        Response::json(status, &views::Verdict::error(message))
-    } else {
-        error(status, message)
+    let segments = segments(path);
+    let route = all_routes().find(|route| matched(route.path, &segments).is_some());
+    match route.map(|route| route.shape).unwrap_or_default() {
+        Shape::Problem => problem(status, message),
+        Shape::Old => compat::refusal(status, message),
     }
 }
 
-/// An answer that says no: RFC 9457.
-pub fn error(status: u16, message: &str) -> Response {
-    let problem = serde_json::json!({
-        "type": "about:blank", "title": http::phrase(status), "status": status, "detail": message,
-    });
-    let mut response = Response::json(status, &problem);
-    response.content_type = "application/problem+json";
-    response
-}
-
-/// Finds out who asks: by socket, header, cookie, or where that is allowed by nothing.
-pub fn admit(
-    shared: &Shared,
-    request: &Request,
-    via: Via,
-    own_uid: u32,
-    settings: &Settings,
-) -> Result<Caller, Denied> {
-    let Via::Tcp { peer } = via else {
-        return auth::identify(request, via, settings, own_uid);
-    };
-    auth::check_place(request, settings)?;
-    let session = shared.sessions.token_of(request);
-    let by_session = session.filter(|_| auth::bearer(request).is_none());
-    if let Some(caller) = by_session.and_then(|token| auth::by_digest(token, peer, settings)) {
-        return Ok(auth::on_behalf(caller, request, peer));
-    }
-    let too_many = || Denied {
-        status: 429,
-        message: "too many wrong tokens from this address: try again in a minute".into(),
-    };
-    match auth::identify(request, via, settings, own_uid) {
-        Ok(caller) => match caller.token {
-            Some(token) if !shared.guard.is_welcome(peer.ip(), token) => Err(too_many()),
-            _ => Ok(auth::on_behalf(caller, request, peer)),
-        },
-        Err(denied) if auth::bearer(request).is_some() && !shared.guard.may_fail(peer.ip()) => {
-            log::debug!("{}: {}", peer.ip(), denied.message);
-            Err(too_many())
-        }
-        denied => denied,
-    }
-}
-
-fn dispatch(shared: &Arc<Shared>, request: &Request, via: Via, own_uid: u32, board: Arc<Board>) -> Answered {
+fn dispatch(shared: &Arc<Shared>, visitor: &Visitor, board: Arc<Board>) -> Answered {
+    let request = &visitor.request;
     let settings = board.config.settings.clone();
-    if let Via::Tcp { .. } = via {
-        auth::check_place(request, &settings)?;
+    if let Via::Tcp { .. } = visitor.via {
+        origin::check_place(request, &settings)?;
     }
-    let segments: Vec<&str> = request.path.split('/').skip(1).collect();
-    let of_path: Vec<(&Route, Vec<String>)> = ROUTES
-        .iter()
-        .chain(PAGE)
+    let segments = segments(&request.path);
+    let of_path: Vec<(&Route, Vec<String>)> = all_routes()
         .filter_map(|route| Some((route, matched(route.path, &segments)?)))
         .collect();
     let methods: Vec<&str> = of_path.iter().map(|(route, _)| route.method).collect();
@@ -216,49 +120,61 @@ fn dispatch(shared: &Arc<Shared>, request: &Request, via: Via, own_uid: u32, boa
         return Ok(options(request, &settings).with("Allow", allow(&methods)));
     }
     if of_path.is_empty() {
-        let (status, message) = if request.path == socket::PATH {
-            (426, "this path speaks WebSocket")
+        return Err(if request.path == compat::socket::PATH {
+            Denied::new(426, "this path requires a WebSocket")
         } else {
-            (404, "there is nothing at this path")
-        };
-        let message = message.into();
-        return Err(Denied { status, message });
+            Denied::new(404, "not found")
+        });
     }
     let method = match request.method.as_str() {
         "HEAD" => "GET",
         method => method,
     };
     let Some((route, parts)) = of_path.into_iter().find(|(route, _)| route.method == method) else {
-        let message = format!("this path takes {}", methods.join(", "));
+        let message = format!("this path accepts {}", methods.join(", "));
         return Ok(refusal(&request.path, 405, &message).with("Allow", allow(&methods)));
     };
-    let caller = match route.needs {
-        Needs::Nothing => nobody(),
-        Needs::Page => match admit(shared, request, via, own_uid, &settings) {
-            Ok(caller) => caller,
-            Err(denied) if denied.status == 401 && !login::hides_cookie(request) => {
-                return Ok(login::redirect(request));
-            }
-            Err(denied) if denied.status == 401 => nobody(),
-            Err(denied) => return Err(denied),
-        },
-        Needs::Role(role) => {
-            let caller = admit(shared, request, via, own_uid, &settings)?;
-            auth::require(&caller, role)?;
-            caller
-        }
+    let caller = match caller(shared, visitor, route.needs, &settings)? {
+        Some(caller) => caller,
+        None => return Ok(login::redirect(request)),
     };
     let call = Call {
         shared,
-        request,
-        via,
-        own_uid,
+        visitor,
         caller: &caller,
         board,
         parts,
         query: Query::parse(&request.query),
     };
     (route.handler)(&call)
+}
+
+/// The caller, if it has what a route needs. None: a browser that has to log in first.
+fn caller(
+    shared: &Shared,
+    visitor: &Visitor,
+    needs: Needs,
+    settings: &Settings,
+) -> Result<Option<Caller>, Denied> {
+    match needs {
+        Needs::Nothing => Ok(Some(nobody())),
+        Needs::Page => match auth::admit(shared, visitor, settings) {
+            Err(denied) if denied.status == 401 => {
+                let hides_cookie = login::hides_cookie(&visitor.request);
+                Ok(hides_cookie.then(nobody))
+            }
+            caller => caller.map(Some),
+        },
+        Needs::Role(role) => {
+            let caller = auth::admit(shared, visitor, settings)?;
+            auth::require(&caller, role)?;
+            Ok(Some(caller))
+        }
+    }
+}
+
+fn segments(path: &str) -> Vec<&str> {
+    path.split('/').skip(1).collect()
 }
 
 /// What stands in the braces, if the path is that one.
@@ -294,7 +210,7 @@ fn options(request: &Request, settings: &Settings) -> Response {
         headers: Vec::new(),
         body: Body::Bytes(Vec::new()),
     };
-    if auth::foreign_origin(request, settings).is_none() {
+    if origin::foreign_origin(request, settings).is_none() {
         return response;
     }
     response
@@ -311,7 +227,7 @@ fn options(request: &Request, settings: &Settings) -> Response {
 
 /// Pages of configured origins may read the answer; never with a cookie.
 fn with_origin(response: Response, request: &Request, settings: &Settings) -> Response {
-    let Some(origin) = auth::foreign_origin(request, settings) else {
+    let Some(origin) = origin::foreign_origin(request, settings) else {
         return response;
     };
     response
@@ -321,19 +237,6 @@ fn with_origin(response: Response, request: &Request, settings: &Settings) -> Re
             "Content-Range, Accept-Ranges, Retry-After".into(),
         )
         .with("Vary", "Origin".into())
-}
-
-fn is_old(path: &str) -> bool {
-    [
-        "/version",
-        "/config",
-        "/running",
-        "/timeline",
-        "/status",
-        "/run",
-        "/kill",
-    ]
-    .contains(&path)
 }
 
 fn nobody() -> Caller {
@@ -377,7 +280,7 @@ mod tests {
 
     #[test]
     fn every_route_that_changes_something_needs_a_role_above_reading() {
-        for route in ROUTES.iter().chain(PAGE).filter(|route| route.method != "GET") {
+        for route in all_routes().filter(|route| route.method != "GET") {
             let is_login = matches!(route.path, "/login" | "/logout");
             assert!(
                 is_login || matches!(route.needs, Needs::Role(role) if role > Role::Read),
@@ -399,7 +302,7 @@ mod tests {
                 documented.insert((path.clone(), method.to_ascii_uppercase()), role);
             }
         }
-        let in_code = ROUTES.iter().map(|route| {
+        let in_code = ROUTES.iter().chain(compat::ROUTES).map(|route| {
             let role = match route.needs {
                 Needs::Nothing | Needs::Page => "none",
                 Needs::Role(Role::Read) => "read",

@@ -13,11 +13,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{SocketFlags, sockopt};
 
-use super::auth::Via;
+use super::auth::{Via, Visitor};
+use super::error::problem;
 use super::http::{NoRequest, Request, Response, Transport, Wire};
+use super::idle::{IdleConnections, IdleSlot};
+use super::shared::Shared;
 use super::tls::{Keys, Socket};
-use super::waiting::{Guest, Waiting};
-use super::{Shared, routes, socket};
+use super::{compat::socket, routes};
 use crate::net::capacity::{Capacity, Slot};
 use crate::net::upgrade::{self, Refusal};
 use crate::thread::{self, Actor};
@@ -36,7 +38,7 @@ pub struct Listeners {
 /// The accepting thread; dropping it stops and joins it. Connections end by themselves.
 pub struct Api {
     _accept: Actor,
-    _ui: Actor,
+    _compat: Actor,
 }
 
 impl Listeners {
@@ -58,28 +60,28 @@ impl Listeners {
 
 /// Starts serving, as many connections as `capacity` has room for.
 pub fn start(listeners: Listeners, capacity: Capacity, shared: Arc<Shared>) -> io::Result<Api> {
-    let ui = shared.hub.start()?;
-    let bell = Arc::new(Waker::new()?);
+    let compat = shared.compat.hub.start()?;
+    let stop_waker = Arc::new(Waker::new()?);
     let stopped = Arc::new(AtomicBool::new(false));
-    let door = Door {
+    let accept_loop = AcceptLoop {
         listeners,
         soft_cap: capacity.cap() - capacity.cap() / 4,
         capacity,
         control: Capacity::new(limits::CONTROL_CONNECTIONS),
-        waiting: Waiting::default(),
+        idle: IdleConnections::default(),
         shared,
         own_uid: rustix::process::geteuid().as_raw(),
-        bell: bell.clone(),
+        stop_waker: stop_waker.clone(),
         stopped: stopped.clone(),
         is_out: false,
     };
-    let handle = thread::spawn("api-accept", limits::STACK_BYTES, move || door.run())?;
+    let handle = thread::spawn("api-accept", limits::STACK_BYTES, move || accept_loop.run())?;
     Ok(Api {
         _accept: Actor::new(handle, move || {
             stopped.store(true, Ordering::Release);
-            bell.wake();
+            stop_waker.wake();
         }),
-        _ui: ui,
+        _compat: compat,
     })
 }
 
@@ -95,23 +97,23 @@ fn open_control(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-struct Door {
+struct AcceptLoop {
     listeners: Listeners,
     capacity: Capacity,
-    /// Places of `control.sock` alone: whoever may use it gets in when the others are all taken.
+    /// Places of `control.sock` alone: it stays usable when the others are all taken.
     control: Capacity,
     /// Places beyond which those that wait for a request make room.
     soft_cap: usize,
-    waiting: Waiting,
+    idle: IdleConnections,
     shared: Arc<Shared>,
     own_uid: u32,
-    bell: Arc<Waker>,
+    stop_waker: Arc<Waker>,
     stopped: Arc<AtomicBool>,
     /// Out of descriptors: said once until it works again.
     is_out: bool,
 }
 
-impl Door {
+impl AcceptLoop {
     fn run(mut self) {
         while !self.stopped.load(Ordering::Acquire) {
             if let Err(error) = self.wait() {
@@ -130,7 +132,7 @@ impl Door {
     }
 
     fn wait(&self) -> io::Result<()> {
-        let mut slots = vec![PollFd::new(&*self.bell, PollFlags::IN)];
+        let mut slots = vec![PollFd::new(&*self.stop_waker, PollFlags::IN)];
         // out of descriptors the listeners stay readable: do not spin on them
         if !self.is_out {
             slots.extend(
@@ -197,22 +199,22 @@ impl Door {
 
     fn admit<T: Transport + AsFd + 'static>(&self, socket: T, via: Via) {
         if self.capacity.live() >= self.soft_cap {
-            self.waiting.make_room();
+            self.idle.make_room();
         }
-        let guest = socket.second_handle().map(|handle| self.waiting.guest(handle));
+        let idle = socket.second_handle().map(|handle| self.idle.slot(handle));
         let slot = self.capacity.take().or_else(|| match via {
             Via::Unix { .. } => self.control.take(),
             Via::Tcp { .. } => None,
         });
         if slot.is_none() {
-            // whoever knocks next finds a place
-            self.waiting.make_room();
+            // the next one finds a place
+            self.idle.make_room();
         }
-        let (Some(slot), Ok(guest)) = (slot, guest) else {
-            // what is no TLS would only puzzle who speaks it
+        let (Some(slot), Ok(idle)) = (slot, idle) else {
+            // a client that has begun TLS could not read it
             if !socket.has_greeted_tls() {
                 let Refusal { status, reason, .. } = upgrade::TOO_MANY;
-                let response = routes::error(status, reason);
+                let response = problem(status, reason);
                 // nothing waits in a fresh socket: this fits, and does not wait either
                 let _ = Wire::new(socket).write_response(&Request::default(), response);
             }
@@ -222,7 +224,7 @@ impl Door {
         let own_uid = self.own_uid;
         let started = thread::spawn("api", limits::STACK_BYTES, move || {
             metrics::API_CONNECTIONS.rise();
-            serve(socket, via, own_uid, &shared, slot, guest);
+            serve(socket, via, own_uid, &shared, slot, idle);
             metrics::API_CONNECTIONS.fall();
         });
         if let Err(error) = started {
@@ -242,27 +244,32 @@ fn serve<T: Transport + AsFd>(
     own_uid: u32,
     shared: &Arc<Shared>,
     _slot: Slot,
-    mut guest: Guest,
+    mut idle: IdleSlot,
 ) {
+    let visitor = |request| Visitor {
+        request,
+        via,
+        own_uid,
+    };
     let mut wire = Wire::new(transport);
-    guest.waits();
+    idle.wait_from_here();
     if let Err(error) = wire.transport.begin() {
         return log::debug!("an API connection never began: {error}");
     }
     loop {
-        guest.waits();
+        idle.wait_from_here();
         let read = wire.read_request();
-        guest.is_served();
+        idle.served();
         let (request, response) = match read {
             Ok(_) if wire.transport.is_exposed() => {
-                let response = routes::error(400, "this port speaks TLS here: use https://");
+                let response = problem(400, "this port requires TLS: use https://");
                 (Request::default(), response)
             }
             Ok(request) if socket::is_wanted(&request) => {
-                match accept_ui(wire, request, via, own_uid, shared) {
+                match accept_socket(wire, visitor(request), shared) {
                     // it waits for nothing any more
-                    Upgraded::Ui(connection) => {
-                        drop(guest);
+                    Upgraded::Socket(connection) => {
+                        drop(idle);
                         return connection.run();
                     }
                     Upgraded::Gone => return,
@@ -273,12 +280,14 @@ fn serve<T: Transport + AsFd>(
                 }
             }
             Ok(request) => {
-                let response = routes::respond(shared, &request, via, own_uid);
+                let visitor = visitor(request);
+                let response = routes::respond(shared, &visitor);
+                let request = visitor.request;
                 log::debug!("{} {}: {}", request.method, request.path, response.status);
                 (request, response)
             }
             Err(NoRequest::Gone) => return,
-            Err(NoRequest::Bad(status, message)) => (Request::default(), routes::error(status, &message)),
+            Err(NoRequest::Bad(status, message)) => (Request::default(), problem(status, &message)),
         };
         if wire.write_response(&request, response).is_err() {
             return;
@@ -289,40 +298,39 @@ fn serve<T: Transport + AsFd>(
     }
 }
 
-/// What became of a request for the UI's WebSocket.
+/// What became of a request for a WebSocket.
 enum Upgraded<T: Transport> {
-    Ui(Box<socket::Connection<T>>),
+    Socket(Box<socket::Connection<T>>),
     /// An ordinary connection still, and what it is answered.
     Refused(Box<(Wire<T>, Request, Response)>),
     Gone,
 }
 
-/// Lets a UI in. The request is logged without its query: a token may stand there.
-fn accept_ui<T: Transport + AsFd>(
+/// Accepts a WebSocket. The request is logged without its query: a token may be part of it.
+fn accept_socket<T: Transport + AsFd>(
     mut wire: Wire<T>,
-    request: Request,
-    via: Via,
-    own_uid: u32,
+    visitor: Visitor,
     shared: &Arc<Shared>,
 ) -> Upgraded<T> {
-    let request = socket::with_token(request);
-    let (caller, answer) = match socket::accept(shared, &request, via, own_uid) {
+    let visitor = socket::with_token(visitor);
+    let (admission, answer) = match socket::accept(shared, &visitor) {
         Ok(accepted) => accepted,
         Err(denied) => {
+            let request = visitor.request;
             log::debug!("{} {}: {}", request.method, request.path, denied.status);
             let response = routes::refuse(&request.path, &denied);
             return Upgraded::Refused(Box::new((wire, request, response)));
         }
     };
-    log::debug!("{} {}: the UI of {}", request.method, request.path, caller.who);
+    log::debug!("{}: the WebSocket of {}", socket::PATH, admission.caller.who);
     if wire.transport.write_all(answer.as_bytes()).is_err() {
         return Upgraded::Gone;
     }
     let (transport, already_read) = wire.into_parts();
-    match socket::Connection::new(transport, already_read, shared, request, via, own_uid, caller) {
-        Ok(connection) => Upgraded::Ui(Box::new(connection)),
+    match socket::Connection::new(transport, already_read, shared, admission) {
+        Ok(connection) => Upgraded::Socket(Box::new(connection)),
         Err(error) => {
-            log::warn!("cannot serve a UI: {error}");
+            log::warn!("cannot serve a WebSocket: {error}");
             Upgraded::Gone
         }
     }

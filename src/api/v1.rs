@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::auth::{self, Denied};
+use super::call::{Answered, Call};
+use super::error::{Denied, bad, missing, unreadable};
 use super::http::{Body, Response};
-use super::query::bad;
-use super::routes::{Answered, Call};
-use super::views::{self, concerns};
+use super::origin::bearer;
+use super::views::{self, Version, concerns};
 use crate::clock;
 use crate::config::{Problem, Role};
-use crate::engine::board::{Board, JobBoard, MachineBoard, RunBoard};
+use crate::engine::board::{JobBoard, MachineBoard, RunBoard};
 use crate::engine::id::RunId;
 use crate::limits;
 use crate::storage::{AuditFilter, Brief, Page, RunFilter, RunOutcome};
@@ -55,15 +55,15 @@ pub fn jobs(call: &Call) -> Answered {
 pub fn job(call: &Call) -> Answered {
     let name = call.parts[0].as_str();
     let Some(job) = call.board.jobs.get(name) else {
-        return Err(missing(&views::no_such_job(&call.board, name)));
+        return Err(missing(views::no_such_job(&call.board, name)));
     };
     let recent = call.query.number("recent", 0..=100)?.unwrap_or(20);
     let mut shown = job_view(call, name, job, recent as usize, NEXT_RUNS)?;
     if call.query.flag("machines")? {
         for run in shown["recent"].as_array_mut().into_iter().flatten() {
             let instance = run["instance"].as_str().unwrap_or_default();
-            let tally = call.shared.library.lock().tally(instance, FAILED_SHOWN);
-            run["machines"] = views::tally(&tally.map_err(internal)?);
+            let tally = call.shared.reader.lock().tally(instance, FAILED_SHOWN);
+            run["machines"] = views::tally(&tally.map_err(unreadable)?);
         }
     }
     Ok(Response::json(200, &shown))
@@ -80,7 +80,7 @@ pub fn runs(call: &Call) -> Answered {
         Some("skipped") => Some(RunOutcome::Skipped),
         Some(_) => {
             let words = "'outcome' must be running, succeeded, failed or skipped";
-            return Err(bad(words.into()));
+            return Err(bad(words));
         }
     };
     let filter = RunFilter {
@@ -96,10 +96,10 @@ pub fn runs(call: &Call) -> Answered {
         .number("limit", 1..=limits::HISTORY_PAGE as u64)?
         .unwrap_or(PAGE) as usize;
     let before = call.query.number("before", 0..=i64::MAX as u64)?.map(RunId);
-    let library = call.shared.library.lock();
-    let found = library.runs(&filter, Page { before, limit });
-    drop(library);
-    let found = found.map_err(internal)?;
+    let reader = call.shared.reader.lock();
+    let found = reader.runs(&filter, Page { before, limit });
+    drop(reader);
+    let found = found.map_err(unreadable)?;
     let next = found.last().filter(|_| found.len() == limit).map(|run| run.id.0);
     let shown: Vec<Value> = found
         .iter()
@@ -110,7 +110,7 @@ pub fn runs(call: &Call) -> Answered {
 
 /// `GET /api/v1/runs/{instance}`.
 pub fn run(call: &Call) -> Answered {
-    let run = find_run(call, &call.parts[0])?;
+    let run = call.run(&call.parts[0])?;
     Ok(Response::json(
         200,
         &views::run(&run, &call.board, call.caller.role),
@@ -170,18 +170,7 @@ struct Machine<'a> {
 
 /// `GET /api/v1/maintenance`.
 pub fn maintenance(call: &Call) -> Answered {
-    Ok(Response::json(200, &maintenance_view(&call.board)))
-}
-
-/// What is in force, and why.
-pub fn maintenance_view(board: &Board) -> Value {
-    let files = &board.config.maintenance;
-    let switches: Vec<Value> = board.switches.iter().map(views::switch).collect();
-    json!({
-        "global": board.maintenance.global, "machines": board.maintenance.machines,
-        "files": {"global": files.global, "machines": files.machines},
-        "switches": switches,
-    })
+    Ok(Response::json(200, &views::maintenance(&call.board)))
 }
 
 /// `GET /api/v1/problems`.
@@ -202,16 +191,16 @@ pub fn events(call: &Call) -> Answered {
         .moment("from", now)?
         .unwrap_or(until.plus_ms(-EVENTS_MS));
     if from > until {
-        return Err(bad("'from' must not be after 'until'".into()));
+        return Err(bad("'from' must not be after 'until'"));
     }
     let limit = call
         .query
         .number("limit", 1..=limits::HISTORY_PAGE as u64)?
         .unwrap_or(PAGE) as usize;
-    let library = call.shared.library.lock();
-    let found = library.happenings(from, until, call.query.get("job"), limit);
-    drop(library);
-    let shown: Vec<Value> = found.map_err(internal)?.iter().map(views::event).collect();
+    let reader = call.shared.reader.lock();
+    let found = reader.happenings(from, until, call.query.get("job"), limit);
+    drop(reader);
+    let shown: Vec<Value> = found.map_err(unreadable)?.iter().map(views::event).collect();
     let (from, until) = (from.iso(), until.iso());
     Ok(Response::json(
         200,
@@ -234,7 +223,7 @@ pub fn audit(call: &Call) -> Answered {
         before: call.query.number("before", 0..=i64::MAX as u64)?,
         limit,
     };
-    let found = call.shared.library.lock().audit(&filter).map_err(internal)?;
+    let found = call.shared.reader.lock().audit(&filter).map_err(unreadable)?;
     let next = found
         .last()
         .filter(|_| found.len() == limit)
@@ -245,17 +234,19 @@ pub fn audit(call: &Call) -> Answered {
 
 /// `GET /api/v1/whoami`.
 pub fn whoami(call: &Call) -> Answered {
-    Ok(Response::json(200, &you(call)))
+    Ok(Response::json(
+        200,
+        &views::you(call.caller, bearer(&call.visitor.request).is_some(), &call.board),
+    ))
 }
 
-/// Who asks, what he may do, and whether a login could change that.
-pub fn you(call: &Call) -> Value {
-    let caller = call.caller;
-    let has_session = caller.token.is_some() && auth::bearer(call.request).is_none();
-    json!({
-        "who": caller.who, "role": views::role(caller.role), "session": has_session,
-        "login": !call.board.config.settings.api_tokens.is_empty(),
-    })
+/// `GET /api/v1/version`.
+pub fn version(_call: &Call) -> Answered {
+    let version = Version {
+        version: env!("CARGO_PKG_VERSION"),
+        last_build: option_env!("SALTPETER_BUILD").unwrap_or("unknown"),
+    };
+    Ok(Response::json(200, &version))
 }
 
 /// `GET /api/v1/openapi.json`.
@@ -268,51 +259,17 @@ pub fn openapi(_call: &Call) -> Answered {
     })
 }
 
-/// A run with its machines: from the board, or from history.
-pub fn find_run(call: &Call, instance: &str) -> Result<Arc<RunBoard>, Denied> {
-    if let Some(run) = views::run_on_board(&call.board, instance) {
-        return Ok(run.clone());
-    }
-    let stored = call.shared.library.lock().run(instance).map_err(internal)?;
-    let Some(stored) = stored else {
-        return Err(missing(&format!("there is no such run as '{instance}'")));
-    };
-    let machines = stored.machines.into_iter().map(|(record, position)| {
-        Arc::new(MachineBoard {
-            record,
-            last_seq: position.next_seq.checked_sub(1),
-            output_bytes: position.bytes,
-            output_utf16: position.utf16,
-        })
-    });
-    Ok(Arc::new(RunBoard {
-        run: stored.run,
-        machines: machines.collect(),
-    }))
-}
-
-/// Storage cannot answer.
-pub fn internal(problem: String) -> Denied {
-    log::error!("an API call cannot be answered: {problem}");
-    Denied {
-        status: 503,
-        message: "history cannot be read: see the daemon's log".into(),
-    }
-}
-
-fn missing(message: &str) -> Denied {
-    Denied {
-        status: 404,
-        message: message.into(),
-    }
-}
-
 fn job_view(call: &Call, name: &str, job: &JobBoard, recent: usize, next: usize) -> Result<Value, Denied> {
     let board = &call.board;
     let configured = board.config.jobs.get(name);
     let recent: Vec<Brief> = match recent {
         0 => Vec::new(),
-        limit => call.shared.library.lock().recent(name, limit).map_err(internal)?,
+        limit => call
+            .shared
+            .reader
+            .lock()
+            .recent(name, limit)
+            .map_err(unreadable)?,
     };
     let problems: Vec<&Problem> = board
         .config

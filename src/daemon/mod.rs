@@ -22,7 +22,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::RwLock;
 
 use crate::address::is_loopback;
-use crate::api::{self, Api, Asks, Feed, Shared};
+use crate::api::{self, Api, Feed, Requests, Shared};
 use crate::budget::Budget;
 use crate::config::{self, Config, ExecutorKind, Settings, watch};
 use crate::engine::board::Board;
@@ -97,9 +97,15 @@ fn start(opened: Opened, signals: Caught, descriptors: usize) -> io::Result<(Tur
         clock::now(),
     );
     let feed = Arc::new(Feed::new(first_board(&mut engine, &config)));
-    let asks = Arc::new(Asks::new(lanes.control.clone()));
+    let requests = Arc::new(Requests::new(lanes.control.clone()));
     let storage = storage.start(storage_ports(&lanes, &connections))?;
-    let shared = Arc::new(Shared::new(feed.clone(), asks.clone(), storage.reader())?);
+    let shared = Shared::new(
+        feed.clone(),
+        requests.clone(),
+        storage.reader(),
+        &settings.state_dir,
+    )?;
+    let shared = Arc::new(shared);
     let job_log = Arc::new(logfile::start(settings.logdir.clone(), storage.reader())?);
     let current: CurrentSettings = Arc::new(RwLock::new(settings.clone()));
     let entrance = entrance(&settings, &ports, &identity);
@@ -144,7 +150,7 @@ fn start(opened: Opened, signals: Caught, descriptors: usize) -> io::Result<(Tur
     };
     let performer = Performer {
         connections,
-        publisher: Publisher::start(feed, asks)?,
+        publisher: Publisher::start(feed, requests)?,
         answers: Vec::new(),
         executor,
         job_log,

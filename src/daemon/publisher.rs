@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 
-use crate::api::{Asks, Feed};
+use crate::api::{Feed, Requests};
 use crate::engine::board::Board;
 use crate::engine::effect::Answer;
 use crate::engine::id::RequestId;
@@ -33,7 +33,7 @@ pub struct Publisher {
 
 impl Publisher {
     /// Starts the thread.
-    pub fn start(feed: Arc<Feed>, asks: Arc<Asks>) -> io::Result<Publisher> {
+    pub fn start(feed: Arc<Feed>, requests: Arc<Requests>) -> io::Result<Publisher> {
         let (queue, publications) = crossbeam_channel::bounded::<Publication>(limits::PUBLISH_QUEUE);
         let thread = thread::spawn("publisher", limits::STACK_BYTES, move || {
             for publication in publications {
@@ -44,7 +44,7 @@ impl Publisher {
                     feed.publish(board);
                 }
                 for (request, answer) in publication.answers {
-                    asks.answer(request, answer);
+                    requests.answer(request, answer);
                 }
             }
         })?;

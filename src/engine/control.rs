@@ -7,7 +7,7 @@ use log::Level;
 
 use crate::clock::Wall;
 use crate::config::JobSpec;
-use crate::engine::effect::{Answer, Effect, Fact, Write};
+use crate::engine::effect::{Done, Effect, Fact, Refusal, Write};
 use crate::engine::event::{Ask, RunOrder};
 use crate::engine::id::RequestId;
 use crate::engine::record::{AuditRecord, Control, PauseRecord, SwitchRecord};
@@ -31,7 +31,7 @@ impl Engine {
     /// Somebody asks for something.
     pub(super) fn asked(&mut self, turn: &mut Turn, request: RequestId, ask: Ask, who: String) {
         if self.is_shutting_down {
-            let answer = Answer::Unavailable("the daemon is shutting down".into());
+            let answer = Err(Refusal::Unavailable("the daemon is shutting down".into()));
             return turn.effects.push(Effect::Answer { request, answer });
         }
         match ask {
@@ -81,7 +81,7 @@ impl Engine {
         let mut audit = audit(turn.now.wall, &who, action, object, &run_detail(&order));
         let spec = match self.run_refusal(job, &order) {
             Ok(spec) => spec,
-            Err(answer) => return self.refuse(turn, request, audit, answer),
+            Err(refusal) => return self.refuse(turn, request, audit, refusal),
         };
         turn.say(Level::Info, format!("{job} started by {who}"));
         audit.outcome = "ok".into();
@@ -98,15 +98,15 @@ impl Engine {
         self.start_run(turn, job, None, Some(wanted));
     }
 
-    fn run_refusal(&self, job: &str, order: &RunOrder) -> Result<Arc<JobSpec>, Answer> {
+    fn run_refusal(&self, job: &str, order: &RunOrder) -> Result<Arc<JobSpec>, Refusal> {
         let Some(known) = self.config.jobs.get(job) else {
-            return Err(Answer::UnknownJob);
+            return Err(Refusal::UnknownJob { job: job.into() });
         };
         if self.maintenance.global {
-            return Err(Answer::Conflict("global maintenance: no run starts".into()));
+            return Err(Refusal::Conflict("global maintenance: no run starts".into()));
         }
         if self.overlaps(job) {
-            return Err(Answer::Conflict(format!("{job} is running and may not overlap")));
+            return Err(Refusal::Conflict(format!("{job} is running and may not overlap")));
         }
         if order.machines.is_empty() && order.parameters.is_empty() {
             return Ok(known.spec.clone());
@@ -115,7 +115,7 @@ impl Engine {
             .spec
             .with_order(&order.machines, &order.parameters)
             .map(Arc::new)
-            .map_err(Answer::Invalid)
+            .map_err(Refusal::Invalid)
     }
 
     fn pause_asked(&mut self, turn: &mut Turn, request: RequestId, pause: PauseRecord) {
@@ -129,14 +129,14 @@ impl Engine {
             .get_mut(name.as_str())
             .filter(|state| state.job.is_some())
         else {
-            return self.refuse(turn, request, audit, Answer::UnknownJob);
+            return self.refuse(turn, request, audit, Refusal::UnknownJob { job: name });
         };
         if paused >= limits::CONTROLS {
             return self.refuse(
                 turn,
                 request,
                 audit,
-                Answer::Conflict("too many jobs are paused".into()),
+                Refusal::Conflict("too many jobs are paused".into()),
             );
         }
         state.paused = Some(Arc::new(pause.clone()));
@@ -153,14 +153,14 @@ impl Engine {
     fn resume_asked(&mut self, turn: &mut Turn, request: RequestId, name: &str, who: String) {
         let audit = audit(turn.now.wall, &who, "resume", name, "");
         let Some(state) = self.jobs.get_mut(name) else {
-            return self.refuse(turn, request, audit, Answer::UnknownJob);
+            return self.refuse(turn, request, audit, Refusal::UnknownJob { job: name.into() });
         };
         if state.paused.take().is_none() {
             return self.refuse(
                 turn,
                 request,
                 audit,
-                Answer::Conflict(format!("{name} is not paused")),
+                Refusal::Conflict(format!("{name} is not paused")),
             );
         }
         self.shown.jobs.insert(name.into());
@@ -181,8 +181,8 @@ impl Engine {
         let audit = audit(turn.now.wall, &switch.by, "maintenance", &object, &detail);
         let is_new = !self.switches.contains_key(&switch.machine);
         if is_new && self.switches.len() >= limits::CONTROLS {
-            let answer = Answer::Conflict("too many machines are switched".into());
-            return self.refuse(turn, request, audit, answer);
+            let refusal = Refusal::Conflict("too many machines are switched".into());
+            return self.refuse(turn, request, audit, refusal);
         }
         let told = format!("maintenance ({object}) is {word} until {}", switch.until.iso());
         self.switches.insert(switch.machine.clone(), switch.clone());
@@ -200,8 +200,8 @@ impl Engine {
         let object = machine.clone().unwrap_or_else(|| "global".into());
         let audit = audit(turn.now.wall, &who, "maintenance", &object, "back to the files");
         if self.switches.remove(&machine).is_none() {
-            let answer = Answer::Conflict(format!("maintenance ({object}) is not switched"));
-            return self.refuse(turn, request, audit, answer);
+            let refusal = Refusal::Conflict(format!("maintenance ({object}) is not switched"));
+            return self.refuse(turn, request, audit, refusal);
         }
         self.weigh_maintenance();
         let told = format!("maintenance ({object}) is as the files say");
@@ -219,7 +219,7 @@ impl Engine {
     ) {
         audit.outcome = "ok".into();
         say_audit(turn, &audit);
-        let answer = Answer::Done(told);
+        let answer = Ok(Done::Set(told));
         let ticket = self.ticket(Waiting::Answer { request, answer });
         turn.effects.push(Effect::Store(Write {
             facts: vec![control_fact(control), control_fact(Control::Audit(audit))],
@@ -228,20 +228,20 @@ impl Engine {
         }));
     }
 
-    /// Says no, and keeps that it was asked.
+    /// Refuses a request, and records it in the audit.
     pub(super) fn refuse(
         &mut self,
         turn: &mut Turn,
         request: RequestId,
         mut audit: AuditRecord,
-        answer: Answer,
+        refusal: Refusal,
     ) {
-        audit.outcome = match &answer {
-            Answer::UnknownJob => "there is no such job".into(),
-            Answer::Conflict(why) | Answer::Invalid(why) | Answer::Unavailable(why) => cut(why),
-            Answer::Started { .. } | Answer::KillSent { .. } | Answer::Done(_) => "ok".into(),
+        audit.outcome = match &refusal {
+            Refusal::UnknownJob { .. } => "there is no such job".into(),
+            Refusal::Conflict(why) | Refusal::Invalid(why) | Refusal::Unavailable(why) => cut(why),
         };
         self.keep_audit(turn, audit);
+        let answer = Err(refusal);
         turn.effects.push(Effect::Answer { request, answer });
     }
 

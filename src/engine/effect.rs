@@ -165,20 +165,28 @@ pub enum JobLogLine {
 }
 
 /// The answer to an [`super::event::Ask`].
+pub type Answer = Result<Done, Refusal>;
+
+/// What was done.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
-    /// It runs.
+pub enum Done {
+    /// The run has started.
     Started { instance: String },
     /// The kill is stored and on its way.
     KillSent { machines: usize },
-    /// It is stored and in force; for people.
-    Done(String),
-    /// What was asked for makes no sense (400).
+    /// A setting is stored and in force; the text says which.
+    Set(String),
+}
+
+/// Why nothing was done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The request makes no sense (400).
     Invalid(String),
-    /// No such job (404).
-    UnknownJob,
-    /// It runs already, or nothing runs, or maintenance (409).
+    /// There is no such job (404).
+    UnknownJob { job: String },
+    /// The job runs already, nothing runs, or maintenance is on (409).
     Conflict(String),
-    /// The daemon cannot now: shutting down, storage (503).
+    /// Temporarily unavailable: shutting down, or storage is in trouble (503).
     Unavailable(String),
 }

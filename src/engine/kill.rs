@@ -4,7 +4,7 @@
 use log::Level;
 
 use crate::engine::control::audit;
-use crate::engine::effect::{Answer, Effect, Fact, Write};
+use crate::engine::effect::{Done, Effect, Fact, Refusal, Write};
 use crate::engine::id::RequestId;
 use crate::engine::id::{MachineRunId, RunId};
 use crate::engine::machine_run::Kill;
@@ -35,7 +35,7 @@ impl Engine {
         };
         let mut audit = audit(turn.now.wall, who, "kill", job, &detail);
         let Some(state) = self.jobs.get(job) else {
-            return self.refuse(turn, request, audit, Answer::UnknownJob);
+            return self.refuse(turn, request, audit, Refusal::UnknownJob { job: job.into() });
         };
         let is_known = state.job.is_some() || !state.open.is_empty();
         let runs: Vec<RunId> = state
@@ -51,12 +51,12 @@ impl Engine {
         let before = turn.effects.len();
         let machines: usize = runs.iter().map(|id| self.kill_run(turn, *id, machine)).sum();
         if machines == 0 {
-            let answer = if is_known {
-                Answer::Conflict(nothing_running(job, machine, instance))
+            let refusal = if is_known {
+                Refusal::Conflict(nothing_running(job, machine, instance))
             } else {
-                Answer::UnknownJob
+                Refusal::UnknownJob { job: job.into() }
             };
-            return self.refuse(turn, request, audit, answer);
+            return self.refuse(turn, request, audit, refusal);
         }
         // in the log what was asked for comes before what was done
         let received = Effect::Say {
@@ -88,7 +88,7 @@ impl Engine {
         }
         let ticket = self.ticket(Waiting::Answer {
             request,
-            answer: Answer::KillSent { machines },
+            answer: Ok(Done::KillSent { machines }),
         });
         turn.effects.push(Effect::Store(Write {
             facts,

@@ -377,7 +377,7 @@ impl Engine {
             }
             (Waiting::Answer { request, .. }, outcome) => {
                 let reason = format!("not stored: {}", why(&outcome));
-                let answer = effect::Answer::Unavailable(reason);
+                let answer = Err(effect::Refusal::Unavailable(reason));
                 turn.effects.push(Effect::Answer { request, answer });
             }
             (Waiting::Misses(_), StoreOutcome::Committed) => {}
@@ -445,7 +445,10 @@ impl Engine {
             return;
         };
         for (request, _) in run.held_kills.drain(..) {
-            let answer = effect::Answer::Conflict(format!("{} did not start", run.record.instance));
+            let answer = Err(effect::Refusal::Conflict(format!(
+                "{} did not start",
+                run.record.instance
+            )));
             turn.effects.push(Effect::Answer { request, answer });
         }
         let (job, instance) = (run.record.job, run.record.instance);
@@ -465,7 +468,7 @@ impl Engine {
             format!("{instance} not started: its start could not be stored: {reason}"),
         );
         if let Some(request) = request {
-            let answer = effect::Answer::Unavailable(format!("not started: {reason}"));
+            let answer = Err(effect::Refusal::Unavailable(format!("not started: {reason}")));
             turn.effects.push(Effect::Answer { request, answer });
         }
         if let Some(due) = run.record.due {

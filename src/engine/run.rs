@@ -10,7 +10,7 @@ use crate::address::is_loopback_host;
 use crate::clock::Wall;
 use crate::config::{Delivery, ExecutorKind, JobSpec};
 use crate::engine::control::{Wanted, control_fact, say_audit};
-use crate::engine::effect::{Answer, Dispatch, Effect, Fact, JobLogEntry, JobLogLine, Write};
+use crate::engine::effect::{Dispatch, Done, Effect, Fact, JobLogEntry, JobLogLine, Write};
 use crate::engine::id::RequestId;
 use crate::engine::id::{MachineRunId, RunId};
 use crate::engine::machine_run::MachineRun;
@@ -256,7 +256,7 @@ impl Engine {
         if let Some(request) = request {
             turn.effects.push(Effect::Answer {
                 request,
-                answer: Answer::Started { instance },
+                answer: Ok(Done::Started { instance }),
             });
         }
         if let Some(state) = self.jobs.get_mut(job.as_str()) {

@@ -8,9 +8,9 @@
 
 mod api;
 mod cli;
+mod compat;
 mod daemon;
 mod endpoint;
 mod support;
 mod tls;
-mod ui;
 mod wrapper;

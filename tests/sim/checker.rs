@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use saltpeter::engine::effect::{Answer, Dispatch, Effect, Fact, Write};
+use saltpeter::engine::effect::{Answer, Dispatch, Done, Effect, Fact, Write};
 use saltpeter::engine::event::{Ask, Event};
 use saltpeter::engine::id::{ConnectionId, RequestId};
 use saltpeter::engine::id::{MachineRunId, RunId};
@@ -765,7 +765,7 @@ impl World {
     }
 
     pub fn checker_answer(&mut self, request: RequestId, answer: Answer) {
-        if matches!(answer, Answer::KillSent { .. }) {
+        if matches!(answer, Ok(Done::KillSent { .. })) {
             for kill in self.checker.kills.iter_mut().filter(|k| k.request == request.0) {
                 kill.is_confirmed = true;
             }

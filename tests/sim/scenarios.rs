@@ -1,7 +1,7 @@
 //! Named cases of rules.md in virtual time, each asserting what a user would see.
 //! Must not know: the engine's insides.
 
-use saltpeter::engine::effect::{Answer, JobLogLine};
+use saltpeter::engine::effect::{Answer, Done, JobLogLine, Refusal};
 use saltpeter::engine::event::Ask;
 use saltpeter::engine::record::{MachineRecord, RunRecord, RunStage, Verdict};
 
@@ -44,7 +44,7 @@ fn ask(world: &mut World, ask: Ask) -> Answer {
 
 fn start(world: &mut World) -> String {
     match ask(world, Ask::Run { job: "backup".into() }) {
-        Answer::Started { instance } => instance,
+        Ok(Done::Started { instance }) => instance,
         other => panic!("not started: {other:?}"),
     }
 }
@@ -271,7 +271,7 @@ fn a_wrapper_that_was_lost_and_beats_again_counts_as_running_and_can_be_killed()
             (None, Some(253)),
             "{kind:?}"
         );
-        assert_eq!(kill(&mut world), Answer::KillSent { machines: 1 });
+        assert_eq!(kill(&mut world), Ok(Done::KillSent { machines: 1 }));
         run_for(&mut world, 10);
         assert_eq!(machine(&world, &instance, "web00").retcode, Some(143));
     }
@@ -307,7 +307,7 @@ fn a_kill_before_the_launch_ends_at_once_and_the_late_wrapper_starts_nothing() {
     world.machines[0].frozen_until_ms = 120_000;
     let instance = start(&mut world);
     run_for(&mut world, 5);
-    assert_eq!(kill(&mut world), Answer::KillSent { machines: 1 });
+    assert_eq!(kill(&mut world), Ok(Done::KillSent { machines: 1 }));
     run_for(&mut world, 1);
     let record = machine(&world, &instance, "web00");
     assert_eq!(record.retcode, Some(143));
@@ -325,7 +325,7 @@ fn a_kill_between_batches_and_the_rest_never_starts() {
     let mut world = with(quiet(vec![batched], 3), Behaviour::simple(60_000, 0));
     let instance = start(&mut world);
     run_for(&mut world, 10);
-    assert_eq!(kill(&mut world), Answer::KillSent { machines: 3 });
+    assert_eq!(kill(&mut world), Ok(Done::KillSent { machines: 3 }));
     run_for(&mut world, 5);
     assert_eq!(ended(&world, &instance), Some(false));
     let machines: Vec<_> = ["web00", "web01", "web02"]
@@ -347,7 +347,7 @@ fn a_kill_while_the_first_batch_is_launched_launches_no_other() {
     world.executor.stillborn = true;
     let instance = start(&mut world);
     run_for(&mut world, 2);
-    assert_eq!(kill(&mut world), Answer::KillSent { machines: 3 });
+    assert_eq!(kill(&mut world), Ok(Done::KillSent { machines: 3 }));
     run_for(&mut world, 5);
     assert_eq!(ended(&world, &instance), Some(false));
     assert_eq!(world.executor.dispatched.len(), 1);
@@ -368,7 +368,7 @@ fn a_kill_is_obeyed_and_reported_by_every_kind_of_wrapper() {
         let mut world = with(quiet(vec![job(kind)], 1), behaviour);
         let instance = start(&mut world);
         run_for(&mut world, 10);
-        assert_eq!(kill(&mut world), Answer::KillSent { machines: 1 });
+        assert_eq!(kill(&mut world), Ok(Done::KillSent { machines: 1 }));
         run_for(&mut world, 7);
         let record = machine(&world, &instance, "web00");
         assert_eq!((record.retcode, record.presumed), (Some(143), false), "{kind:?}");
@@ -385,7 +385,7 @@ fn a_kill_is_repeated_every_second_and_given_up_after_30() {
     let mut world = with(quiet(vec![job(Kind::OursJob)], 1), stuck);
     let instance = start(&mut world);
     run_for(&mut world, 5);
-    kill(&mut world);
+    kill(&mut world).unwrap();
     run_for(&mut world, 29);
     assert!(world.checker.kill_frames >= 25, "{}", world.checker.kill_frames);
     assert_eq!(machine(&world, &instance, "web00").retcode, None);
@@ -398,13 +398,14 @@ fn a_kill_is_repeated_every_second_and_given_up_after_30() {
 #[test]
 fn a_kill_of_what_is_not_running_is_an_error() {
     let mut world = quiet(vec![job(Kind::OursJob)], 1);
-    assert!(matches!(kill(&mut world), Answer::Conflict(_)));
+    assert!(matches!(kill(&mut world), Err(Refusal::Conflict(_))));
     let unknown = Ask::Kill {
         job: "nothing".into(),
         machine: None,
         instance: None,
     };
-    assert_eq!(ask(&mut world, unknown), Answer::UnknownJob);
+    let job = "nothing".into();
+    assert_eq!(ask(&mut world, unknown), Err(Refusal::UnknownJob { job }));
 }
 
 #[test]
@@ -493,7 +494,7 @@ fn in_global_maintenance_nothing_starts() {
     world.reload();
     assert!(matches!(
         ask(&mut world, Ask::Run { job: "backup".into() }),
-        Answer::Conflict(_)
+        Err(Refusal::Conflict(_))
     ));
     run_for(&mut world, 130);
     assert_eq!(world.storage.runs.len(), 0);
@@ -648,7 +649,7 @@ fn a_job_that_still_runs_is_marked_overlap() {
     assert!(world.checker.seen.board.jobs["backup"].record.overlap);
     assert!(matches!(
         ask(&mut world, Ask::Run { job: "backup".into() }),
-        Answer::Started { .. } | Answer::Conflict(_)
+        Ok(Done::Started { .. }) | Err(Refusal::Conflict(_))
     ));
 }
 
@@ -702,7 +703,7 @@ fn a_stall_of_the_daemon_loses_nobody() {
             .behaviours
             .insert("other".into(), Behaviour::simple(120_000, 0));
         start(&mut world);
-        ask(&mut world, Ask::Run { job: "other".into() });
+        ask(&mut world, Ask::Run { job: "other".into() }).unwrap();
         run_for(&mut world, 12);
         world.stall(60_000, frozen);
         run_for(&mut world, 130);

@@ -6,15 +6,9 @@ use std::sync::OnceLock;
 use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
 
-use super::auth::Denied;
-use super::http::{Body, Request, Response};
-use super::routes::{Answered, Call};
-
-/// What the page may load and do: its own files and the API, nothing inline, nothing of anybody else's, and text
-/// that comes from a job never becomes markup.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
-                      form-action 'self'; frame-ancestors 'none'; base-uri 'none'; \
-                      require-trusted-types-for 'script'; trusted-types 'none'";
+use crate::api::call::{Answered, Call};
+use crate::api::error::missing;
+use crate::api::http::{Body, Request, Response, with_policy};
 
 struct File {
     /// Within `/ui/`.
@@ -27,24 +21,24 @@ struct File {
 const INDEX: File = File {
     name: "index.html",
     content_type: "text/html; charset=utf-8",
-    text: include_str!("ui/index.html"),
+    text: include_str!("index.html"),
 };
 
 const FILES: &[File] = &[
-    style("page.css", include_str!("ui/page.css")),
-    script("main.js", include_str!("ui/main.js")),
-    script("api.js", include_str!("ui/api.js")),
-    script("dom.js", include_str!("ui/dom.js")),
-    script("time.js", include_str!("ui/time.js")),
-    script("dialog.js", include_str!("ui/dialog.js")),
-    script("overview.js", include_str!("ui/overview.js")),
-    script("job.js", include_str!("ui/job.js")),
-    script("run.js", include_str!("ui/run.js")),
-    script("output.js", include_str!("ui/output.js")),
+    style("page.css", include_str!("page.css")),
+    script("main.js", include_str!("main.js")),
+    script("api.js", include_str!("api.js")),
+    script("dom.js", include_str!("dom.js")),
+    script("time.js", include_str!("time.js")),
+    script("dialog.js", include_str!("dialog.js")),
+    script("overview.js", include_str!("overview.js")),
+    script("job.js", include_str!("job.js")),
+    script("run.js", include_str!("run.js")),
+    script("output.js", include_str!("output.js")),
     File {
         name: "icon.svg",
         content_type: "image/svg+xml",
-        text: include_str!("ui/icon.svg"),
+        text: include_str!("icon.svg"),
     },
 ];
 
@@ -66,23 +60,15 @@ const fn style(name: &'static str, text: &'static str) -> File {
 
 /// The page's own paths.
 pub fn index(call: &Call) -> Answered {
-    Ok(send(call.request, &INDEX))
+    Ok(send(&call.visitor.request, &INDEX))
 }
 
 /// `GET /ui/{file}`.
 pub fn file(call: &Call) -> Answered {
     let found = FILES.iter().find(|file| file.name == call.parts[0]);
-    found.map(|file| send(call.request, file)).ok_or_else(|| Denied {
-        status: 404,
-        message: "there is nothing at this path".into(),
-    })
-}
-
-/// The headers of every page of ours that a browser shows.
-pub fn with_policy(response: Response) -> Response {
-    response
-        .with("Content-Security-Policy", POLICY.into())
-        .with("Referrer-Policy", "same-origin".into())
+    found
+        .map(|file| send(&call.visitor.request, file))
+        .ok_or_else(|| missing("not found"))
 }
 
 /// All files in one short word: it changes when one of them does.

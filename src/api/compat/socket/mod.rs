@@ -26,13 +26,14 @@ use serde_json::{Value, json};
 use tungstenite::protocol::{Role as Side, WebSocket};
 use tungstenite::{Error, Message, Utf8Bytes};
 
-use super::auth::{self, Caller, Denied, Via};
-use super::http::{Request, Transport};
-use super::query::{bad, moment};
-use super::{Shared, routes, views};
+use crate::api::auth::{self, Admission, Visitor};
+use crate::api::call::denied;
+use crate::api::error::{Denied, bad};
+use crate::api::http::{Request, Transport};
+use crate::api::query::moment;
+use crate::api::shared::Shared;
 use crate::clock::{self, Mono, Wall};
-use crate::config::{Role, Settings};
-use crate::engine::effect::Answer;
+use crate::config::Role;
 use crate::engine::event::Ask;
 use crate::limits;
 use crate::net::upgrade;
@@ -56,7 +57,8 @@ pub fn is_wanted(request: &Request) -> bool {
 }
 
 /// `/ws?token=` counts as a bearer's token: a browser cannot send a header of its own.
-pub fn with_token(mut request: Request) -> Request {
+pub fn with_token(mut visitor: Visitor) -> Visitor {
+    let request = &mut visitor.request;
     let token = request
         .query
         .split('&')
@@ -65,40 +67,28 @@ pub fn with_token(mut request: Request) -> Request {
         let bearer = format!("Bearer {}", percent_decode(token));
         request.headers.push(("authorization".into(), bearer));
     }
-    request
+    visitor
 }
 
-/// Lets the request in, with the text that accepts it.
-pub fn accept(
-    shared: &Shared,
-    request: &Request,
-    via: Via,
-    own_uid: u32,
-) -> Result<(Caller, String), Denied> {
+/// Admits the request; with the text that accepts it.
+pub fn accept(shared: &Shared, visitor: &Visitor) -> Result<(Admission, String), Denied> {
     let settings = shared.feed.board().config.settings.clone();
-    let caller = routes::admit(shared, request, via, own_uid, &settings)?;
+    let caller = auth::admit(shared, visitor, &settings)?;
     auth::require(&caller, Role::Read)?;
+    let request = &visitor.request;
     if request.method != "GET" || !request.knows_chunks {
-        return Err(bad("a WebSocket begins with a GET of HTTP/1.1".into()));
+        return Err(bad("a WebSocket begins with a GET of HTTP/1.1"));
     }
-    let answer = upgrade::accept(|name| request.header(name)).map_err(|refusal| Denied {
-        status: refusal.status,
-        message: refusal.reason.into(),
-    })?;
-    Ok((caller, answer))
+    let answer = upgrade::accept(|name| request.header(name))
+        .map_err(|refusal| Denied::new(refusal.status, refusal.reason))?;
+    Ok((Admission::new(visitor.clone(), caller, settings), answer))
 }
 
 /// One connection after its upgrade. `already_read` came behind the request.
 pub struct Connection<T: Transport> {
     socket: WebSocket<T>,
     shared: Arc<Shared>,
-    /// With the token: who asks is looked at again when settings change.
-    request: Request,
-    via: Via,
-    own_uid: u32,
-    settings: Arc<Settings>,
-    caller: Caller,
-    identify_at: Mono,
+    admission: Admission,
     view: View,
     /// Answers, made when the socket can take them.
     replies: VecDeque<Reply>,
@@ -127,30 +117,22 @@ impl<T: Transport + AsFd> Connection<T> {
         transport: T,
         already_read: Vec<u8>,
         shared: &Arc<Shared>,
-        request: Request,
-        via: Via,
-        own_uid: u32,
-        caller: Caller,
+        admission: Admission,
     ) -> io::Result<Connection<T>> {
         transport.set_nonblocking()?;
         // one frame at a time is in the write buffer, however large a configuration is
-        let config = upgrade::socket_config(limits::UI_MESSAGE_BYTES).max_write_buffer_size(usize::MAX);
+        let config = upgrade::socket_config(limits::COMPAT_MESSAGE_BYTES).max_write_buffer_size(usize::MAX);
         let socket = if already_read.is_empty() {
             WebSocket::from_raw_socket(transport, Side::Server, Some(config))
         } else {
             WebSocket::from_partially_read(transport, already_read, Side::Server, Some(config))
         };
-        let rings = shared.hub.rings();
-        let board = shared.hub.board();
+        let rings = shared.compat.hub.rings();
+        let board = shared.compat.hub.board();
         Ok(Connection {
             socket,
             shared: shared.clone(),
-            request,
-            via,
-            own_uid,
-            settings: board.config.settings.clone(),
-            caller,
-            identify_at: clock::mono().plus_ms(limits::UI_IDENTIFY_MS),
+            admission,
             view: View::new(board, clock::mono()),
             replies: VecDeque::new(),
             rings,
@@ -167,14 +149,14 @@ impl<T: Transport + AsFd> Connection<T> {
                 break over;
             }
         };
-        log::debug!("UI of {} is gone: {why}", self.caller.who);
+        log::debug!("UI of {} is gone: {why}", self.admission.caller.who);
         let _ = self.socket.close(None);
         let _ = self.socket.flush();
         self.socket.get_mut().finish();
     }
 
     fn turn(&mut self) -> Result<(), Over> {
-        if self.shared.hub.is_stopped() {
+        if self.shared.compat.hub.is_stopped() {
             return Err(Over("the daemon ends".into()));
         }
         let has_more = self.read()?;
@@ -188,7 +170,7 @@ impl<T: Transport + AsFd> Connection<T> {
     /// Reads a portion of what there is. True: there may be more.
     fn read(&mut self) -> Result<bool, Over> {
         for _ in 0..PORTION {
-            if self.replies.len() >= limits::UI_REPLIES {
+            if self.replies.len() >= limits::COMPAT_REPLIES {
                 return Ok(false);
             }
             match self.socket.read() {
@@ -229,7 +211,7 @@ impl<T: Transport + AsFd> Connection<T> {
             Ok(()) => self.blocked_since = None,
             Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
                 let since = *self.blocked_since.get_or_insert(clock::mono());
-                if clock::mono().since_ms(since) > limits::UI_STUCK_MS {
+                if clock::mono().since_ms(since) > limits::COMPAT_STUCK_MS {
                     return Err(Over("it does not read what it is sent".into()));
                 }
             }
@@ -247,17 +229,17 @@ impl<T: Transport + AsFd> Connection<T> {
                 }
                 self.look(now)?;
             }
-            match self.view.next(now, &*self.shared.hub) {
+            match self.view.next(now, &*self.shared.compat.hub) {
                 Some(frame) => break frame,
                 None if self.replies.is_empty() => return Ok(None),
                 // the round is over: now they have their turn
                 None => {}
             }
         };
-        let hub = &self.shared.hub;
+        let hub = &self.shared.compat.hub;
         let board = self.view.board();
         Ok(Some(match frame {
-            Frame::Config => hub.config(board, self.caller.role),
+            Frame::Config => hub.config(board, self.admission.caller.role),
             Frame::Status(overlays) => hub.status(board, &overlays),
             Frame::EmptyTimeline => frames::empty_timeline().into(),
             Frame::Details { job } => hub.details(board, &job),
@@ -278,7 +260,7 @@ impl<T: Transport + AsFd> Connection<T> {
 
     /// Begins a round if one is due.
     fn look(&mut self, now: Mono) -> Result<(), Over> {
-        let hub = self.shared.hub.clone();
+        let hub = self.shared.compat.hub.clone();
         let rings = hub.rings();
         if rings == self.rings && self.view.next_round(now) > now {
             return Ok(());
@@ -292,26 +274,11 @@ impl<T: Transport + AsFd> Connection<T> {
             .config
             .settings
             .clone();
-        self.identify(&settings)?;
+        self.admission
+            .renew(&self.shared, &settings)
+            .map_err(|denied| Over(denied.message))?;
         self.view.look(board, now, &*hub);
         Ok(())
-    }
-
-    /// Tokens may have changed since, a login may have ended.
-    fn identify(&mut self, settings: &Arc<Settings>) -> Result<(), Over> {
-        let now = clock::mono();
-        if Arc::ptr_eq(settings, &self.settings) && now < self.identify_at {
-            return Ok(());
-        }
-        self.settings = settings.clone();
-        self.identify_at = now.plus_ms(limits::UI_IDENTIFY_MS);
-        let known = routes::admit(&self.shared, &self.request, self.via, self.own_uid, settings)
-            .and_then(|caller| auth::require(&caller, Role::Read).map(|()| caller));
-        match known {
-            Ok(caller) if caller.role == self.caller.role => Ok(()),
-            // what it was shown is not what it may see now
-            Ok(_) | Err(_) => Err(Over("it may not see this any more".into())),
-        }
     }
 
     fn hear(&mut self, text: &str) {
@@ -357,28 +324,23 @@ impl<T: Transport + AsFd> Connection<T> {
             .map(|job| (job, format!("'{job}' is not followed: too many jobs are")));
         let unknown = jobs.iter().filter(|job| !board.jobs.contains_key(job.as_str()));
         let unknown = unknown.map(|job| (job, format!("there is no job '{job}' yet")));
-        let room = limits::UI_REPLIES.saturating_sub(self.replies.len());
+        let room = limits::COMPAT_REPLIES.saturating_sub(self.replies.len());
         for (job, reason) in too_many.chain(unknown).take(room) {
             let request = json!({"subscribe": [job]});
             self.replies.push_back(Reply::Refusal(reason, request));
         }
     }
 
-    /// Asks the engine, and tells only refusals: what is done shows in `status`.
+    /// Sends a request to the engine, and tells only refusals: what is done shows in `status`.
     fn act(&mut self, ask: Ask, request: Value) {
-        let job = match &ask {
-            Ask::Run { job } | Ask::Kill { job, .. } => job.clone(),
-            _ => String::new(),
-        };
-        let refusal = match auth::require(&self.caller, Role::Operate) {
-            Err(denied) => denied.message,
-            Ok(()) => match self.shared.asks.ask(ask, self.caller.who.clone()) {
-                Answer::Started { .. } | Answer::KillSent { .. } | Answer::Done(_) => return,
-                Answer::UnknownJob => views::no_such_job(self.view.board(), &job),
-                Answer::Conflict(reason) | Answer::Invalid(reason) | Answer::Unavailable(reason) => reason,
-            },
-        };
-        self.replies.push_back(Reply::Refusal(refusal, request));
+        let caller = &self.admission.caller;
+        let done = auth::require(caller, Role::Operate).and_then(|()| {
+            let answer = self.shared.requests.ask(ask, caller.who.clone());
+            answer.map_err(|refusal| denied(refusal, self.view.board()))
+        });
+        if let Err(refused) = done {
+            self.replies.push_back(Reply::Refusal(refused.message, request));
+        }
     }
 
     fn reply(&self, reply: Reply) -> Utf8Bytes {
@@ -394,7 +356,7 @@ impl<T: Transport + AsFd> Connection<T> {
         let now = clock::wall();
         let answer = moment_of(&from, now)
             .and_then(|from| Ok((from, moment_of(&until, now)?)))
-            .and_then(|(from, until)| self.shared.hub.timeline(from, until));
+            .and_then(|(from, until)| self.shared.compat.hub.timeline(from, until));
         match answer {
             Ok((entries, serial)) => frames::timeline(&entries, &id, serial).into(),
             Err(reason) => frames::error(&reason, &request).into(),
@@ -404,19 +366,19 @@ impl<T: Transport + AsFd> Connection<T> {
     /// Waits for the client, for news, or for the time of the next round.
     fn wait(&self) -> Result<(), Over> {
         let now = clock::mono();
-        let hub = &self.shared.hub;
+        let hub = &self.shared.compat.hub;
         let has_news = hub.rings() != self.rings || !self.replies.is_empty();
         if has_news && self.blocked_since.is_none() {
             return Ok(());
         }
         let (interest, timeout_ms) = match self.blocked_since {
             Some(since) => {
-                let stuck = since.plus_ms(limits::UI_STUCK_MS + 1);
+                let stuck = since.plus_ms(limits::COMPAT_STUCK_MS + 1);
                 (PollFlags::IN | PollFlags::OUT, stuck.since_ms(now))
             }
             None => (PollFlags::IN, self.view.next_round(now).since_ms(now)),
         };
-        let is_full = self.replies.len() >= limits::UI_REPLIES;
+        let is_full = self.replies.len() >= limits::COMPAT_REPLIES;
         let interest = if is_full {
             interest - PollFlags::IN
         } else {
@@ -446,9 +408,9 @@ fn moment_of(value: &Value, now: Wall) -> Result<Option<Wall>, String> {
         Value::String(text) => match moment(text, now) {
             Some(at) => Ok(Some(at)),
             None => Err(format!(
-                "'{text}' is no time: write 2026-11-21T10:00:00Z, now or now-5m"
+                "invalid time '{text}': expected 2026-11-21T10:00:00Z, now or now-5m"
             )),
         },
-        other => Err(format!("'{other}' is no time")),
+        other => Err(format!("invalid time '{other}'")),
     }
 }

@@ -40,7 +40,7 @@ pub fn read(text: &str) -> Vec<(Wish, Value)> {
         if let Some(wish) = wish(key, value) {
             let mut request = serde_json::Map::new();
             // it may have to be held for long
-            if value.to_string().len() <= limits::UI_ECHO_BYTES {
+            if value.to_string().len() <= limits::COMPAT_ECHO_BYTES {
                 request.insert(key.clone(), value.clone());
             }
             wishes.push((wish, Value::Object(request)));
@@ -72,7 +72,7 @@ fn wish(key: &str, value: &Value) -> Option<Wish> {
             machine: text(value.get("machine")?)?,
             position: value.get("position")?.as_u64()?,
         }),
-        "getTimeline" if value.is_object() && value.to_string().len() <= limits::UI_ECHO_BYTES => {
+        "getTimeline" if value.is_object() && value.to_string().len() <= limits::COMPAT_ECHO_BYTES => {
             let field = |name| value.get(name).cloned().unwrap_or(Value::Null);
             Some(Wish::Timeline {
                 from: field("start_date"),
@@ -96,7 +96,11 @@ fn names(value: &Value) -> Option<Vec<String>> {
         _ => return None,
     };
     let names = items.iter().filter_map(text);
-    Some(names.filter(|name| name.len() <= limits::UI_ECHO_BYTES).collect())
+    Some(
+        names
+            .filter(|name| name.len() <= limits::COMPAT_ECHO_BYTES)
+            .collect(),
+    )
 }
 
 #[cfg(test)]
@@ -162,7 +166,7 @@ mod tests {
         ] {
             assert_eq!(wishes(text), [], "{text}");
         }
-        let long = "x".repeat(limits::UI_ECHO_BYTES + 1);
+        let long = "x".repeat(limits::COMPAT_ECHO_BYTES + 1);
         assert_eq!(wishes(&format!(r#"{{"getTimeline":{{"id":"{long}"}}}}"#)), []);
         assert_eq!(
             wishes(&format!(r#"{{"subscribe":["{long}","a"]}}"#)),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::Library;
+use crate::api::shared::SharedReader;
 use crate::clock::{self, Mono};
 use crate::engine::board::MachineBoard;
 use crate::engine::id::MachineRunId;
@@ -23,8 +23,8 @@ pub struct Tail {
 }
 
 /// Reads and keeps ends of outputs.
-pub struct Outputs {
-    library: Library,
+pub struct Tails {
+    reader: SharedReader,
     kept: Mutex<Kept>,
 }
 
@@ -41,11 +41,11 @@ struct Entry {
     tail: Tail,
 }
 
-impl Outputs {
+impl Tails {
     /// Reads from there.
-    pub fn new(library: Library) -> Outputs {
-        Outputs {
-            library,
+    pub fn new(reader: SharedReader) -> Tails {
+        Tails {
+            reader,
             kept: Mutex::default(),
         }
     }
@@ -67,7 +67,7 @@ impl Outputs {
             first_seen = entry.first_seen;
         }
         let read = self
-            .library
+            .reader
             .lock()
             .output_tail(id, day, limit_bytes, limits::STATUS_RET_BYTES);
         let (bytes, is_truncated) = match read {

@@ -16,7 +16,8 @@ use tungstenite::Utf8Bytes;
 use super::frames::{self, Overlays};
 use super::text::{Cursor, Next, Place, Texts};
 use super::view::Source;
-use crate::api::{Feed, views};
+use crate::api::compat::shapes;
+use crate::api::feed::Feed;
 use crate::clock::{self, Mono, Wall};
 use crate::config::{Config, Maintenance, Role};
 use crate::engine::board::{Board, MachineBoard, RunBoard};
@@ -87,7 +88,7 @@ impl Hub {
     pub fn start(self: &Arc<Hub>) -> io::Result<Actor> {
         let (end, ended) = bounded::<()>(0);
         let hub = self.clone();
-        let thread = thread::spawn("ui", limits::STACK_BYTES, move || hub.run(&ended))?;
+        let thread = thread::spawn("compat", limits::STACK_BYTES, move || hub.run(&ended))?;
         let hub = self.clone();
         Ok(Actor::new(thread, move || {
             hub.is_stopped.store(true, Ordering::Release);
@@ -153,7 +154,7 @@ impl Hub {
         {
             return text.clone();
         }
-        if made.details.len() > limits::UI_SUBSCRIPTIONS {
+        if made.details.len() > limits::COMPAT_SUBSCRIPTIONS {
             made.details.clear();
         }
         let text: Utf8Bytes = frames::details(name, job, &board.config).into();
@@ -168,7 +169,7 @@ impl Hub {
         let found = history.happenings(from, until, None, limits::HISTORY_PAGE)?;
         drop(history);
         let serial = self.timelines.fetch_add(1, Ordering::Relaxed) + 1;
-        Ok((views::timeline(&found), serial))
+        Ok((shapes::timeline(&found), serial))
     }
 
     /// That much output is sent.
@@ -185,7 +186,7 @@ impl Hub {
             if published > seen {
                 self.ring();
                 // what comes meanwhile is seen together
-                let _ = ended.recv_timeout(Duration::from_millis(limits::UI_LOOK_MS));
+                let _ = ended.recv_timeout(Duration::from_millis(limits::COMPAT_LOOK_MS));
             }
         }
         self.ring();
@@ -221,8 +222,8 @@ impl Hub {
     fn has_budget(&self) -> bool {
         let mut budget = self.budget.lock();
         let now = clock::mono();
-        let more = now.since_ms(budget.filled) * limits::UI_OUTPUT_BYTES_PER_S / 1_000;
-        let most = (limits::UI_OUTPUT_BYTES_PER_S / 8) as i64;
+        let more = now.since_ms(budget.filled) * limits::COMPAT_OUTPUT_BYTES_PER_S / 1_000;
+        let most = (limits::COMPAT_OUTPUT_BYTES_PER_S / 8) as i64;
         budget.bytes = budget.bytes.saturating_add_unsigned(more).min(most);
         budget.filled = now;
         budget.bytes > 0
@@ -251,7 +252,7 @@ impl Source for Hub {
         };
         let page = Page {
             before: Some(before),
-            limit: limits::UI_PAST_RUNS,
+            limit: limits::COMPAT_PAST_RUNS,
         };
         let history = self.history.lock();
         let load = || -> Result<Vec<Arc<RunBoard>>, String> {

@@ -186,7 +186,7 @@ impl Follow {
             return self.was_bent && !self.is_bent();
         };
         let is_over = self.texts.iter().all(|text| text.complete_bytes.is_some())
-            || now.since_ms(since) > limits::UI_OUTPUT_PATIENCE_MS;
+            || now.since_ms(since) > limits::COMPAT_OUTPUT_PATIENCE_MS;
         let (true, Some(run)) = (is_over, &self.run) else {
             return false;
         };
@@ -269,7 +269,8 @@ impl Follow {
     pub fn next_portion(&mut self, now: Mono, acks: Acks, source: &impl Source) -> Option<Portion> {
         let run = self.run.clone()?;
         let keeps_quiet = |last: Mono| {
-            self.unacked_utf16 >= limits::UI_WINDOW_UTF16 && now.since_ms(last) < limits::UI_ACK_PATIENCE_MS
+            self.unacked_utf16 >= limits::COMPAT_WINDOW_UTF16
+                && now.since_ms(last) < limits::COMPAT_ACK_PATIENCE_MS
         };
         if acks.last.is_some_and(keeps_quiet) {
             self.is_blocked = true;
@@ -324,7 +325,7 @@ impl Follow {
             if self.past_since.is_some() || Arc::ptr_eq(shown, job) {
                 return false;
             }
-            let due = at.plus_ms(limits::UI_PROGRESS_MS);
+            let due = at.plus_ms(limits::COMPAT_PROGRESS_MS);
             if due > now && milestones(shown) == milestones(job) {
                 *next_due = (*next_due).min(due);
                 return false;
@@ -348,7 +349,7 @@ impl Follow {
             self.unacked_utf16 = self.unacked_utf16.saturating_sub(position - text.acked_utf16);
             text.acked_utf16 = position;
         }
-        self.is_blocked && self.unacked_utf16 < limits::UI_WINDOW_UTF16
+        self.is_blocked && self.unacked_utf16 < limits::COMPAT_WINDOW_UTF16
     }
 
     fn portion(&mut self, place: usize, run: &RunBoard, now: Mono, source: &impl Source) -> Option<Portion> {
@@ -367,7 +368,7 @@ impl Follow {
             Next::Nothing => {
                 text.is_paused = true;
                 let since = *text.short_since.get_or_insert(now);
-                if !where_it_is.is_ended || now.since_ms(since) < limits::UI_OUTPUT_PATIENCE_MS {
+                if !where_it_is.is_ended || now.since_ms(since) < limits::COMPAT_OUTPUT_PATIENCE_MS {
                     return None;
                 }
                 None

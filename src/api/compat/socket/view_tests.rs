@@ -286,7 +286,7 @@ impl Pair {
     }
 
     fn look(&mut self, world: &mut World) {
-        self.now = self.now.plus_ms(limits::UI_LOOK_MS);
+        self.now = self.now.plus_ms(limits::COMPAT_LOOK_MS);
         let board = world.board();
         self.view.look(Some(board), self.now, world);
         self.drain(world);
@@ -310,7 +310,7 @@ fn a_connection_begins_with_config_status_timeline_and_then_is_quiet_but_for_sta
     assert_eq!(pair.ui.take_seen(), "config status[] timeline");
     pair.look(&mut world);
     assert_eq!(pair.ui.take_seen(), "");
-    pair.now = pair.now.plus_ms(limits::UI_IDLE_STATUS_MS);
+    pair.now = pair.now.plus_ms(limits::COMPAT_IDLE_STATUS_MS);
     pair.drain(&world);
     assert_eq!(pair.ui.take_seen(), "status[]");
 }
@@ -421,7 +421,7 @@ fn what_storage_does_not_have_yet_is_waited_for_and_the_machine_stays_named() {
     assert!(pair.ui.named.contains("m"));
     assert_eq!(pair.text(), "");
     world.store();
-    pair.now = pair.now.plus_ms(limits::UI_LOOK_MS);
+    pair.now = pair.now.plus_ms(limits::COMPAT_LOOK_MS);
     pair.drain(&world);
     assert_eq!(pair.text(), "late commit");
     assert!(pair.ui.named.is_empty());
@@ -436,7 +436,7 @@ fn output_that_never_comes_is_given_up() {
     pair.look(&mut world);
     world.runs.get_mut(&1).unwrap()[0].output = "lost".into();
     world.end(1);
-    for _ in 0..=limits::UI_OUTPUT_PATIENCE_MS / limits::UI_LOOK_MS + 1 {
+    for _ in 0..=limits::COMPAT_OUTPUT_PATIENCE_MS / limits::COMPAT_LOOK_MS + 1 {
         pair.look(&mut world);
     }
     assert!(pair.ui.named.is_empty());
@@ -449,7 +449,7 @@ fn a_share_that_is_long_in_coming_is_not_taken_for_lost_output() {
     let mut pair = Pair::new(&mut world);
     world.quick(1, "all of it");
     world.is_busy = true;
-    for _ in 0..=2 * limits::UI_OUTPUT_PATIENCE_MS / limits::UI_LOOK_MS {
+    for _ in 0..=2 * limits::COMPAT_OUTPUT_PATIENCE_MS / limits::COMPAT_LOOK_MS {
         pair.look(&mut world);
     }
     assert!(!pair.ui.complete.contains("m"));
@@ -503,7 +503,7 @@ fn another_run_meanwhile_clears_what_the_ui_held_from_before_it_unsubscribed() {
 
 #[test]
 fn a_client_that_acks_is_sent_a_window_and_one_that_does_not_is_sent_all() {
-    let long = "x".repeat(3 * limits::UI_WINDOW_UTF16 as usize);
+    let long = "x".repeat(3 * limits::COMPAT_WINDOW_UTF16 as usize);
     for acks in [false, true] {
         let mut world = World {
             piece_bytes: 100_000,
@@ -521,7 +521,7 @@ fn a_client_that_acks_is_sent_a_window_and_one_that_does_not_is_sent_all() {
             continue;
         }
         assert!(
-            (limits::UI_WINDOW_UTF16..limits::UI_WINDOW_UTF16 + 100_001).contains(&got),
+            (limits::COMPAT_WINDOW_UTF16..limits::COMPAT_WINDOW_UTF16 + 100_001).contains(&got),
             "{got}"
         );
         while pair.text().len() < long.len() {
@@ -536,7 +536,7 @@ fn a_client_that_acks_is_sent_a_window_and_one_that_does_not_is_sent_all() {
         pair.ui.texts.clear();
         pair.drain(&world);
         for _ in 0..3 {
-            pair.now = pair.now.plus_ms(limits::UI_ACK_PATIENCE_MS);
+            pair.now = pair.now.plus_ms(limits::COMPAT_ACK_PATIENCE_MS);
             pair.drain(&world);
         }
         assert_eq!(pair.text().len(), long.len());
@@ -593,7 +593,7 @@ fn whatever_happens_in_whatever_order_the_ui_ends_with_the_last_runs_text() {
                     pair.frames(&world, draw(6) as usize);
                 }
                 _ if pair.view.is_at_rest() => {
-                    pair.now = pair.now.plus_ms(limits::UI_LOOK_MS);
+                    pair.now = pair.now.plus_ms(limits::COMPAT_LOOK_MS);
                     let board = world.board();
                     pair.view.look(Some(board), pair.now, &world);
                     pair.frames(&world, draw(8) as usize);

@@ -10,7 +10,7 @@ use serde::ser::{SerializeMap, Serializer};
 use serde_json::{Value, json};
 
 use super::text::{Cursor, Piece};
-use crate::api::views;
+use crate::api::compat::shapes;
 use crate::clock::Wall;
 use crate::config::{Config, Role};
 use crate::engine::board::{Board, JobBoard, MachineBoard, RunBoard};
@@ -32,7 +32,7 @@ pub type Overlays = BTreeMap<Arc<str>, Overlay>;
 
 /// `config`, as it is shown to that role.
 pub fn config(board: &Board, role: Role) -> String {
-    let config = views::config(board, role);
+    let config = shapes::config(board, role);
     json!({"type": "config", "config": config, "sp_version": VERSION}).to_string()
 }
 
@@ -323,7 +323,7 @@ mod tests {
     #[test]
     fn nothing_in_a_config_is_null() {
         let job = json!({"command": "x", "cwd": null, "env": {"A": null}, "targets": ["m", null]});
-        let shown = views::without_nulls(job);
+        let shown = shapes::without_nulls(job);
         assert_eq!(
             shown,
             json!({"command": "x", "cwd": "", "env": {"A": ""}, "targets": ["m", ""]})

@@ -114,7 +114,7 @@ impl View {
             self.board = board;
         }
         self.goes_on = false;
-        self.next_due = self.status_at.plus_ms(limits::UI_IDLE_STATUS_MS);
+        self.next_due = self.status_at.plus_ms(limits::COMPAT_IDLE_STATUS_MS);
         for follow in self.follows.values_mut().filter(|follow| follow.is_active) {
             follow.update(&self.board, now, source);
         }
@@ -135,10 +135,11 @@ impl View {
         let mut refused = Vec::new();
         let mut is_full = false;
         for name in jobs {
-            if !self.follows.contains_key(name.as_str()) && self.follows.len() >= limits::UI_SUBSCRIPTIONS {
+            if !self.follows.contains_key(name.as_str()) && self.follows.len() >= limits::COMPAT_SUBSCRIPTIONS
+            {
                 if !is_full {
                     self.follows.retain(|_, follow| follow.is_active);
-                    is_full = self.follows.len() >= limits::UI_SUBSCRIPTIONS;
+                    is_full = self.follows.len() >= limits::COMPAT_SUBSCRIPTIONS;
                 }
                 if is_full {
                     refused.push(name.clone());
@@ -262,7 +263,7 @@ impl View {
         let is_overlaid = plans.iter().any(|(_, _, naming)| is_bending(naming));
         let is_due = self.status_forced
             || self.status_stamp != Some(stamp)
-            || now.since_ms(self.status_at) >= limits::UI_IDLE_STATUS_MS
+            || now.since_ms(self.status_at) >= limits::COMPAT_IDLE_STATUS_MS
             || (self.was_overlaid && !is_overlaid)
             || plans.iter().any(|(_, _, naming)| naming.is_new);
         if !is_due {
@@ -296,11 +297,11 @@ impl View {
         self.phase = Phase::Rest;
         self.next_due = self
             .next_due
-            .min(self.status_at.plus_ms(limits::UI_IDLE_STATUS_MS));
+            .min(self.status_at.plus_ms(limits::COMPAT_IDLE_STATUS_MS));
         for follow in self.follows.values_mut().filter(|follow| follow.is_active) {
             self.goes_on |= follow.settle(&self.board, now, source) || follow.has_more();
             if follow.is_waiting() {
-                self.next_due = self.next_due.min(now.plus_ms(limits::UI_LOOK_MS));
+                self.next_due = self.next_due.min(now.plus_ms(limits::COMPAT_LOOK_MS));
             }
         }
     }

@@ -1,4 +1,4 @@
-//! What somebody asks of the engine, and the wait for its answer.
+//! Requests to the engine, and the wait for its answers.
 //! Must not know: who asks, what the answer means.
 
 use std::collections::HashMap;
@@ -8,30 +8,30 @@ use std::time::Duration;
 use crossbeam_channel::{Sender, bounded};
 use parking_lot::Mutex;
 
-use crate::engine::effect::Answer;
+use crate::engine::effect::{Answer, Refusal};
 use crate::engine::event::{Ask, Event};
 use crate::engine::id::RequestId;
 use crate::limits;
 
-/// Open questions.
+/// Requests that wait for an answer.
 #[derive(Debug)]
-pub struct Asks {
+pub struct Requests {
     control: Sender<Event>,
     next: AtomicU64,
     open: Mutex<HashMap<RequestId, Sender<Answer>>>,
 }
 
-impl Asks {
-    /// Questions go into this lane.
-    pub fn new(control: Sender<Event>) -> Asks {
-        Asks {
+impl Requests {
+    /// Requests go into this lane.
+    pub fn new(control: Sender<Event>) -> Requests {
+        Requests {
             control,
             next: AtomicU64::new(1),
             open: Mutex::default(),
         }
     }
 
-    /// Asks, and waits for the answer; at most [`limits::API_ANSWER_MS`].
+    /// Requests, and waits for the answer; at most [`limits::API_ANSWER_MS`].
     pub fn ask(&self, ask: Ask, who: String) -> Answer {
         let request = RequestId(self.next.fetch_add(1, Ordering::Relaxed));
         let (sender, answer) = bounded(1);
@@ -42,13 +42,15 @@ impl Asks {
             .is_err()
         {
             self.open.lock().remove(&request);
-            return Answer::Unavailable("the daemon is too busy or about to stop; try again".into());
+            let busy = "the daemon is busy or shutting down; try again";
+            return Err(Refusal::Unavailable(busy.into()));
         }
         match answer.recv_timeout(Duration::from_millis(limits::API_ANSWER_MS)) {
             Ok(answer) => answer,
             Err(_) => {
                 self.open.lock().remove(&request);
-                Answer::Unavailable("no answer in time; it may still be done: look at the status".into())
+                let late = "no answer in time; the request may still be carried out: check the status";
+                Err(Refusal::Unavailable(late.into()))
             }
         }
     }

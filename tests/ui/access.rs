@@ -37,7 +37,7 @@ fn the_role_decides_what_can_be_pressed_and_a_session_ends_where_it_began() {
     browser.visit(&daemon, "/jobs/j?x=%26");
     assert_eq!(browser.text("location.pathname"), "/login");
     log_in(&mut browser, "wrong");
-    browser.until_shown("That is not one of the tokens.");
+    browser.until_shown("Invalid token.");
     log_in(&mut browser, "look");
     browser.until(
         "where he wanted",

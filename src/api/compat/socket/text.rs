@@ -175,7 +175,7 @@ impl Kept {
     }
 
     fn keep(&mut self, key: Key, piece: &Arc<Piece>) {
-        if self.young_bytes >= limits::UI_CACHE_BYTES {
+        if self.young_bytes >= limits::COMPAT_CACHE_BYTES {
             self.old = std::mem::take(&mut self.young);
             self.young_bytes = 0;
         }
@@ -204,9 +204,9 @@ fn stretch(place: &Place, cursor: Cursor) -> Stretch {
             (false, false) => Stretch::Nothing,
         };
     }
-    let mut border = (cursor.byte / limits::UI_BLOCK_BYTES + 1) * limits::UI_BLOCK_BYTES;
+    let mut border = (cursor.byte / limits::COMPAT_BLOCK_BYTES + 1) * limits::COMPAT_BLOCK_BYTES;
     if border - cursor.byte < SHORT_BYTES {
-        border += limits::UI_BLOCK_BYTES;
+        border += limits::COMPAT_BLOCK_BYTES;
     }
     Stretch::To(border.min(end))
 }
@@ -264,7 +264,7 @@ impl Encoder {
     /// False: it does not fit.
     fn character(&mut self, character: char) -> bool {
         let utf16 = character.len_utf16() as u64;
-        if self.utf16 + utf16 > self.most_utf16 || self.json.len() >= limits::UI_CHUNK_JSON_BYTES {
+        if self.utf16 + utf16 > self.most_utf16 || self.json.len() >= limits::COMPAT_CHUNK_JSON_BYTES {
             return false;
         }
         self.utf16 += utf16;
@@ -332,7 +332,7 @@ mod tests {
     #[test]
     fn no_piece_is_too_large_for_a_frame_whatever_it_holds() {
         for byte in [1, b'"', 0xff, b'x'] {
-            let bytes = vec![byte; 4 * limits::UI_BLOCK_BYTES as usize];
+            let bytes = vec![byte; 4 * limits::COMPAT_BLOCK_BYTES as usize];
             let piece = encode(&bytes, start(), true, u64::MAX);
             assert!(piece.json.len() < (250 << 10), "{byte}: {}", piece.json.len());
             assert!(piece.next_byte > 30_000);

@@ -1,5 +1,5 @@
-//! Connections that wait for a request, oldest first: when there are too many, the oldest make room. So nobody keeps
-//! others out by connecting and saying nothing. Must not know: HTTP.
+//! Connections that wait for a request, oldest first: when there are too many, the oldest are closed. So nobody keeps
+//! others out by connecting and sending nothing. Must not know: HTTP.
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -8,36 +8,36 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use rustix::net::Shutdown;
 
-/// Everybody who waits.
+/// All connections that wait for a request.
 #[derive(Clone, Debug, Default)]
-pub struct Waiting(Arc<Mutex<Room>>);
+pub struct IdleConnections(Arc<Mutex<Places>>);
 
 #[derive(Debug, Default)]
-struct Room {
+struct Places {
     next: u64,
     waiting: BTreeMap<u64, OwnedFd>,
 }
 
-/// One connection; goes with it.
+/// One connection; dropped with it.
 #[derive(Debug)]
-pub struct Guest {
-    room: Waiting,
+pub struct IdleSlot {
+    all: IdleConnections,
     place: Option<u64>,
     /// A second handle on its socket, while it is busy.
     socket: Option<OwnedFd>,
 }
 
-impl Waiting {
+impl IdleConnections {
     /// A connection; `socket` is a second handle on it.
-    pub fn guest(&self, socket: OwnedFd) -> Guest {
-        Guest {
-            room: self.clone(),
+    pub fn slot(&self, socket: OwnedFd) -> IdleSlot {
+        IdleSlot {
+            all: self.clone(),
             place: None,
             socket: Some(socket),
         }
     }
 
-    /// Hangs up on the one that has waited longest. False: nobody waits.
+    /// Closes the connection that has waited longest. False: none waits.
     pub fn make_room(&self) -> bool {
         let Some((_, socket)) = self.0.lock().waiting.pop_first() else {
             return false;
@@ -48,29 +48,29 @@ impl Waiting {
     }
 }
 
-impl Guest {
-    /// From here on it may have to make room.
-    pub fn waits(&mut self) {
+impl IdleSlot {
+    /// From here on the connection may be closed to make room.
+    pub fn wait_from_here(&mut self) {
         if let Some(socket) = self.socket.take() {
-            let mut room = self.room.0.lock();
-            let place = room.next;
-            room.next += 1;
-            room.waiting.insert(place, socket);
+            let mut places = self.all.0.lock();
+            let place = places.next;
+            places.next += 1;
+            places.waiting.insert(place, socket);
             self.place = Some(place);
         }
     }
 
-    /// It has said what it wants.
-    pub fn is_served(&mut self) {
+    /// A request has arrived.
+    pub fn served(&mut self) {
         if let Some(place) = self.place.take() {
-            self.socket = self.room.0.lock().waiting.remove(&place);
+            self.socket = self.all.0.lock().waiting.remove(&place);
         }
     }
 }
 
-impl Drop for Guest {
+impl Drop for IdleSlot {
     fn drop(&mut self) {
-        self.is_served();
+        self.served();
     }
 }
 
@@ -82,22 +82,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_one_that_waited_longest_goes_and_who_is_served_stays() {
-        let waiting = Waiting::default();
-        let mut guests = Vec::new();
+    fn the_connection_that_waited_longest_is_closed_and_one_that_is_served_stays() {
+        let waiting = IdleConnections::default();
+        let mut slots = Vec::new();
         let mut ends = Vec::new();
         for _ in 0..3 {
             let (ours, theirs) = UnixStream::pair().unwrap();
-            let mut guest = waiting.guest(ours.into());
-            guest.waits();
-            guests.push(guest);
+            let mut slot = waiting.slot(ours.into());
+            slot.wait_from_here();
+            slots.push(slot);
             ends.push(theirs);
         }
-        guests[0].is_served();
+        slots[0].served();
         assert!(waiting.make_room());
         let mut byte = [0];
         assert_eq!(ends[1].read(&mut byte).unwrap(), 0, "the second waited longest");
-        guests.remove(2);
-        assert!(!waiting.make_room(), "nobody waits any more");
+        slots.remove(2);
+        assert!(!waiting.make_room(), "none waits any more");
     }
 }
