@@ -26,6 +26,12 @@
 //! | `ui` | rings the UI's connections when there is a new board, ten times a second at most |
 //! | `api-accept`, one a request connection | HTTP, served from the board and storage |
 //!
+//! Files that import each other in a circle (a test holds the list), and why:
+//!
+//! - `api::*`: the handlers and the table of routes name each other; being opened.
+//! - `engine::*`: data and what is shown of it name each other; being opened.
+//! - `storage::*`: all readings of the database share one reader; being opened.
+//!
 //! In reading order: what both binaries share, what decides, what connects, what speaks, the wrapper.
 
 #![cfg_attr(

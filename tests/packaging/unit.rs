@@ -1,4 +1,4 @@
-//! The unit's walls, as systemd itself judges them, and the licences of what we ship.
+//! The unit's sandbox, as systemd itself rates it, and the licenses of the dependencies.
 
 use std::fs;
 use std::process::Command;
@@ -7,7 +7,7 @@ fn packaging(path: &str) -> String {
     format!("{}/packaging/{path}", env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Tenths: 30 is an exposure of 3.0. None: systemd-analyze is not here.
+/// Tenths: 30 is an exposure of 3.0. None: systemd-analyze is not installed.
 fn exposure_tenths(files: &[(&str, &str)]) -> Option<u32> {
     let dir = std::env::temp_dir().join(format!("saltpeter-unit-{}-{}", std::process::id(), files.len()));
     for (from, to) in files {
@@ -39,7 +39,7 @@ fn the_unit_is_hardened_to_3_0_or_better() {
 }
 
 #[test]
-fn the_drop_in_for_the_local_executor_says_its_own_exposure() {
+fn the_drop_in_for_the_local_executor_states_its_exposure() {
     let drop_in = ("systemd/local-executor.conf", "saltpeter.service.d/local.conf");
     let text = fs::read_to_string(packaging(drop_in.0)).unwrap();
     let (Some(with), Some(without)) = (exposure_tenths(&[UNIT, drop_in]), exposure_tenths(&[UNIT])) else {
@@ -51,8 +51,26 @@ fn the_drop_in_for_the_local_executor_says_its_own_exposure() {
 }
 
 #[test]
-fn every_crate_that_we_ship_has_a_licence_that_ours_allows() {
-    let output = Command::new(packaging("check-licences")).output().unwrap();
+fn every_dependency_has_a_license_that_is_compatible_with_ours() {
+    let output = Command::new(packaging("check-licenses")).output().unwrap();
     let told = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{told}");
+}
+
+/// The words between quotes after `start`, up to `end`.
+fn quoted(file: &str, start: &str, end: &str) -> Vec<String> {
+    let path = format!("{}/{file}", env!("CARGO_MANIFEST_DIR"));
+    let text = fs::read_to_string(path).unwrap();
+    let (_, list) = text.split_once(start).unwrap();
+    let list = list.split(end).next().unwrap();
+    let mut words: Vec<String> = list.split('"').skip(1).step_by(2).map(str::to_string).collect();
+    words.sort();
+    words
+}
+
+#[test]
+fn cargo_deny_allows_the_same_licenses() {
+    let allowed = quoted("packaging/check-licenses", "ALLOWED = {", "}");
+    assert!(allowed.len() > 10, "{allowed:?}");
+    assert_eq!(quoted("deny.toml", "allow = [", "]"), allowed);
 }
