@@ -25,7 +25,7 @@ fn tests_of(folder: &str) -> BTreeSet<String> {
 
 /// The tests that a document names, as `it a_name`: the kind of test and the function.
 fn named_tests(text: &str) -> BTreeSet<(String, String)> {
-    let name = Regex::new(r"`(lib|it|sim|page|ui|salt|packaging) ([a-z0-9_]+)`").unwrap();
+    let name = Regex::new(r"`(lib|it|sim|ui|salt|packaging) ([a-z0-9_]+)`").unwrap();
     name.captures_iter(text)
         .map(|found| (found[1].to_string(), found[2].to_string()))
         .collect()
