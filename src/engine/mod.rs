@@ -1,7 +1,7 @@
 //! The one owner of state: decides what happens. Pure: no file, socket, process, thread, channel, lock, random
 //! source or clock inside. `event.rs` and `effect.rs` are its whole surface.
 //!
-//! In reading order: `job.rs` says when a job is due, `run.rs` starts runs and hands out dispatches, `batch.rs` draws
+//! In reading order: `job.rs` holds jobs, `due.rs` says what comes of their due times, `run.rs` starts runs and hands out dispatches, `batch.rs` draws
 //! and orders machines, `session.rs` tells whose a frame is, `connect.rs` lets wrappers in, `report.rs` takes what they
 //! report, `outcome.rs` ends machine runs and runs, `machine_run.rs` knows what is overdue and `watch.rs` looks once a
 //! second, `kill.rs` ends what people want ended, `control.rs` keeps what
@@ -16,6 +16,7 @@ pub mod record;
 
 mod connect;
 mod control;
+mod due;
 mod job;
 mod kill;
 mod machine_run;
