@@ -1,14 +1,14 @@
-//! What an address says about where its traffic goes.
+//! Whether an address is on this host.
 //! Must not know: sockets, who asks.
 
 use std::net::IpAddr;
 
-/// Loopback, also where it hides in an IPv6 socket.
+/// Whether it is a loopback address, including one mapped into IPv6.
 pub fn is_loopback(address: IpAddr) -> bool {
     address.to_canonical().is_loopback()
 }
 
-/// Whether what is sent to that host never leaves it.
+/// Whether a host name or address in a URL means this host's loopback.
 pub fn is_loopback_host(host: &str) -> bool {
     let address = host.trim_start_matches('[').trim_end_matches(']');
     host == "localhost" || address.parse::<IpAddr>().is_ok_and(is_loopback)

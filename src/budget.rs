@@ -1,5 +1,6 @@
-//! A byte budget for output between socket and disk: taken before a chunk is forwarded, given back when the chunk
-//! is dropped, wherever that happens. Must not know: who holds chunks.
+//! A byte budget for output between socket and disk: a chunk takes its size before it is forwarded, and returns it when
+//! it is dropped, wherever that happens.
+//! Must not know: who holds chunks.
 
 use std::fmt;
 use std::sync::Arc;
@@ -25,7 +26,7 @@ impl Budget {
         })
     }
 
-    /// Takes the size of `bytes`. Hands them back when there is not that much left.
+    /// Takes the size of `bytes` from the budget. Returns the bytes if not enough is left.
     pub fn take(self: &Arc<Budget>, bytes: Vec<u8>) -> Result<Chunk, Vec<u8>> {
         let size = bytes.len();
         let taken = self
@@ -47,7 +48,7 @@ impl Budget {
 }
 
 impl Chunk {
-    /// Bytes of the daemon's own (notices), outside any budget.
+    /// Bytes of the daemon itself (notices), which take nothing from a budget.
     pub fn free(bytes: Vec<u8>) -> Chunk {
         Chunk { bytes, held: None }
     }
@@ -62,15 +63,15 @@ impl Chunk {
         self.bytes.len()
     }
 
-    /// No bytes at all.
+    /// Whether it has no bytes.
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
 
-    /// Splits off everything from `at` on; both halves keep their share of the budget.
+    /// Splits off everything from `at` on. Both parts keep their share of the budget.
     pub fn split_off(&mut self, at: usize) -> Chunk {
         let bytes = self.bytes.split_off(at);
-        // what it no longer holds must not stay in memory with it
+        // the capacity must not exceed its share of the budget
         self.bytes.shrink_to_fit();
         let held = self.held.as_mut().map(|(budget, size)| {
             let moved = bytes.len().min(*size);

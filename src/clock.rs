@@ -1,12 +1,12 @@
-//! The only place that reads clocks. `Now` is what the engine is handed: it never asks for the time itself.
-//! Must not know: anything else of the product.
+//! The only place that reads clocks. The engine is given a `Now` and never reads a clock itself.
+//! Must not know: any other module.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 
-/// Milliseconds of CLOCK_MONOTONIC. Only differences mean anything, and only within one boot.
+/// Milliseconds of CLOCK_MONOTONIC. Only differences are meaningful, and only within one boot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Mono(pub u64);
 
@@ -60,7 +60,7 @@ impl Wall {
         Wall(time.timestamp_micros())
     }
 
-    /// ISO 8601 with microseconds and offset, as every frame and log line has it:
+    /// ISO 8601 with microseconds and offset, the format of frames and job logs:
     /// `2026-11-21T10:00:00.123456+00:00`.
     pub fn iso(self) -> String {
         self.utc().to_rfc3339_opts(SecondsFormat::Micros, false)
@@ -68,7 +68,7 @@ impl Wall {
 }
 
 /// Reads both clocks.
-#[allow(clippy::disallowed_methods)] // the one home of the clocks
+#[allow(clippy::disallowed_methods, reason = "the one place that reads clocks")]
 pub fn now() -> Now {
     Now {
         mono: mono(),
@@ -84,7 +84,7 @@ pub fn mono() -> Mono {
 }
 
 /// Reads the wall clock.
-#[allow(clippy::disallowed_methods)] // the one home of the clocks
+#[allow(clippy::disallowed_methods, reason = "the one place that reads clocks")]
 pub fn wall() -> Wall {
     let since = SystemTime::now()
         .duration_since(UNIX_EPOCH)

@@ -8,23 +8,23 @@
 //! ```
 //!
 //! One thread owns the state. Everything that happens arrives in its inbox as an [`engine::event::Event`]; everything
-//! it wants done leaves as an [`engine::effect::Effect`]. Threads around it do I/O and decide nothing. There is no
+//! it wants done leaves as an [`engine::effect::Effect`]. The other threads do I/O and make no decisions. There is no
 //! async runtime, no lock around the state, and no queue without a bound.
 //!
 //! | thread | what it does |
 //! |---|---|
 //! | `main` | the engine: turns events into effects |
-//! | `publisher` | lets boards and answers out once storage has dealt with everything before them |
-//! | `ticker` | one tick a second on the wall clock's second, with the heartbeats read since the last |
-//! | `accept`, `handshake` | take wrapper sockets, do their TLS and WebSocket handshakes |
-//! | one a connection | reads frames, forwards them as events, writes what is in its outbox |
-//! | `storage` | commits what queued up, then releases the acks |
+//! | `publisher` | publishes boards and answers once storage has committed everything before them |
+//! | `ticker` | sends one tick per second, on the wall clock's second, with the heartbeats read since the last |
+//! | `accept`, `handshake` | accept wrapper connections, perform their TLS and WebSocket handshakes |
+//! | one per connection | reads frames, forwards them as events, writes what is in its outbox |
+//! | `storage` | commits what is queued, then releases the acks |
 //! | `executor` | starts wrappers: through Salt, with one helper process in Python, or on this host |
-//! | `log`, `signals` | write the daemon's log, so that a blocked stderr holds up nobody; hear SIGTERM and SIGHUP |
+//! | `log`, `signals` | write the daemon's log, so that a blocked stderr blocks no other thread; handle SIGTERM and SIGHUP |
 //! | `job-log` | writes `logdir/<job>.log` |
-//! | `config` | notices changed job files |
+//! | `config` | watches and reads job files |
 //! | `ui` | rings the UI's connections when there is a new board, ten times a second at most |
-//! | `api-accept`, one a request connection | HTTP, served from the board and storage |
+//! | `api-accept`, one per API connection | HTTP, served from the board and storage |
 //!
 //! Files that import each other in a circle (a test holds the list), and why:
 //!
@@ -32,7 +32,7 @@
 //! - `engine::*`: data and what is shown of it name each other; being opened.
 //! - `storage::*`: all readings of the database share one reader; being opened.
 //!
-//! In reading order: what both binaries share, what decides, what connects, what speaks, the wrapper.
+//! The modules in reading order: shared by both binaries, decisions, connections and storage, command line, the wrapper.
 
 #![cfg_attr(
     test,
@@ -56,7 +56,7 @@ pub mod tls;
 pub mod url;
 pub mod wake;
 
-// -- decide (pure)
+// -- decisions, without I/O
 #[cfg(feature = "daemon")]
 pub mod budget;
 #[cfg(feature = "daemon")]
@@ -66,7 +66,7 @@ pub mod engine;
 #[cfg(feature = "daemon")]
 pub mod schedule;
 
-// -- connect (threads, sockets, files)
+// -- threads, sockets, files
 #[cfg(feature = "daemon")]
 pub mod api;
 #[cfg(feature = "daemon")]
@@ -84,7 +84,7 @@ pub mod net;
 #[cfg(feature = "daemon")]
 pub mod storage;
 
-// -- speak
+// -- command line and log
 #[cfg(feature = "daemon")]
 pub mod cli;
 #[cfg(feature = "daemon")]

@@ -1,5 +1,5 @@
-//! The log: lines on stderr. At a terminal `2026-11-21T10:00:00.123Z level target: message`, for journald
-//! `<6>target: message` (it has the time itself), or JSON.
+//! The log: lines on stderr, as `2026-11-21T10:00:00.123Z level target: message`, for journald (which adds the time)
+//! as `<6>target: message`, or as JSON.
 //! Must not know: who logs what.
 
 use std::ffi::OsStr;
@@ -21,21 +21,21 @@ use crate::thread::{self, Actor};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     Plain,
-    /// syslog's priority in front, no time.
+    /// With the syslog priority as a prefix, without a timestamp.
     Journal,
     /// `{"time", "level", "target", "message"}`
     Json,
 }
 
-/// `--log-format`.
+/// The values of `--log-format`.
 pub const FORMATS: [(&str, Format); 3] = [
     ("plain", Format::Plain),
     ("journal", Format::Journal),
     ("json", Format::Json),
 ];
 
-/// Sends what is logged to stderr, one line an entry, from level `info` on. `format`: None for what fits stderr.
-/// SALTPETER_LOG names other levels: `warn,engine=debug,saltpeter::storage=trace`. A second call has no effect.
+/// Starts logging to stderr, one line per entry, from level `info` on. Without a `format`, stderr decides: the journal,
+/// or plain. SALTPETER_LOG sets other levels: `warn,engine=debug,saltpeter::storage=trace`. A second call has no effect.
 pub fn start(format: Option<Format>) {
     let asked = std::env::var("SALTPETER_LOG").unwrap_or_default();
     let (levels, bad) = Levels::parse(&asked);
@@ -49,19 +49,19 @@ pub fn start(format: Option<Format>) {
     if SETUP.set(Setup { format, levels }).is_ok() && log::set_logger(&LOGGER).is_ok() {
         set_debug(false);
         for word in bad {
-            log::warn!("SALTPETER_LOG: '{}' is no level, ignored", word.escape_debug());
+            log::warn!("SALTPETER_LOG: ignoring unknown level '{}'", word.escape_debug());
         }
     }
 }
 
-/// Whether debug entries are written too, where SALTPETER_LOG does not say; may be changed at any time.
+/// Sets whether debug entries are written where SALTPETER_LOG sets no level. May be changed at any time.
 pub fn set_debug(debug: bool) {
     IS_DEBUG.store(debug, Ordering::Relaxed);
     let levels = SETUP.get().map(|setup| &setup.levels);
     log::set_max_level(levels.map_or(LevelFilter::Info, |levels| levels.most(debug)));
 }
 
-/// The line that says that the daemon is ready (rules.md 35): as it is, whatever the level; JSON where all is.
+/// Writes the line that reports readiness (rules.md 35): unchanged and at any level, but as JSON if the log is JSON.
 pub fn say_ready(line: &str) {
     let is_json = SETUP.get().is_some_and(|setup| setup.format == Format::Json);
     let text = if is_json {
@@ -75,16 +75,15 @@ pub fn say_ready(line: &str) {
     } else {
         format!("{line}\n")
     };
-    // a stderr that is gone is no reason to stop
+    // a closed stderr is not a reason to stop
     let _ = std::io::stderr().lock().write_all(text.as_bytes());
 }
 
-/// The thread that writes to stderr. Dropped: what is queued is written first, however long that takes; then whoever
-/// logs writes again.
+/// The thread that writes to stderr. On drop it writes what is queued, however long that takes; after that, each thread
+/// writes its own entries again.
 pub struct Background(Option<Actor>);
 
-/// From here on a thread writes to stderr, and nobody who logs waits for it: a reader that has stopped reading must
-/// hold no thread, at most entries are lost.
+/// Lets a thread of its own write to stderr, so that logging never blocks: if nobody reads stderr, entries are dropped.
 pub fn to_background() -> io::Result<Background> {
     let (sender, queue) = bounded(limits::LOG_QUEUE);
     let thread = thread::spawn("log", limits::STACK_BYTES, move || write_queued(&queue))?;
@@ -100,7 +99,7 @@ impl Drop for Background {
     }
 }
 
-/// Waits until what was logged before is written, at most that long: for who ends the process at once.
+/// Waits until all previous entries are written, at most that long: for callers that exit at once.
 pub fn flush_for(ms: u64) {
     let queue = QUEUE.read().clone();
     if let Some(queue) = queue {
@@ -108,7 +107,7 @@ pub fn flush_for(ms: u64) {
     }
 }
 
-/// Whether the thread that writes got there in time.
+/// Whether all previous entries were written in time.
 fn flush(queue: &Sender<Order>, ms: u64) -> bool {
     let deadline = clock::mono().plus_ms(ms);
     let left = || Duration::from_millis(deadline.since_ms(clock::mono()));
@@ -128,7 +127,7 @@ fn write_queued(queue: &Receiver<Order>) {
             count => Entry::new(
                 Level::Warn,
                 module_path!(),
-                format!("{count} lines were lost: the log was not written fast enough"),
+                format!("{count} log lines were dropped: stderr was not read fast enough"),
             )
             .write(),
         }
@@ -136,9 +135,9 @@ fn write_queued(queue: &Receiver<Order>) {
 }
 
 static LOGGER: Stderr = Stderr;
-/// To the thread that writes, if there is one.
+/// To the writing thread, if there is one.
 static QUEUE: RwLock<Option<Sender<Order>>> = RwLock::new(None);
-/// Entries that found the queue full.
+/// Entries dropped because the queue was full.
 static LOST: AtomicU64 = AtomicU64::new(0);
 static SETUP: OnceLock<Setup> = OnceLock::new();
 static IS_DEBUG: AtomicBool = AtomicBool::new(false);
@@ -148,17 +147,17 @@ struct Setup {
     levels: Levels,
 }
 
-/// What SALTPETER_LOG says.
+/// The levels of SALTPETER_LOG.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Levels {
-    /// Of targets that are not named.
+    /// For all other targets.
     other: Option<LevelFilter>,
-    /// Modules by their path, the longest first.
+    /// By module path, longest first.
     named: Vec<(String, LevelFilter)>,
 }
 
 impl Levels {
-    /// Also the words that mean nothing.
+    /// Also returns the words that are not valid.
     fn parse(text: &str) -> (Levels, Vec<String>) {
         let mut levels = Levels::default();
         let mut bad = Vec::new();
@@ -179,7 +178,7 @@ impl Levels {
         (levels, bad)
     }
 
-    /// Our modules may be named without `saltpeter::`.
+    /// The level of a target. `saltpeter::` may be omitted in SALTPETER_LOG.
     fn of(&self, target: &str, debug: bool) -> LevelFilter {
         let short = target.strip_prefix("saltpeter::").unwrap_or(target);
         let is_within = |name: &str| {
@@ -192,7 +191,7 @@ impl Levels {
             return *level;
         }
         match self.other.unwrap_or(usual(debug)) {
-            // the crates we use have nothing to say below a warning that an operator needs
+            // below warnings, entries of other crates are of no use to an operator
             level if !target.starts_with("saltpeter") => level.min(LevelFilter::Warn),
             level => level,
         }
@@ -214,7 +213,7 @@ fn usual(debug: bool) -> LevelFilter {
     }
 }
 
-/// Whether stderr is the journal's own socket: systemd says which one that is, by device and inode.
+/// Whether stderr is the journal's socket, which systemd identifies by device and inode.
 fn is_journal(stream: Option<&OsStr>) -> bool {
     let Some((device, inode)) = stream
         .and_then(OsStr::to_str)
@@ -226,15 +225,15 @@ fn is_journal(stream: Option<&OsStr>) -> bool {
         .is_ok_and(|stat| stat.st_dev.to_string() == device && stat.st_ino.to_string() == inode)
 }
 
-/// What the thread that writes is to do next.
+/// What the writing thread does next.
 enum Order {
     Write(Entry),
-    /// To say that all before it is written.
+    /// Report that everything before it is written.
     Tell(Sender<()>),
     End,
 }
 
-/// One entry of the log on its way.
+/// One entry of the log.
 struct Entry {
     time: Wall,
     level: Level,
@@ -255,7 +254,7 @@ impl Entry {
     fn write(&self) {
         let format = SETUP.get().map_or(Format::Plain, |setup| setup.format);
         let line = line(format, &self.time.utc(), self.level, &self.target, &self.message);
-        // nobody is left to tell if stderr is gone
+        // if stderr is closed, there is nowhere to report it
         let _ = io::stderr().lock().write_all(line.as_bytes());
     }
 }
@@ -286,7 +285,7 @@ impl Log for Stderr {
     fn flush(&self) {}
 }
 
-/// One entry is one line: control characters in it are written as escapes.
+/// Formats one entry as one line: control characters are escaped.
 fn line(
     format: Format,
     time: &chrono::DateTime<chrono::Utc>,
@@ -317,7 +316,7 @@ fn line(
     line
 }
 
-/// syslog's number.
+/// The syslog priority.
 fn priority(level: Level) -> u8 {
     match level {
         Level::Error => 3,
@@ -349,7 +348,7 @@ mod tests {
     #[test]
     fn a_flush_waits_for_the_thread_that_writes_and_no_longer_than_told() {
         let (sender, queue) = bounded(1);
-        assert!(!flush(&sender, 1), "nobody took it");
+        assert!(!flush(&sender, 1), "no thread takes it");
         assert!(!flush(&sender, 1), "the queue is full");
         std::thread::scope(|scope| {
             scope.spawn(|| write_queued(&queue));
@@ -360,7 +359,7 @@ mod tests {
             sender.send(Order::End).unwrap();
         });
         drop(queue);
-        assert!(!flush(&sender, 120_000), "nobody will");
+        assert!(!flush(&sender, 120_000), "no thread will");
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Figures of the daemon itself: counted where things happen, read by the API. No locks: adding one is an atomic.
-//! Must not know: what is counted means, how figures are shown.
+//! Metrics of the daemon itself: counted where things happen, read by the API, without locks.
+//! Must not know: what the metrics mean, how they are shown.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -7,28 +7,30 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub static ENGINE_TURNS: Times = Times::new();
 /// Commits of the storage thread.
 pub static COMMITS: Times = Times::new();
-/// Events that wait for the engine: control, output.
+/// Control events waiting for the engine.
 pub static CONTROL_QUEUE: Level = Level::new();
+/// Output events waiting for the engine.
 pub static BULK_QUEUE: Level = Level::new();
-/// Writes that wait for the storage thread.
+/// Writes waiting for the storage thread.
 pub static STORAGE_QUEUE: Level = Level::new();
-/// Connections of wrappers, and of the API.
+/// Connections of wrappers.
 pub static MACHINE_CONNECTIONS: Level = Level::new();
+/// Connections of the API.
 pub static API_CONNECTIONS: Level = Level::new();
 
-/// Upper bounds of a histogram's buckets, in microseconds; beyond the last there is one more.
+/// Upper bounds of a histogram's buckets, in microseconds; one more bucket is unbounded.
 pub const BOUNDS_US: [u64; 9] = [
     100, 300, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000,
 ];
 
-/// How long something takes.
+/// A histogram of durations.
 #[derive(Debug)]
 pub struct Times {
     buckets: [AtomicU64; BOUNDS_US.len() + 1],
     sum_us: AtomicU64,
 }
 
-/// How many there are now.
+/// A current number.
 #[derive(Debug)]
 pub struct Level(AtomicU64);
 
@@ -40,7 +42,7 @@ impl Times {
         }
     }
 
-    /// It took so long once more.
+    /// Counts one duration.
     pub fn took_us(&self, us: u64) {
         let bucket = BOUNDS_US
             .iter()
@@ -50,7 +52,7 @@ impl Times {
         self.sum_us.fetch_add(us, Ordering::Relaxed);
     }
 
-    /// How often it took at most each of [`BOUNDS_US`], how often in all, and how long in all.
+    /// The counts up to each of [`BOUNDS_US`], the total count, and the total duration in microseconds.
     pub fn read(&self) -> ([u64; BOUNDS_US.len()], u64, u64) {
         let mut count = 0;
         let mut up_to = [0; BOUNDS_US.len()];
@@ -69,22 +71,22 @@ impl Level {
         Level(AtomicU64::new(0))
     }
 
-    /// It is so many now.
+    /// Sets the number.
     pub fn set(&self, count: usize) {
         self.0.store(count as u64, Ordering::Relaxed);
     }
 
-    /// One more.
+    /// Adds one.
     pub fn rise(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// One less.
+    /// Subtracts one.
     pub fn fall(&self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// How many.
+    /// The number.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }

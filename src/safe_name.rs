@@ -1,8 +1,8 @@
-//! Job names as file names: nothing a job is called may reach outside its directory.
+//! Job names as file names: a name must not lead outside its directory.
 //! Must not know: which directory, which file.
 
 /// `name` with `/`, `%`, control bytes and a leading `.` percent-encoded; an empty name becomes `%00`.
-/// Different names stay different. Longer than a file name may be: cut, with a hash of the whole at the end.
+/// Different names stay different. A name that is too long for a file name is cut and ends with a hash of the whole.
 pub fn safe_name(name: &str) -> String {
     let mut safe = String::with_capacity(name.len());
     for (at, letter) in name.char_indices() {
@@ -19,14 +19,14 @@ pub fn safe_name(name: &str) -> String {
     shorten(safe)
 }
 
-/// File names end at 255 bytes; leaves room for prefixes and suffixes.
+/// File names have at most 255 bytes; this leaves room for prefixes and suffixes.
 const LONGEST_BYTES: usize = 180;
 
 fn shorten(mut safe: String) -> String {
     if safe.len() <= LONGEST_BYTES {
         return safe;
     }
-    // FNV-1a: only has to tell long names apart
+    // FNV-1a is sufficient to distinguish long names
     let hash = safe.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });

@@ -1,11 +1,11 @@
-//! Named threads, and the handle that stops and joins one on drop.
+//! Named threads, and a handle that stops and joins one on drop.
 //! Must not know: what the threads do.
 
 use std::io;
 use std::thread::JoinHandle;
 
 /// Starts a named thread with a stack of `stack_bytes`. The name (15 bytes of it) shows in `ps -T` and in panics.
-#[allow(clippy::disallowed_methods)] // the one home of spawn
+#[allow(clippy::disallowed_methods, reason = "the one place that spawns threads")]
 pub fn spawn<T: Send + 'static>(
     name: &str,
     stack_bytes: usize,
@@ -17,14 +17,14 @@ pub fn spawn<T: Send + 'static>(
         .spawn(body)
 }
 
-/// A running thread that is told to stop and joined when this is dropped. `stop` must make the thread's loop end.
+/// A running thread, which is stopped and joined on drop. `stop` must make the thread's loop end.
 pub struct Actor {
     stop: Option<Box<dyn FnOnce() + Send + Sync>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Actor {
-    /// Couples a thread with what makes it end (dropping its sender, waking it).
+    /// Combines a thread with what makes it end (dropping its sender, waking it).
     pub fn new(thread: JoinHandle<()>, stop: impl FnOnce() + Send + Sync + 'static) -> Actor {
         Actor {
             stop: Some(Box::new(stop)),
@@ -41,7 +41,7 @@ impl Drop for Actor {
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
-            log::error!("a thread panicked; its message stands above");
+            log::error!("a thread panicked, see the message above");
         }
     }
 }

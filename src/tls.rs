@@ -1,4 +1,4 @@
-//! TLS over a non-blocking socket, for either side, and the pin by which a wrapper knows its daemon.
+//! TLS over a non-blocking socket, for either side, and the pin by which a wrapper recognizes its daemon.
 //! Must not know: WebSocket, who connects to whom.
 
 use std::fmt;
@@ -19,39 +19,39 @@ use rustls::{CertificateError, ClientConfig, RootCertStore};
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Pin([u8; 32]);
 
-/// One side of a TLS connection. It holds no socket: each call is given the same one, non-blocking, and "would block" is
-/// that socket's. Never rustls' own `Stream`: that one finishes what is to be written before it reads, so that two peers
-/// with full buffers wait for each other for ever.
+/// One side of a TLS connection. It does not own the socket: each call is given the same one, non-blocking, and passes on
+/// its "would block". Do not use the `Stream` of rustls: it finishes writing before it reads, so two peers with full
+/// buffers wait for each other forever.
 #[derive(Debug)]
 pub struct Tunnel(Box<rustls::Connection>);
 
-/// A wire, and the TLS on it if there is any: what is read and written is the peer's plain text.
+/// A socket, with or without TLS: what is read and written is plain text.
 #[derive(Debug)]
 pub struct Line<W> {
     pub wire: W,
-    /// Behind a pointer: a plain connection pays eight bytes for it. Set before anything is read or written.
+    /// Boxed: a connection without TLS pays only eight bytes for it. Set before anything is read or written.
     pub tunnel: Option<Tunnel>,
 }
 
 /// The first byte of every TLS connection (a record of the handshake); no HTTP method begins with it.
 pub const HANDSHAKE: u8 = 0x16;
 
-/// The algorithms of both sides.
+/// The cryptographic algorithms of both sides.
 pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-/// Both ends are ours, so there is no older version to be spoken.
+/// Both ends are ours, so no older version is needed.
 pub const VERSIONS: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS13];
 
-/// For clients that believe whomever the certificates in the file `authority` vouch for. One among them that nobody can
-/// read (a system's bundle may have such) is left out.
+/// The configuration of a client that trusts the certificates in the file `authority`. A certificate that cannot be
+/// parsed is skipped, since a system's bundle may contain such.
 pub fn believing(authority: &Path) -> Result<ClientConfig, String> {
     let pem = fs::read(authority).map_err(|error| error.to_string())?;
     let mut roots = RootCertStore::empty();
-    let mut why = "has no certificate".to_string();
+    let mut why = "contains no certificate".to_string();
     for certificate in CertificateDer::pem_slice_iter(&pem) {
-        let certificate = certificate.map_err(|error| format!("is no PEM: {error}"))?;
+        let certificate = certificate.map_err(|error| format!("is not valid PEM: {error}"))?;
         if let Err(error) = roots.add(certificate) {
             why = error.to_string();
         }
@@ -68,14 +68,14 @@ pub fn believing(authority: &Path) -> Result<ClientConfig, String> {
 }
 
 impl Pin {
-    /// The pin of a certificate's key. Fails for what is no X.509 certificate of version 3.
+    /// The pin of a certificate's key. Fails if it is not an X.509 certificate of version 3.
     pub fn of(certificate: &CertificateDer<'_>) -> Result<Pin, rustls::Error> {
         let key = ParsedCertificate::try_from(certificate)?.subject_public_key_info();
         let digest = ring::digest::digest(&ring::digest::SHA256, &key);
         let bytes = digest.as_ref().try_into();
         bytes
             .map(Pin)
-            .map_err(|_| rustls::Error::General("a SHA-256 of odd length".into()))
+            .map_err(|_| rustls::Error::General("a SHA-256 of unexpected length".into()))
     }
 }
 
@@ -109,13 +109,12 @@ impl fmt::Debug for Pin {
 }
 
 impl Tunnel {
-    /// A side that has not said anything yet.
+    /// A side that has sent nothing yet.
     pub fn new(connection: impl Into<rustls::Connection>) -> Tunnel {
         Tunnel(Box::new(connection.into()))
     }
 
-    /// Goes on with the handshake. True: it is done, and the peer is who it should be. False: the socket has to be
-    /// waited for.
+    /// Continues the handshake. True: it is complete, and the peer is verified. False: wait for the socket first.
     pub fn shake_hands(&mut self, wire: &mut (impl Read + Write)) -> io::Result<bool> {
         while self.0.is_handshaking() {
             match self.0.complete_io(wire) {
@@ -127,12 +126,12 @@ impl Tunnel {
         Ok(true)
     }
 
-    /// There is something to be sent.
+    /// Whether there is something to send.
     pub fn wants_write(&self) -> bool {
         self.0.wants_write()
     }
 
-    /// What the peer has sent, decrypted. Never waits for anything to be sent first. 0: the peer has closed in order.
+    /// Reads and decrypts what the peer has sent, without sending anything first. 0: the peer has closed properly.
     pub fn read(&mut self, wire: &mut (impl Read + Write), buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             match self.0.reader().read(buffer) {
@@ -140,10 +139,10 @@ impl Tunnel {
                 result => return result,
             }
             let was_handshaking = self.0.is_handshaking();
-            // 0 is the end of the stream: the reader then says whether it is a proper one
+            // 0 is the end of the stream: the reader then reports whether it was closed properly
             self.0.read_tls(wire)?;
             if let Err(error) = self.0.process_new_packets() {
-                // the alert tells the peer why; it may be gone
+                // the alert tells the peer the reason; the peer may be gone
                 let _ = self.push(wire);
                 return Err(io::Error::new(io::ErrorKind::InvalidData, error));
             }
@@ -153,7 +152,7 @@ impl Tunnel {
         }
     }
 
-    /// Encrypts and sends as much as fits; what it says it took will leave with a later call at the latest.
+    /// Encrypts and sends as much as fits. What it reports as written is sent by a later call at the latest.
     pub fn write(&mut self, wire: &mut impl Write, bytes: &[u8]) -> io::Result<usize> {
         if bytes.is_empty() {
             return Ok(0);
@@ -169,12 +168,12 @@ impl Tunnel {
         }
     }
 
-    /// Sends what waits. "Would block": something still does.
+    /// Sends what is buffered. "Would block": something is still buffered.
     pub fn flush(&mut self, wire: &mut impl Write) -> io::Result<()> {
         self.push(wire)
     }
 
-    /// Tells the peer that nothing more comes, as far as the socket takes it.
+    /// Sends the closing alert, as far as the socket accepts it.
     pub fn close(&mut self, wire: &mut impl Write) {
         self.0.send_close_notify();
         let _ = self.push(wire);
@@ -194,14 +193,14 @@ impl Tunnel {
 }
 
 impl<W> Line<W> {
-    /// Nobody on the way can read or change what is sent.
+    /// Whether the connection uses TLS.
     pub fn is_tls(&self) -> bool {
         self.tunnel.is_some()
     }
 }
 
 impl<W: Write> Line<W> {
-    /// Where TLS is spoken, tells the peer that nothing more comes.
+    /// With TLS, sends the closing alert.
     pub fn close_tls(&mut self) {
         if let Some(tunnel) = &mut self.tunnel {
             tunnel.close(&mut self.wire);
@@ -234,7 +233,7 @@ impl<W: Write> Write for Line<W> {
     }
 }
 
-/// A verifier's own reason; rustls would show it as a structure.
+/// Replaces the debug output of rustls by a verifier's own reason.
 fn in_words(error: io::Error) -> io::Error {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
     match inner {
@@ -357,9 +356,9 @@ mod tests {
                 client.drain();
                 server.drain();
                 let done = client.received + server.received;
-                assert!(done > before, "neither can go on at {done} bytes");
+                assert!(done > before, "neither makes progress at {done} bytes");
             }
-            assert!(was_full, "both were to be full at once");
+            assert!(was_full, "both should have been full at once");
             client.tunnel.close(&mut client.wire);
             assert_eq!(server.tunnel.read(&mut server.wire, &mut [0]).unwrap(), 0);
         }

@@ -1,7 +1,7 @@
 //! Percent-encoding of one part of a URL's path or query (RFC 3986, section 2.1).
-//! Must not know: whose URL it is.
+//! Must not know: what the URL is for.
 
-/// Replaces `%41` by what it stands for; bytes that are then no UTF-8 become U+FFFD.
+/// Decodes escapes such as `%41`. Bytes that are then not valid UTF-8 become U+FFFD.
 pub fn percent_decode(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -21,7 +21,7 @@ pub fn percent_decode(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// The reverse, for one part of a path or query.
+/// Encodes one part of a path or query.
 pub fn percent_encode(text: &str) -> String {
     let mut encoded = String::new();
     for byte in text.bytes() {
@@ -38,13 +38,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_escape_stays_as_it_stands() {
+    fn what_is_not_an_escape_is_unchanged() {
         assert_eq!(percent_decode("a%2"), "a%2");
         assert_eq!(percent_decode("%zz%e2%82%ac"), "%zz€");
     }
 
     #[test]
-    fn every_text_survives_both_ways() {
+    fn encoding_and_decoding_return_the_same_text() {
         for text in ["", "a b/c?d&e=f", "100 %", "€ ü", "-_.~"] {
             let encoded = percent_encode(text);
             assert!(encoded.is_ascii(), "{encoded}");
