@@ -23,12 +23,11 @@
 //! | `log`, `signals` | write the daemon's log, so that a blocked stderr blocks no other thread; handle SIGTERM and SIGHUP |
 //! | `job-log` | writes `logdir/<job>.log` |
 //! | `config` | watches and reads job files |
-//! | `ui` | rings the UI's connections when there is a new board, ten times a second at most |
+//! | `compat` | wakes the legacy React UI's connections when there is a new board, ten times a second at most |
 //! | `api-accept`, one per API connection | HTTP, served from the board and storage |
 //!
 //! Files that import each other in a circle (a test holds the list), and why:
 //!
-//! - `api::*`: the handlers and the table of routes name each other; being opened.
 //! - `engine::*`: data and what is shown of it name each other; being opened.
 //! - `storage::*`: all readings of the database share one reader; being opened.
 //!
@@ -65,6 +64,8 @@ pub mod config;
 pub mod engine;
 #[cfg(feature = "daemon")]
 pub mod schedule;
+#[cfg(feature = "daemon")]
+pub mod secret;
 
 // -- threads, sockets, files
 #[cfg(feature = "daemon")]

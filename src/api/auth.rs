@@ -5,8 +5,6 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use sha2::{Digest, Sha256};
-
 use super::error::Denied;
 use super::http::Request;
 use super::origin::{bearer, check_place};
@@ -15,6 +13,7 @@ use crate::address::is_loopback;
 use crate::clock::{self, Mono};
 use crate::config::{ApiToken, Role, Settings};
 use crate::limits;
+use crate::secret::{self, sha256};
 
 /// Of a name that a proxy tells.
 const USER_CHARS: usize = 100;
@@ -215,23 +214,14 @@ pub fn on_behalf(mut caller: Caller, request: &Request, peer: SocketAddr) -> Cal
 
 /// The bearer of that token.
 pub fn by_token(token: &str, peer: SocketAddr, settings: &Settings) -> Option<Caller> {
-    by_digest(Sha256::digest(token.as_bytes()).into(), peer, settings)
+    by_digest(sha256(token), peer, settings)
 }
 
 /// The bearer of the token with that SHA-256. Every token is compared, and each in constant time: how long it takes tells
 /// nothing.
 pub fn by_digest(presented: [u8; 32], peer: SocketAddr, settings: &Settings) -> Option<Caller> {
-    let mut found = None;
-    for known in &settings.api_tokens {
-        let difference = known
-            .sha256
-            .iter()
-            .zip(presented)
-            .fold(0, |sum, (left, right)| sum | (left ^ right));
-        if std::hint::black_box(difference) == 0 {
-            found = Some(known);
-        }
-    }
+    let matching = |known: &&ApiToken| secret::same(known.sha256, presented);
+    let found = settings.api_tokens.iter().filter(matching).last();
     found.map(|token| of_token(token, peer))
 }
 
@@ -273,7 +263,7 @@ mod tests {
             api_tokens: vec![ApiToken {
                 name: "ops".into(),
                 role,
-                sha256: Sha256::digest(b"secret").into(),
+                sha256: sha256("secret"),
             }],
             ..Settings::default()
         }

@@ -4,10 +4,12 @@
 use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 
 use super::auth::{Caller, Visitor};
 use super::error::{Denied, bad, conflict, missing, unreadable};
 use super::http::Response;
+use super::origin::bearer;
 use super::query::Query;
 use super::shared::Shared;
 use super::views;
@@ -109,6 +111,15 @@ impl Call<'_> {
     pub fn ask(&self, ask: Ask) -> Result<Done, Denied> {
         let answer = self.shared.requests.ask(ask, self.caller.who.clone());
         answer.map_err(|refusal| denied(refusal, &self.board))
+    }
+
+    /// The caller's identity and role, and whether a login could change them.
+    pub fn you(&self) -> Value {
+        let has_session = self.caller.token.is_some() && bearer(&self.visitor.request).is_none();
+        json!({
+            "who": self.caller.who, "role": views::role(self.caller.role), "session": has_session,
+            "login": !self.board.config.settings.api_tokens.is_empty(),
+        })
     }
 
     /// A run with its machines: from the board, or from history.

@@ -2,7 +2,7 @@
 //! never by the engine; requests that change something go to the engine as an event and wait for its answer.
 //! Must not know: how the engine decides, SQL.
 //!
-//! Reading order: `feed.rs` the board as it reaches API threads; `requests.rs` requests to the engine; `http.rs` the
+//! Reading order: `feed.rs` the board as it reaches API threads; `reader.rs` storage; `requests.rs` requests to the engine; `http.rs` the
 //! codec; `error.rs` refusals; `origin.rs` web pages kept out; `guard.rs` wrong tokens; `sessions.rs` browsers that are
 //! logged in; `auth.rs` callers and their roles; `shared.rs` what all threads share; `query.rs` names, values and times;
 //! `views.rs` JSON shapes; `call.rs` a request in a handler; `v1.rs`, `overview.rs`, `acts.rs`, `output.rs`,
@@ -25,6 +25,7 @@ mod origin;
 mod output;
 mod overview;
 mod query;
+mod reader;
 mod requests;
 mod routes;
 mod server;

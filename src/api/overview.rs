@@ -9,7 +9,6 @@ use serde_json::Value;
 
 use super::call::{Answered, Call};
 use super::http::Response;
-use super::origin::bearer;
 use super::{ui, views};
 use crate::clock;
 use crate::config::{Config, Problem};
@@ -95,7 +94,7 @@ pub fn overview(call: &Call) -> Answered {
             now: clock::wall().iso(),
             version: env!("CARGO_PKG_VERSION"),
             page: ui::fingerprint(),
-            you: views::you(call.caller, bearer(&call.visitor.request).is_some(), board),
+            you: call.you(),
             jobs: jobs.collect(),
             running: board.running.values().map(|run| run_line(run)).collect(),
             maintenance: seen.is_none().then(|| views::maintenance(board)),

@@ -6,17 +6,14 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::compat;
+use super::compat::state::State;
 use super::feed::Feed;
 use super::guard::Guard;
+use super::reader::SharedReader;
 use super::requests::Requests;
 use super::sessions::Sessions;
 use crate::clock::{self, Wall};
 use crate::storage::Reader;
-
-/// One reader for all API threads: it holds several descriptors, and connections are many. Locked for one short read
-/// at a time, never while something is sent.
-pub type SharedReader = Arc<Mutex<Reader>>;
 
 /// What every API thread works with.
 pub struct Shared {
@@ -28,7 +25,7 @@ pub struct Shared {
     pub guard: Guard,
     pub sessions: Sessions,
     /// For the legacy React UI and the old paths.
-    pub compat: compat::State,
+    pub compat: State,
 }
 
 impl Shared {
@@ -42,7 +39,7 @@ impl Shared {
         let shared_reader = Arc::new(Mutex::new(reader.clone()));
         Ok(Shared {
             started: clock::wall(),
-            compat: compat::State::new(feed.clone(), reader, shared_reader.clone())?,
+            compat: State::new(feed.clone(), reader, shared_reader.clone())?,
             feed,
             requests,
             reader: shared_reader,

@@ -9,7 +9,6 @@ use serde_json::{Value, json};
 use super::call::{Answered, Call};
 use super::error::{Denied, bad, missing, unreadable};
 use super::http::{Body, Response};
-use super::origin::bearer;
 use super::views::{self, Version, concerns};
 use crate::clock;
 use crate::config::{Problem, Role};
@@ -234,10 +233,7 @@ pub fn audit(call: &Call) -> Answered {
 
 /// `GET /api/v1/whoami`.
 pub fn whoami(call: &Call) -> Answered {
-    Ok(Response::json(
-        200,
-        &views::you(call.caller, bearer(&call.visitor.request).is_some(), &call.board),
-    ))
+    Ok(Response::json(200, &call.you()))
 }
 
 /// `GET /api/v1/version`.

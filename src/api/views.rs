@@ -7,7 +7,6 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::auth::Caller;
 use crate::clock::Wall;
 use crate::config::{Job, Problem, Role, Severity, likeliest};
 use crate::engine::board::{Board, JobBoard, MachineBoard, RunBoard, outcome_word};
@@ -340,14 +339,6 @@ pub fn maintenance(board: &Board) -> Value {
         "global": board.maintenance.global, "machines": board.maintenance.machines,
         "files": {"global": files.global, "machines": files.machines},
         "switches": switches,
-    })
-}
-
-/// The caller's identity and role, and whether a login could change them.
-pub fn you(caller: &Caller, has_bearer: bool, board: &Board) -> Value {
-    json!({
-        "who": caller.who, "role": role(caller.role), "session": caller.token.is_some() && !has_bearer,
-        "login": !board.config.settings.api_tokens.is_empty(),
     })
 }
 

@@ -4,9 +4,9 @@
 use std::process::ExitCode;
 
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
-use sha2::{Digest, Sha256};
 
 use super::Arguments;
+use crate::secret::sha256;
 
 pub const HELP: &str = "\
 usage: saltpeter token NAME read|operate|admin [--json]
@@ -40,7 +40,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         return ExitCode::FAILURE;
     }
     let token = format!("sp_{}", BASE64URL_NOPAD.encode(&bytes));
-    let hash = HEXLOWER.encode(&Sha256::digest(token.as_bytes()));
+    let hash = HEXLOWER.encode(&sha256(&token));
     if arguments.json {
         let shown = serde_json::json!({"name": name, "role": role, "token": token, "sha256": hash});
         super::print(&format!("{shown:#}\n"));

@@ -3,7 +3,8 @@
 //! Must not know: what is drawn.
 
 use data_encoding::HEXLOWER;
-use sha2::{Digest, Sha256};
+
+use crate::secret::sha256;
 
 /// A stream of bytes that only the seed's owner can foretell.
 #[derive(Debug)]
@@ -39,11 +40,11 @@ impl Random {
     }
 
     fn block(&mut self) -> [u8; 32] {
-        let mut hash = Sha256::new();
-        hash.update(self.seed);
-        hash.update(self.counter.to_le_bytes());
+        let mut input = [0; 40];
+        input[..32].copy_from_slice(&self.seed);
+        input[32..].copy_from_slice(&self.counter.to_le_bytes());
         self.counter += 1;
-        hash.finalize().into()
+        sha256(input)
     }
 }
 

@@ -17,6 +17,7 @@ use crate::engine::run::Run;
 use crate::engine::{Engine, Turn};
 use crate::limits;
 use crate::protocol::{DaemonFrame, ErrorCode, SessionKey, WrapperBody, WrapperFrame};
+use crate::secret;
 
 /// A wrapper's socket as the engine sees it.
 #[derive(Debug, Default)]
@@ -152,7 +153,7 @@ impl Engine {
             && peer
                 .token
                 .as_deref()
-                .is_some_and(|token| same_secret(token, &run.record.token));
+                .is_some_and(|token| secret::same(token, &run.record.token));
         if !is_let_in || run.record.job != key.job {
             self.suspect(
                 turn,
@@ -402,10 +403,4 @@ impl Engine {
             machine,
         });
     }
-}
-
-/// Compares without telling by the time it takes how much was right.
-fn same_secret(one: &str, two: &str) -> bool {
-    let (one, two) = (one.as_bytes(), two.as_bytes());
-    one.len() == two.len() && one.iter().zip(two).fold(0, |differ, (a, b)| differ | (a ^ b)) == 0
 }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use rusqlite::types::{FromSqlError, Type};
 use rusqlite::{Connection, OptionalExtension, Row, params};
-use sha2::{Digest, Sha256};
 
 use super::controls;
 use crate::clock::Wall;
@@ -18,6 +17,7 @@ use crate::engine::record::{
     JobRecord, MachineCounts, MachineRecord, MachineStage, RunRecord, RunStage, Verdict, VerdictRecord,
 };
 use crate::limits;
+use crate::secret::sha256;
 
 /// Columns of a run in the order that [`run_of_row`] reads them; `runs` and `specs` are joined.
 pub(super) const RUN_COLUMNS: &str = "runs.id, runs.instance, runs.job, runs.due, runs.asked_by, runs.started, \
@@ -255,8 +255,7 @@ fn update_run(connection: &Connection, run: &RunRecord) -> rusqlite::Result<()> 
 fn spec_row(connection: &Connection, spec: &JobSpec) -> rusqlite::Result<i64> {
     let text = serde_json::to_string(spec)
         .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
-    let digest = Sha256::digest(text.as_bytes());
-    let digest: &[u8] = digest.as_ref();
+    let digest: &[u8] = &sha256(&text);
     let known = connection
         .prepare_cached("SELECT id FROM specs WHERE digest = ?1")?
         .query_row([digest], |row| row.get(0))

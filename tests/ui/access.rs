@@ -1,13 +1,13 @@
 //! Who sees what.
 
+use saltpeter::secret::sha256;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use crate::browser::{self, Browser};
 use crate::support::daemon::{Daemon, Plan, job_with};
 
 fn token(name: &str, role: &str) -> Value {
-    let hash = Sha256::digest(name.as_bytes());
+    let hash = sha256(name);
     json!({"name": name, "role": role, "sha256": data_encoding::HEXLOWER.encode(&hash)})
 }
 

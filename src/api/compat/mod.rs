@@ -3,23 +3,18 @@
 //! together with its line in `mod.rs`, its state in `shared.rs` and its routes in `routes.rs`.
 //! Must not know: the web UI.
 //!
-//! Reading order: `shapes.rs` JSON; `tails.rs` ends of outputs for `/status`; `paths.rs` the handlers; `socket/` the
-//! WebSocket.
+//! Reading order: `shapes.rs` JSON; `tails.rs` ends of outputs for `/status`; `state.rs` what connections share;
+//! `paths.rs` the handlers; `socket/` the WebSocket.
 
 mod paths;
 mod shapes;
 pub mod socket;
+pub mod state;
 mod tails;
 
-use std::io;
-use std::sync::Arc;
-
 use super::call::{Needs, Route, Shape, route};
-use super::feed::Feed;
 use super::http::Response;
-use super::shared::SharedReader;
 use crate::config::Role;
-use crate::storage::Reader;
 
 const READ: Needs = Needs::Role(Role::Read);
 const OPERATE: Needs = Needs::Role(Role::Operate);
@@ -34,22 +29,6 @@ pub const ROUTES: &[Route] = &[
     old(route("POST", "/run", OPERATE, paths::run)),
     old(route("POST", "/kill", OPERATE, paths::kill)),
 ];
-
-/// What all connections of such clients share.
-pub struct State {
-    tails: tails::Tails,
-    pub hub: Arc<socket::Hub>,
-}
-
-impl State {
-    /// Fails when the process is out of descriptors.
-    pub fn new(feed: Arc<Feed>, reader: Reader, shared_reader: SharedReader) -> io::Result<State> {
-        Ok(State {
-            tails: tails::Tails::new(shared_reader),
-            hub: Arc::new(socket::Hub::new(feed, reader)?),
-        })
-    }
-}
 
 /// The response to a refused request.
 pub fn refusal(status: u16, message: &str) -> Response {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::api::shared::SharedReader;
+use crate::api::reader::SharedReader;
 use crate::clock::{self, Mono};
 use crate::engine::board::MachineBoard;
 use crate::engine::id::MachineRunId;

@@ -4,11 +4,11 @@
 use std::sync::OnceLock;
 
 use data_encoding::HEXLOWER;
-use sha2::{Digest, Sha256};
 
 use crate::api::call::{Answered, Call};
 use crate::api::error::missing;
 use crate::api::http::{Body, Request, Response, with_policy};
+use crate::secret::sha256;
 
 struct File {
     /// Within `/ui/`.
@@ -75,12 +75,9 @@ pub fn file(call: &Call) -> Answered {
 pub fn fingerprint() -> &'static str {
     static FINGERPRINT: OnceLock<String> = OnceLock::new();
     FINGERPRINT.get_or_init(|| {
-        let mut digest = Sha256::new();
-        for file in FILES.iter().chain([&INDEX]) {
-            digest.update(file.name);
-            digest.update(file.text);
-        }
-        HEXLOWER.encode(&digest.finalize()[..8])
+        let files = FILES.iter().chain([&INDEX]);
+        let all: String = files.flat_map(|file| [file.name, file.text]).collect();
+        HEXLOWER.encode(&sha256(all)[..8])
     })
 }
 

@@ -8,8 +8,8 @@ mod reads;
 mod tls;
 mod verbs;
 
+use saltpeter::secret::sha256;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use crate::support::daemon::Daemon;
 use crate::support::http::{Client, Reply};
@@ -33,7 +33,7 @@ pub fn with_headers(daemon: &Daemon, method: &str, path: &str, more: &[(&str, &s
 
 /// An entry of `api_tokens`.
 pub fn token(name: &str, role: &str, secret: &str) -> Value {
-    let hash = Sha256::digest(secret.as_bytes());
+    let hash = sha256(secret);
     let hash: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
     json!({"name": name, "role": role, "sha256": hash})
 }

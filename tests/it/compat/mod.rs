@@ -304,6 +304,5 @@ fn everybody_is_let_in_as_far_as_the_token_goes_and_no_token_is_logged() {
 }
 
 fn sha256(text: &str) -> String {
-    use sha2::Digest;
-    data_encoding::HEXLOWER.encode(&sha2::Sha256::digest(text.as_bytes()))
+    data_encoding::HEXLOWER.encode(&saltpeter::secret::sha256(text))
 }

@@ -1,7 +1,7 @@
 //! The API port as browsers, scripts and strangers try it.
 
+use saltpeter::secret::sha256;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use crate::support::daemon::{Daemon, Plan, every_second, job};
 use crate::support::http::{Client, Reply};
@@ -108,7 +108,7 @@ fn without_api_open_acting_needs_the_unix_socket() {
 fn tokens_let_in_by_role_from_the_moment_they_are_written() {
     let daemon = daemon();
     let token = |name: &str, role: &str| {
-        let hash = data_encoding::HEXLOWER.encode(&Sha256::digest(format!("secret of {name}")));
+        let hash = data_encoding::HEXLOWER.encode(&sha256(format!("secret of {name}")));
         json!({"name": name, "role": role, "sha256": hash})
     };
     daemon.set("api_open", json!(false));

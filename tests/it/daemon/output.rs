@@ -1,7 +1,7 @@
 //! Output, from the command's pipe to the bytes that HTTP gives: the same, whatever it is and however much.
 
+use saltpeter::secret::sha256;
 use serde_json::json;
-use sha2::{Digest, Sha256};
 
 use crate::support::daemon::{Plan, job, job_with};
 use crate::support::until_within;
@@ -21,7 +21,7 @@ fn noise(length: usize, mut state: u64) -> Vec<u8> {
 }
 
 fn hash(bytes: &[u8]) -> String {
-    data_encoding::HEXLOWER.encode(&Sha256::digest(bytes))
+    data_encoding::HEXLOWER.encode(&sha256(bytes))
 }
 
 #[test]

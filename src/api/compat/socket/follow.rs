@@ -10,8 +10,8 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use super::frames::Overlay;
+use super::source::Source;
 use super::text::{Cursor, Next, Piece, Place};
-use super::view::Source;
 use crate::api::views::day_of;
 use crate::clock::{Mono, Wall};
 use crate::engine::board::{Board, JobBoard, MachineBoard, RunBoard};

@@ -14,8 +14,8 @@ use serde_json::Value;
 use tungstenite::Utf8Bytes;
 
 use super::frames::{self, Overlays};
+use super::source::Source;
 use super::text::{Cursor, Next, Place, Texts};
-use super::view::Source;
 use crate::api::compat::shapes;
 use crate::api::feed::Feed;
 use crate::clock::{self, Mono, Wall};

@@ -2,14 +2,15 @@
 //! one before has left, so a client that is slow, or gone, costs one frame of memory and nobody's time.
 //! Must not know: how the engine decides, SQL.
 //!
-//! Reading order: `message.rs` what the UI says; `frames.rs` what it is told; `text.rs` outputs in pieces;
-//! `follow.rs` one followed job, `view.rs` all that one connection sees (both pure); `hub.rs` what connections share;
-//! here: the socket.
+//! Reading order: `message.rs` what the UI says; `frames.rs` what it is told; `text.rs` outputs in pieces; `source.rs`
+//! where they come from; `follow.rs` one followed job, `view.rs` all that one connection sees (both pure); `hub.rs` what
+//! connections share; here: the socket.
 
 mod follow;
 mod frames;
-mod hub;
+pub mod hub;
 mod message;
+mod source;
 mod text;
 mod view;
 
@@ -38,8 +39,6 @@ use crate::engine::event::Ask;
 use crate::limits;
 use crate::net::upgrade;
 use crate::url::percent_decode;
-
-pub use hub::Hub;
 
 use message::Wish;
 use view::{Frame, View};

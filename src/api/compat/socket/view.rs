@@ -10,25 +10,14 @@ use std::sync::Arc;
 
 use super::follow::{Acks, Follow, Naming, Portion};
 use super::frames::Overlays;
-use super::text::{Cursor, Next, Place};
+use super::source::Source;
 use crate::clock::Mono;
 use crate::config::{Config, Maintenance};
-use crate::engine::board::{Board, RunBoard};
-use crate::engine::id::RunId;
+use crate::engine::board::Board;
 use crate::limits;
 
 /// Pieces of output sent in a row before `status` and `details` have their turn.
 const PORTIONS: usize = 16;
-
-/// What a view asks of the world.
-pub trait Source {
-    /// Differs from the last one whenever `status` says something else.
-    fn status_stamp(&self, board: &Arc<Board>) -> u64;
-    /// The next piece of an output.
-    fn next(&self, place: &Place, cursor: Cursor, stop: Option<u64>) -> Next;
-    /// Stored runs of a job that have ended, from `from` up to, not including, `before`, ascending.
-    fn past_runs(&self, job: &str, from: RunId, before: RunId) -> Vec<Arc<RunBoard>>;
-}
 
 /// A frame to be sent.
 #[derive(Debug)]

@@ -6,8 +6,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::frames::{self, Overlays};
+use super::source::Source;
 use super::text::{Cursor, Next, Piece, Place};
-use super::view::{Frame, Source, View};
+use super::view::{Frame, View};
 use crate::clock::{Mono, Wall};
 use crate::config::Config;
 use crate::engine::board::{Board, JobBoard, MachineBoard, RunBoard};
