@@ -220,8 +220,12 @@ pub fn by_token(token: &str, peer: SocketAddr, settings: &Settings) -> Option<Ca
 /// The bearer of the token with that SHA-256. Every token is compared, and each in constant time: how long it takes tells
 /// nothing.
 pub fn by_digest(presented: [u8; 32], peer: SocketAddr, settings: &Settings) -> Option<Caller> {
-    let matching = |known: &&ApiToken| secret::same(known.sha256, presented);
-    let found = settings.api_tokens.iter().filter(matching).last();
+    let mut found = None;
+    for known in &settings.api_tokens {
+        if secret::same(known.sha256, presented) {
+            found = Some(known);
+        }
+    }
     found.map(|token| of_token(token, peer))
 }
 
