@@ -2,14 +2,14 @@
 #
 #   salt '*' state.apply saltpeter.wrapper
 #
-# Copy this directory (saltpeter/) into a file root of the master (/srv/salt), and the wrapper beside this file as
-# files/sp-wrapper, or as files/sp-wrapper-<cpuarch> for each architecture of the fleet (x86_64, aarch64, ...).
-# A running wrapper is not disturbed: Salt replaces the file by a rename.
+# Copy this directory (saltpeter/) into a file root of the master (/srv/salt), and the wrapper to files/sp-wrapper in it, or
+# to files/sp-wrapper-<cpuarch> for each architecture of the fleet (x86_64, aarch64, ...).
+# Running wrappers are not affected: Salt replaces the file by renaming.
 #
 # Pillar, both optional:
 #   saltpeter:
-#     wrapper_path: /usr/bin/sp-wrapper          # then set default_wrapper_path in saltpeter_config to the same
-#     wrapper_logdir: /var/log/sp_wrapper        # then set default_wrapper_logdir to the same
+#     wrapper_path: /usr/bin/sp-wrapper          # set default_wrapper_path in saltpeter_config to the same path
+#     wrapper_logdir: /var/log/sp_wrapper        # set default_wrapper_logdir to the same path
 
 {%- set path = salt['pillar.get']('saltpeter:wrapper_path', '/usr/bin/sp-wrapper') %}
 {%- set logdir = salt['pillar.get']('saltpeter:wrapper_logdir', '/var/log/sp_wrapper') %}
@@ -33,8 +33,8 @@ saltpeter-wrapper-logdir:
     - mode: '0750'
     - makedirs: True
 
-# it must run here: a wrong architecture shows now, not when the first job is due; without settings it only says
-# what it misses
+# check that it runs here, so that a wrong architecture is noticed now and not with the first job; without settings the
+# wrapper only prints which one is missing
 saltpeter-wrapper-runs:
   cmd.run:
     - name: {{ path }} 2>&1 | grep SP_WEBSOCKET_URL
