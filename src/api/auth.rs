@@ -99,9 +99,12 @@ pub fn admit(shared: &Shared, visitor: &Visitor, settings: &Settings) -> Result<
     };
     check_place(request, settings)?;
     let session = shared.sessions.token_of(request);
-    let by_session = session.filter(|_| bearer(request).is_none());
-    if let Some(caller) = by_session.and_then(|token| by_digest(token, peer, settings)) {
-        return Ok(on_behalf(caller, request, peer));
+    if let Some(token) = session.filter(|_| bearer(request).is_none()) {
+        match by_digest(token, peer, settings) {
+            Some(caller) => return Ok(on_behalf(caller, request, peer)),
+            // its token was removed: the session ends for good, also if the token comes back
+            None => shared.sessions.close(request),
+        }
     }
     let too_many = || {
         Denied::new(

@@ -64,7 +64,7 @@ pub fn log_in(call: &Call) -> Answered {
         .shared
         .sessions
         .open(token)
-        .map_err(|error| Denied::new(503, format!("no session can be made: {error}")))?;
+        .map_err(|error| Denied::new(503, format!("cannot start a session: {error}")))?;
     log::info!("{who} logged in");
     let cookie = format!(
         "{COOKIE}={id}; Path=/; HttpOnly; SameSite=Strict; Max-Age={}{}",

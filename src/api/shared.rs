@@ -34,7 +34,7 @@ impl Shared {
         feed: Arc<Feed>,
         requests: Arc<Requests>,
         reader: Reader,
-        _state_dir: &Path,
+        state_dir: &Path,
     ) -> io::Result<Shared> {
         let shared_reader = Arc::new(Mutex::new(reader.clone()));
         Ok(Shared {
@@ -44,7 +44,7 @@ impl Shared {
             requests,
             reader: shared_reader,
             guard: Guard::default(),
-            sessions: Sessions::default(),
+            sessions: Sessions::load(state_dir),
         })
     }
 }

@@ -279,6 +279,48 @@ fn a_token_that_is_removed_counts_no_more_nor_does_its_login() {
     assert_eq!(ask(&daemon, "o", "GET", "/api/v1/jobs", &json!({})).status, 401);
 }
 
+#[test]
+fn a_login_outlasts_a_restart_and_ends_with_a_logout_or_with_its_token() {
+    use std::os::unix::fs::PermissionsExt;
+    let daemon = daemon();
+    let cookies = ["o", "r", "o"].map(|secret| log_in(&daemon, secret));
+    let file = daemon.state_dir().join("sessions");
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert_eq!(text.lines().count(), 3);
+    for cookie in &cookies {
+        let (_, value) = cookie.split_once('=').unwrap();
+        assert!(!text.contains(value), "what the browser holds is not in the file");
+    }
+    let mode = std::fs::metadata(&file).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    daemon.stop();
+    daemon.start();
+    for cookie in &cookies {
+        assert_eq!(with_cookie(&daemon, cookie).status, 200);
+    }
+    with_headers(&daemon, "POST", "/logout", &[("Cookie", &cookies[0])], b"");
+    daemon.kill_hard();
+    daemon.start();
+    assert_eq!(with_cookie(&daemon, &cookies[0]).status, 401, "logged out before");
+    assert_eq!(with_cookie(&daemon, &cookies[1]).status, 200);
+    assert_eq!(with_cookie(&daemon, &cookies[2]).status, 200);
+    daemon.stop();
+    let tokens = |all: &[(&str, &str)]| -> Value {
+        all.iter()
+            .map(|(role, secret)| token(role, role, secret))
+            .collect()
+    };
+    daemon.set("api_tokens", tokens(&[("read", "r")]));
+    daemon.start();
+    assert_eq!(with_cookie(&daemon, &cookies[1]).status, 200);
+    assert_eq!(with_cookie(&daemon, &cookies[2]).status, 401, "its token is gone");
+    daemon.set("api_tokens", tokens(&[("read", "r"), ("operate", "o")]));
+    crate::support::until("the token again", || {
+        (ask(&daemon, "o", "GET", "/api/v1/jobs", &json!({})).status == 200).then_some(())
+    });
+    assert_eq!(with_cookie(&daemon, &cookies[2]).status, 401, "for good");
+}
+
 fn log_in(daemon: &Daemon, secret: &str) -> String {
     let headers = [
         ("Content-Type", "application/x-www-form-urlencoded"),
