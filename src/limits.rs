@@ -368,8 +368,10 @@ pub const LOG_LINE_BYTES: usize = 4 << 10;
 
 /// Deadline of the command line for connecting, per address.
 pub const CLI_CONNECT_MS: u64 = 10_000;
-/// How long `--wait` waits for a daemon that cannot be reached (an upgrade restarts it).
+/// How long `--wait` and `logs -f` wait for a daemon that cannot be reached (an upgrade restarts it).
 pub const CLI_AWAY_MS: u64 = 60_000;
+/// A connection that a followed output was read over this long was of use, also if nothing came: proxies cut idle ones.
+pub const CLI_STEADY_MS: u64 = 5_000;
 /// Deadline for the daemon's answer to the command line.
 pub const CLI_ANSWER_MS: u64 = 30_000;
 /// How often the command line polls while it waits.

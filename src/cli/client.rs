@@ -60,6 +60,8 @@ pub struct Question<'a> {
     pub body: Option<Value>,
     /// The answer may take as long as it likes.
     pub is_patient: bool,
+    /// The first byte wanted of the answer's body.
+    pub from: u64,
 }
 
 impl Client {
@@ -94,6 +96,7 @@ impl Client {
             path,
             body,
             is_patient: false,
+            from: 0,
         })?;
         let mut text = String::new();
         answer
@@ -112,13 +115,14 @@ impl Client {
         self.json("GET", path, None)
     }
 
-    /// A stream of bytes.
-    pub fn stream(&self, path: &str) -> Result<Box<dyn Read + Send>, Failure> {
+    /// A stream of bytes, from the byte `from`.
+    pub fn stream(&self, path: &str, from: u64) -> Result<Box<dyn Read + Send>, Failure> {
         let mut answer = self.ask(&Question {
             method: "GET",
             path,
             body: None,
             is_patient: true,
+            from,
         })?;
         if answer.status < 300 {
             return Ok(answer.body);
@@ -160,6 +164,9 @@ impl Client {
         );
         if let Some(token) = self.token.as_ref().filter(|_| !matches!(way, Way::Unix(_))) {
             head.push_str(&format!("Authorization: Bearer {token}\r\n"));
+        }
+        if question.from > 0 {
+            head.push_str(&format!("Range: bytes={}-\r\n", question.from));
         }
         if question.method != "GET" {
             head.push_str(&format!(

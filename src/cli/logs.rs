@@ -3,6 +3,7 @@
 
 use std::io::{BufRead, BufReader, ErrorKind, IsTerminal, Read, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::bounded;
@@ -10,6 +11,7 @@ use serde_json::Value;
 
 use super::Arguments;
 use super::client::{Client, Failure, encoded, neither, unreachable};
+use super::following::Following;
 use super::table::plain;
 use super::terminal::Filter;
 use crate::{limits, thread};
@@ -34,7 +36,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
 }
 
 fn print_logs(arguments: &Arguments) -> Result<ExitCode, Failure> {
-    let client = Client::new(arguments)?;
+    let client = Arc::new(Client::new(arguments)?);
     let run = find(&client, &arguments.words[0], arguments.follow)?;
     let instance = run["instance"].as_str().unwrap_or_default();
     let all = run["machines"].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -55,13 +57,19 @@ fn print_logs(arguments: &Arguments) -> Result<ExitCode, Failure> {
         )
     };
     match machines.as_slice() {
-        [machine] => copy(client.stream(&path(machine))?)?,
+        [machine] => {
+            if arguments.follow {
+                copy(Following::begin(&client, path(machine))?)?;
+            } else {
+                copy(client.stream(&path(machine), 0)?)?;
+            }
+        }
         machines if !arguments.follow => {
             for machine in machines {
                 let code = all.iter().find(|entry| entry["machine"] == machine.as_str());
                 let code = code.map_or(Value::Null, |entry| entry["retcode"].clone());
                 super::print(&format!("== {} ({code})\n", plain(machine)));
-                copy(client.stream(&path(machine))?)?;
+                copy(client.stream(&path(machine), 0)?)?;
             }
         }
         machines => follow_all(&client, machines, path)?,
@@ -103,7 +111,7 @@ fn find(client: &Client, name: &str, follow: bool) -> Result<Value, Failure> {
 }
 
 /// Bytes as they are; what goes to a terminal is filtered.
-fn copy(mut from: Box<dyn Read + Send>) -> Result<(), Failure> {
+fn copy(mut from: impl Read) -> Result<(), Failure> {
     let mut piece = [0; 16 << 10];
     let mut filter = std::io::stdout().is_terminal().then(Filter::default);
     loop {
@@ -137,7 +145,11 @@ fn broken_off(error: &std::io::Error) -> Failure {
     unreachable(format!("the output broke off: {error}; ask again"))
 }
 
-fn follow_all(client: &Client, machines: &[String], path: impl Fn(&str) -> String) -> Result<(), Failure> {
+fn follow_all(
+    client: &Arc<Client>,
+    machines: &[String],
+    path: impl Fn(&str) -> String,
+) -> Result<(), Failure> {
     if machines.len() > limits::CLI_FOLLOWED {
         return Err(Failure {
             code: 1,
@@ -149,7 +161,7 @@ fn follow_all(client: &Client, machines: &[String], path: impl Fn(&str) -> Strin
     }
     let mut threads = Vec::new();
     for machine in machines {
-        let stream = client.stream(&path(machine))?;
+        let stream = Following::begin(client, path(machine))?;
         let prefix = format!("{}: ", plain(machine));
         let thread = thread::spawn("follow", limits::STACK_BYTES, move || {
             prefix_lines(stream, &prefix)
@@ -167,7 +179,7 @@ fn follow_all(client: &Client, machines: &[String], path: impl Fn(&str) -> Strin
     outcome
 }
 
-fn prefix_lines(stream: Box<dyn Read + Send>, prefix: &str) -> Result<(), Failure> {
+fn prefix_lines(stream: impl Read, prefix: &str) -> Result<(), Failure> {
     let mut reader = BufReader::new(stream);
     let mut line = Vec::new();
     let is_terminal = std::io::stdout().is_terminal();

@@ -6,6 +6,7 @@ mod check;
 mod client;
 mod compare;
 mod completions;
+mod following;
 mod logs;
 mod maintenance;
 mod next;

@@ -1,7 +1,7 @@
 //! The command line against a running daemon, as people and scripts use it.
 
 use std::io::{BufRead, BufReader, Read};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::{Value, json};
 
@@ -117,25 +117,59 @@ fn who_waits_for_a_run_waits_also_while_the_daemon_is_restarted() {
     assert_eq!(code(&waited), 7, "{}", err(&waited));
 }
 
-#[test]
-fn an_output_that_breaks_off_is_no_success() {
-    let daemon = Plan::new(json!({"slow": job("echo begun; sleep 600")})).start();
-    let instance = daemon.run("slow");
-    daemon.wait_output(&instance, "m1", "begun");
+/// `logs -f` of that run, when it has printed `begun`.
+fn following(daemon: &Daemon, instance: &str, environment: &[(&str, &str)]) -> Child {
     let mut following = Command::new(env!("CARGO_BIN_EXE_saltpeter"))
-        .args(["logs", "-f", "slow", "-c"])
+        .args(["logs", "-f", instance, "-c"])
         .arg(daemon.path("conf"))
         .env_remove("SALTPETER_URL")
+        .envs(environment.iter().copied())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
     let mut line = [0; 6];
     following.stdout.as_mut().unwrap().read_exact(&mut line).unwrap();
+    assert_eq!(&line, b"begun\n");
+    following
+}
+
+#[test]
+fn logs_are_followed_over_a_restart_of_the_daemon() {
+    let daemon = Plan::new(json!({})).restarts().prepare();
+    let talk = "echo begun; while [ ! -e $GO ]; do sleep 0.05; done; echo ended";
+    let fields = json!({"env": {"GO": daemon.path("go")}});
+    daemon.write_jobs("jobs", &json!({"slow": job_with(talk, fields)}));
+    daemon.start();
+    let instance = daemon.run("slow");
+    daemon.wait_output(&instance, "m1", "begun");
+    let following = following(&daemon, &instance, &[]);
     daemon.kill_hard();
+    daemon.start();
+    std::fs::write(daemon.path("go"), "").unwrap();
+    let followed = following.wait_with_output().unwrap();
+    assert_eq!(code(&followed), 0, "{}", err(&followed));
+    assert_eq!(out(&followed), "ended\n");
+}
+
+#[test]
+fn an_output_that_breaks_off_is_no_success() {
+    let daemon = Plan::new(json!({"slow": job("echo begun; sleep 600")}))
+        .setting("api_tokens", json!([token("see", "read", "r")]))
+        .start();
+    let instance = daemon.run("slow");
+    daemon.wait_output(&instance, "m1", "begun");
+    let url = format!("http://127.0.0.1:{}", daemon.api_port());
+    let environment = [("SALTPETER_URL", url.as_str()), ("SALTPETER_TOKEN", "r")];
+    let following = following(&daemon, &instance, &environment);
+    daemon.set("api_tokens", json!([token("see", "read", "other")]));
     let followed = following.wait_with_output().unwrap();
     assert_eq!(code(&followed), 69);
-    assert!(err(&followed).contains("broke off"), "{}", err(&followed));
+    let said = err(&followed);
+    assert!(
+        said.contains("broke off") && said.contains("invalid token"),
+        "{said}"
+    );
 }
 
 #[test]
