@@ -1,4 +1,5 @@
-//! Thousands of connected wrappers that only beat: CPU and memory of the daemon, and no false 253.
+//! Thousands of connected wrappers that only send heartbeats: CPU and memory of the daemon, and no false 253.
+//! Must not know: what a wrapper does.
 
 use std::io;
 
@@ -10,13 +11,13 @@ use crate::wrappers::Fleet;
 use crate::{Bench, procfs, sink, timing};
 
 const SIZES: [usize; 3] = [1_000, 3_000, 9_900];
-/// Machines of a run: what the local executor starts at once is started within its dispatch time on a busy host, too.
+/// Machines of a run: as many as the local executor starts within the dispatch timeout on a busy host, too.
 const FLOCK: usize = 1_000;
 const SETTLE_MS: u64 = 6_000;
 const WINDOW_MS: u64 = 20_000;
 const START_LIMIT_MS: u64 = 180_000;
 const END_LIMIT_MS: u64 = 60_000;
-/// A heartbeat frame with its header, about.
+/// Approximate size of a heartbeat frame with its header.
 const BEAT_BYTES: usize = 170;
 
 /// Wrappers like the Python one.
@@ -24,17 +25,17 @@ pub fn run(bench: &mut Bench) -> io::Result<()> {
     SIZES.iter().try_for_each(|count| measure(bench, *count, false))
 }
 
-/// Wrappers that offer what ours offer.
+/// Wrappers that offer the features of sp-wrapper.
 pub fn run_ours(bench: &mut Bench) -> io::Result<()> {
     SIZES.iter().try_for_each(|count| measure(bench, *count, true))
 }
 
-/// What the windows have shown, a sample each.
+/// One sample for each measuring window.
 #[derive(Default)]
 struct Windows {
     percents: Vec<f64>,
     kilobytes: Vec<f64>,
-    /// The load generator's own.
+    /// CPU of the load generator.
     load: Vec<f64>,
 }
 
@@ -98,7 +99,7 @@ fn measure(bench: &mut Bench, count: usize, ours: bool) -> io::Result<()> {
 }
 
 impl Windows {
-    /// One more.
+    /// Measures one window.
     fn take(&mut self, daemon: &Daemon, fleet: &Fleet, empty_bytes: u64, count: usize) {
         let before = (daemon.cpu().own_s, procfs::cpu(fleet.pid()).own_s);
         let begun = timing::mono_ns();
@@ -138,7 +139,8 @@ fn wait_until_started(bench: &mut Bench, fleet: &mut Fleet, count: usize) -> io:
     }
 }
 
-/// All still run; then all complete. Seconds until that is visible, and how many ended with something else than 0.
+/// Checks that all are still running, then completes all. Returns the seconds until that is visible, and how many ended
+/// with a code other than 0.
 fn end(bench: &mut Bench, daemon: &mut Daemon, fleet: &mut Fleet, count: usize) -> io::Result<(f64, f64)> {
     let status = daemon.status()?;
     let runs = status["running"].as_object().into_iter().flatten();

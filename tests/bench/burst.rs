@@ -1,4 +1,4 @@
-//! Many runs due in one second: all end with their true code.
+//! Many runs due in one second: all end with the correct code.
 
 use std::io;
 
@@ -14,7 +14,7 @@ const SIZES: [usize; 3] = [100, 300, 1_000];
 /// From writing the configuration to the due second.
 const AHEAD_S: i64 = 5;
 const LIMIT_MS: u64 = 180_000;
-/// A look at the status costs the daemon something itself.
+/// Polling the status takes CPU time of the daemon, too.
 const LOOK_MS: u64 = 200;
 
 pub fn run(bench: &mut Bench) -> io::Result<()> {
@@ -91,7 +91,7 @@ fn text(jobs: usize, due: Wall) -> String {
         .collect()
 }
 
-/// What is not as it should be once all have ended, or when time is up.
+/// What is wrong once all have ended, or at the time limit.
 fn wait_for_all(daemon: &mut Daemon, jobs: usize) -> io::Result<Vec<String>> {
     let begun = timing::mono_ns();
     loop {

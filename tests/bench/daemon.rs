@@ -15,37 +15,37 @@ use crate::http::Client;
 use crate::procfs::{self, Cpu};
 use crate::timing;
 
-/// How a daemon is set up.
+/// The setup of a daemon.
 pub struct Setup<'a> {
     pub program: &'a Path,
-    /// Made anew; holds the configuration, the state and the logs.
+    /// Created for it; contains the configuration, the state and the logs.
     pub directory: PathBuf,
     pub machines: &'a [String],
     pub wrapper: &'a Path,
     /// The job files: name and text.
     pub files: Vec<(String, String)>,
-    /// Settings that differ.
+    /// Settings that differ from the defaults.
     pub settings: Value,
 }
 
-/// A running daemon. Dropped: it is killed.
+/// A running daemon, which is killed on drop.
 pub struct Daemon {
     child: Child,
     pub directory: PathBuf,
     pub api: Client,
-    /// From the spawn to the ready line.
+    /// From the spawn to the line that reports readiness.
     pub ready_ms: f64,
 }
 
 /// A schedule that is never due.
 pub const NEVER: &str = "0 0 0 1 1 * 2099";
 
-/// A job that is never due by itself, to be started by `POST /run`.
+/// A job that is never due, started by `POST /run`.
 pub fn on_demand(name: &str, command: &str, more: &str) -> String {
     scheduled_on("*", name, NEVER, command, more)
 }
 
-/// A job on the machine that there is: schedule as `sec min hour dom mon dow year`, and further lines of YAML.
+/// A job on the only machine: schedule as `sec min hour dom mon dow year`, and further lines of YAML.
 pub fn scheduled(name: &str, when: &str, command: &str, more: &str) -> String {
     scheduled_on("*", name, when, command, more)
 }
@@ -64,7 +64,7 @@ pub fn scheduled_on(targets: &str, name: &str, when: &str, command: &str, more: 
 }
 
 impl Daemon {
-    /// Writes the configuration, starts the daemon and waits for its ready line.
+    /// Writes the configuration, starts the daemon and waits until it is ready.
     pub fn start(setup: Setup<'_>) -> io::Result<Daemon> {
         let directory = setup.directory;
         let _ = fs::remove_dir_all(&directory);
@@ -119,7 +119,7 @@ impl Daemon {
         procfs::cpu(self.pid())
     }
 
-    /// `POST /run`; the instance.
+    /// Starts a run with `POST /run`; returns its instance.
     pub fn run(&mut self, job: &str) -> io::Result<String> {
         let (status, answer) = self.api.post("/run", &json!({"job": job}))?;
         match answer["instance"].as_str() {
@@ -128,7 +128,7 @@ impl Daemon {
         }
     }
 
-    /// `GET /status`.
+    /// The result of `GET /status`.
     pub fn status(&mut self) -> io::Result<Value> {
         let (status, answer) = self.api.get("/status")?;
         match status {
@@ -155,7 +155,7 @@ impl Daemon {
         }
     }
 
-    /// SIGTERM, and its exit; the exit's milliseconds.
+    /// Sends SIGTERM and waits for the exit; returns the milliseconds it took.
     pub fn stop(mut self) -> io::Result<f64> {
         let begun = timing::mono_ns();
         if let Some(pid) = Pid::from_raw(self.pid() as i32) {

@@ -1,5 +1,5 @@
-//! How long after its second a due job's wrapper process is there, on a quiet machine. The wrapper notes the time as the
-//! first thing it does (a program of ours that then becomes sp-wrapper); so does the command, when it comes to that.
+//! How long after its due second a job's wrapper process has started, on an idle machine. The wrapper first records the time
+//! (a program that then executes sp-wrapper), and so does the command.
 
 use std::io;
 
@@ -10,7 +10,7 @@ use crate::{Bench, raw, roles, timing};
 /// Jobs due in each second.
 const SIZES: [usize; 3] = [1, 3, 10];
 const SECONDS: usize = 60;
-/// The first second has everything cold, the last may be cut off.
+/// In the first second all caches are cold, the last may be incomplete.
 const SETTLE_MS: u64 = 3_000;
 const OVERLAP: &str = "  allow_overlap: 'i know what i am doing!'\n";
 

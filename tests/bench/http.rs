@@ -1,5 +1,5 @@
-//! The API as a client sees it: one kept-alive connection, answers read whole or passed on as they come.
-//! Must not know: routes' meanings.
+//! A client of the API: one keep-alive connection, responses read as a whole or passed on in pieces.
+//! Must not know: what the routes mean.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -9,14 +9,14 @@ use serde_json::Value;
 
 use crate::timing;
 
-/// A connection that was not used for this long is made anew.
+/// A connection that was not used for this long is opened again.
 const IDLE_MS: f64 = 10_000.0;
 
 /// A connection to the API port.
 pub struct Client {
     address: SocketAddr,
     stream: Option<BufReader<TcpStream>>,
-    /// When it was used last: servers close what idles.
+    /// When it was last used: servers close idle connections.
     used_ns: u64,
 }
 
@@ -29,12 +29,12 @@ impl Client {
         }
     }
 
-    /// The answer's status and JSON (null where it is none).
+    /// The status and JSON of the response (null if it is not JSON).
     pub fn get(&mut self, path: &str) -> io::Result<(u16, Value)> {
         self.ask(&format!("GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", self.address))
     }
 
-    /// As [`Client::get`], with a JSON body.
+    /// Like [`Client::get`], with a JSON body.
     pub fn post(&mut self, path: &str, body: &Value) -> io::Result<(u16, Value)> {
         let body = body.to_string();
         self.ask(&format!(
@@ -44,7 +44,7 @@ impl Client {
         ))
     }
 
-    /// Hands the body on piece by piece.
+    /// Passes the body on in pieces.
     pub fn download(&mut self, path: &str, mut piece: impl FnMut(&[u8])) -> io::Result<u16> {
         let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", self.address);
         self.exchange(&request, &mut piece)

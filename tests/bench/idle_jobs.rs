@@ -1,4 +1,4 @@
-//! Many jobs configured, none due: CPU and memory of the daemon, and how soon a changed file is in force.
+//! Many jobs configured, none due: CPU and memory of the daemon, and how soon a changed file takes effect.
 
 use std::io;
 
@@ -63,7 +63,7 @@ pub fn run(bench: &mut Bench) -> io::Result<()> {
     Ok(())
 }
 
-/// Jobs as people have them, all due some hours from now.
+/// Typical jobs, all due in some hours.
 fn files(jobs: usize) -> Vec<(String, String)> {
     let now = saltpeter::clock::wall().utc();
     let far = |hours: u32| (now.hour() + hours) % 24;
@@ -87,7 +87,7 @@ fn files(jobs: usize) -> Vec<(String, String)> {
         .collect()
 }
 
-/// Writes a job into one of the files; until it can be started.
+/// Writes a job into one of the files, and waits until it can be started.
 fn in_force_ms(daemon: &mut Daemon, number: usize) -> io::Result<f64> {
     let path = daemon.directory.join("conf/group_000.yaml");
     let name = format!("fresh_{number}");

@@ -1,4 +1,4 @@
-//! From the request to kill until the command's process is gone, and until `/status` shows the end.
+//! From the kill request until the command's process has ended, and until `/status` shows the end.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -84,7 +84,7 @@ fn kill_once(bench: &mut Bench, daemon: &mut Daemon, pids: &Path, machines: usiz
     Ok((gone_ms, seen_ms))
 }
 
-/// The commands, once all of them run.
+/// The processes of the commands, once all are running.
 fn running(pids: &Path, machines: usize) -> Option<io::Result<Vec<OwnedFd>>> {
     let text = std::fs::read_to_string(pids).ok()?;
     let pids: Vec<i32> = text.lines().filter_map(|line| line.parse().ok()).collect();

@@ -1,8 +1,8 @@
-//! Load tools: our own protocols against the release binaries, the raw limit beside each figure. `tests/bench/run`
-//! builds what is needed and starts this; without it: `cargo bench --bench load -- [--quick] [NAME...]`.
+//! Load tools: the public protocols against the release binaries, with the raw limit next to each figure.
+//! `tests/bench/run` builds what is needed and starts this; without it: `cargo bench --bench load -- [--quick] [NAME...]`.
 //!
-//! `daemon.rs` the daemon under load, `wrappers.rs` and `roles.rs` what it is loaded with, `raw.rs` and `sink.rs` raw
-//! limits, `report.rs` what is printed, `../salt/lab` a real Salt; then one file a bench.
+//! `daemon.rs` is the daemon under load, `wrappers.rs` and `roles.rs` the load, `raw.rs` and `sink.rs` raw limits, `report.rs`
+//! the output, `../salt/lab` a real Salt; then one file for each benchmark.
 
 #![allow(
     clippy::unwrap_used,
@@ -43,13 +43,13 @@ use daemon::{Daemon, Setup};
 use report::Reporter;
 use serde_json::Value;
 
-/// What every bench is given.
+/// What every benchmark receives.
 pub struct Bench {
     pub name: &'static str,
     daemon: PathBuf,
-    /// As it is shipped.
+    /// As it is installed on machines.
     built_wrapper: PathBuf,
-    /// A copy that only this bench runs.
+    /// A copy that only this benchmark runs.
     pub sp_wrapper: PathBuf,
     pub directory: PathBuf,
     pub is_quick: bool,
@@ -76,7 +76,7 @@ const BENCHES: [(&str, Run); 14] = [
 ];
 
 impl Bench {
-    /// A daemon with these machines and job files, and the wrapper as it is shipped.
+    /// A daemon with these machines and job files, and the installed wrapper.
     pub fn start(&self, machines: usize, files: Vec<(String, String)>) -> io::Result<Daemon> {
         self.start_with(machines, files, &self.sp_wrapper)
     }
@@ -178,7 +178,7 @@ fn one(bench: &mut Bench, name: &'static str, run: Run) {
     }
 }
 
-/// A directory, and a wrapper in it that nobody else runs: processes are found by their file.
+/// A directory with a wrapper of its own: processes are found by their file.
 fn prepare(bench: &Bench) -> io::Result<()> {
     std::fs::create_dir_all(&bench.directory)?;
     std::fs::copy(&bench.built_wrapper, &bench.sp_wrapper)?;

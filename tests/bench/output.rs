@@ -1,5 +1,5 @@
-//! Output of real wrappers, from the command's first byte to the last ack: what is acked is on disk. What comes back over
-//! HTTP is compared byte by byte.
+//! Output of real wrappers, from the command's first byte to the last ack: what is acknowledged is on disk. The output that
+//! HTTP returns is compared byte by byte.
 
 use std::io;
 use std::path::Path;
@@ -11,9 +11,9 @@ use crate::{Bench, procfs, raw, roles, timing};
 
 const MEGABYTE: usize = 1_000_000;
 const LIMIT_MS: u64 = 300_000;
-/// Each look takes a little of the two cores.
+/// Each poll takes some time of the two cores.
 const LOOK_MS: u64 = 10;
-/// As our wrapper sends it.
+/// As sp-wrapper sends it.
 const PIECE_BYTES: usize = saltpeter::limits::OUTPUT_CHUNK_BYTES;
 
 pub fn run_one(bench: &mut Bench) -> io::Result<()> {
@@ -81,8 +81,8 @@ fn run(bench: &mut Bench, machines: usize, sizes_mb: [usize; 3], reach: f64) -> 
     Ok(())
 }
 
-/// Until every wrapper has gone, which it does when all it sent is acked: asking the daemon meanwhile would cost what
-/// is measured. The most memory any wrapper has had.
+/// Waits until every wrapper has exited, which it does when all its frames are acknowledged: polling the daemon would
+/// distort the measurement. Returns the largest memory of any wrapper.
 fn wait(wrapper: &Path) -> io::Result<u64> {
     let begun = timing::mono_ns();
     let mut most = 0;

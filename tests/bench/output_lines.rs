@@ -1,5 +1,5 @@
-//! Output that looks like a log, can be made as fast as memory is written, and can be checked byte by byte.
-//! Must not know: how it travels.
+//! Output that looks like a log, is generated as fast as memory is written, and can be checked byte by byte.
+//! Must not know: how it is transported.
 
 use std::io::Write;
 
@@ -7,13 +7,13 @@ const LINE: &[u8] =
     b"2026-11-22T02:30:00.123456Z INFO  worker-07 request 000001234 handled in 17 ms, 200 OK, 5123 bytes\n";
 const LINES_PER_BLOCK: usize = 10_000;
 
-/// Endless lines, a block at a time; each block's first line has its number.
+/// An infinite sequence of lines, in blocks; the first line of a block contains its number.
 pub struct Lines {
     block: Vec<u8>,
     number: u64,
 }
 
-/// Compares what came back with what was printed.
+/// Compares returned output with what was printed.
 pub struct Check {
     lines: Lines,
     at: usize,

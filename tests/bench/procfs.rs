@@ -1,10 +1,11 @@
-//! What the kernel says of a process: CPU time, memory, its file. Must not know: what the process is.
+//! Information of the kernel about a process: CPU time, memory, its file.
+//! Must not know: what the process is.
 
 use std::path::Path;
 
 /// USER_HZ: the same on every Linux.
 const TICKS_PER_SECOND: f64 = 100.0;
-/// What memory is told in.
+/// The unit in which memory is reported.
 pub const MEBIBYTE: f64 = 1_048_576.0;
 
 /// CPU seconds, user and system.
@@ -12,18 +13,18 @@ pub const MEBIBYTE: f64 = 1_048_576.0;
 pub struct Cpu {
     /// Of the process.
     pub own_s: f64,
-    /// Of its children that it has waited for, and of theirs.
+    /// Of its descendants that were waited for.
     pub children_s: f64,
 }
 
 impl Cpu {
-    /// Both.
+    /// The sum.
     pub fn all_s(self) -> f64 {
         self.own_s + self.children_s
     }
 }
 
-/// CPU time of a process so far. The kernel counts it exactly and shows it in ticks of 10 ms.
+/// CPU time of a process so far, in the kernel's ticks of 10 ms.
 pub fn cpu(pid: u32) -> Cpu {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // the name, in parentheses, may hold anything
@@ -44,7 +45,7 @@ pub fn pss_bytes(pid: u32) -> u64 {
     kilobytes(&format!("/proc/{pid}/smaps_rollup"), "Pss:")
 }
 
-/// Most memory the process ever had resident, bytes.
+/// The largest resident memory of the process so far, bytes.
 pub fn peak_bytes(pid: u32) -> u64 {
     kilobytes(&format!("/proc/{pid}/status"), "VmHWM:")
 }

@@ -1,4 +1,4 @@
-//! Raw limits: what the machine does when nothing of ours is in the way, in the same run and directory.
+//! Raw limits: what the machine can do without Saltpeter, in the same run and directory.
 //! Must not know: the daemon.
 
 use std::fs::File;
@@ -95,7 +95,7 @@ pub fn shell_cpu_ms(count: u32) -> io::Result<f64> {
     Ok(used_s * 1e3 / f64::from(count))
 }
 
-/// Milliseconds in which `count` processes are spawned and have ended, none waited for before the last is spawned.
+/// Milliseconds until `count` processes are spawned and have ended; the first wait follows the last spawn.
 pub fn spawns_ms(count: usize) -> io::Result<f64> {
     let begun = timing::mono_ns();
     let mut children = Vec::with_capacity(count);
@@ -108,8 +108,8 @@ pub fn spawns_ms(count: usize) -> io::Result<f64> {
     Ok(timing::ms_since(begun))
 }
 
-/// Milliseconds after each of some seconds at which processes spawned on that second, `at_once` in a row, have noted the
-/// time.
+/// Milliseconds from a full second until processes that are spawned on it, `at_once` in a row, have recorded the time; for
+/// several seconds.
 pub fn stamps_after_the_second_ms(directory: &Path, seconds: usize, at_once: usize) -> io::Result<Vec<f64>> {
     let path = directory.join("raw-stamps");
     let _ = std::fs::remove_file(&path);

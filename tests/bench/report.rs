@@ -1,13 +1,14 @@
-//! Figures, and the JSON lines they become. Must not know: how anything is measured.
+//! Figures, printed as JSON lines.
+//! Must not know: how anything is measured.
 
 use serde_json::{Value, json};
 
-/// What is wanted of a figure.
+/// The target of a figure.
 #[derive(Clone, Copy, Debug)]
 pub enum Reach {
     AtMost(f64),
     AtLeast(f64),
-    /// Told along with another figure.
+    /// None: it accompanies another figure.
     Nothing,
 }
 
@@ -16,19 +17,19 @@ pub enum Reach {
 pub struct Figure<'a> {
     pub bench: &'a str,
     pub what: &'a str,
-    /// How much of what: "10000 jobs".
+    /// Number and unit of the load, as in "10000 jobs".
     pub size: String,
     pub unit: &'a str,
-    /// Every repetition.
+    /// One for each repetition.
     pub samples: Vec<f64>,
     pub reach: Reach,
-    /// What of the samples must reach it.
+    /// Which of the samples must reach the target.
     pub by: By,
-    /// Raw limits: what each is, and its value in the same unit.
+    /// Raw limits: description, and value in the same unit.
     pub raw: Vec<(&'a str, f64)>,
 }
 
-/// What of the samples counts.
+/// Which of the samples counts.
 #[derive(Clone, Copy, Debug)]
 pub enum By {
     Median,
@@ -36,7 +37,7 @@ pub enum By {
     Worst,
 }
 
-/// Prints figures and remembers what went wrong.
+/// Prints figures and records errors.
 pub struct Reporter {
     machine: Value,
     wrong: Vec<String>,
@@ -83,7 +84,7 @@ impl Reporter {
         println!("{line}");
     }
 
-    /// Something that must not happen has happened: the exit code will be 1.
+    /// Reports an error: the exit code will be 1.
     pub fn wrong(&mut self, bench: &str, what: String) {
         println!("{}", json!({"bench": bench, "wrong": what}));
         self.wrong.push(what);
@@ -94,13 +95,13 @@ impl Reporter {
     }
 }
 
-/// Nearest rank; of nothing: NaN, which JSON shows as null.
+/// Nearest rank; NaN if there are no samples, which is null in JSON.
 pub fn quantile(sorted: &[f64], part: f64) -> f64 {
     let rank = (sorted.len() as f64 * part).ceil() as usize;
     sorted.get(rank.saturating_sub(1)).copied().unwrap_or(f64::NAN)
 }
 
-/// Four significant digits are more than enough.
+/// Rounds to four significant digits.
 fn tidy(value: f64) -> f64 {
     if value == 0.0 || !value.is_finite() {
         return value;

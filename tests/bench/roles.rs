@@ -1,6 +1,6 @@
-//! What this program is when something under load starts it: a wrapper that hands its dispatch to the load generator,
-//! one that notes when it was started, a command that prints, a command that notes the time.
-//! Must not know: who measures.
+//! Roles of this program when the software under test starts it: a wrapper that passes its dispatch to the load generator,
+//! one that records when it was started, a command that prints, a command that records the time.
+//! Must not know: what is measured.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -14,13 +14,13 @@ use serde::{Deserialize, Serialize};
 use crate::output_lines::Lines;
 use crate::{sink, timing, wrappers};
 
-/// Beside a fake wrapper: the load generator's socket.
+/// In the directory of a fake wrapper: the load generator's socket.
 const HANDOFF: &str = "handoff.sock";
-/// Beside a stamping wrapper: where it notes the time, and the wrapper it then becomes.
+/// In the directory of a wrapper that records the time: where it does so, and the wrapper that it then executes.
 const STAMPS: &str = "stamps";
 const REAL: &str = "real-wrapper";
 
-/// What a daemon tells a wrapper that it starts.
+/// The environment that a daemon passes to a wrapper.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Handoff {
     pub url: String,
@@ -30,7 +30,7 @@ pub struct Handoff {
     pub has_command: bool,
 }
 
-/// Plays a role, if that is what this process was started for.
+/// Plays a role, if this process was started for one.
 pub fn play() -> Option<ExitCode> {
     let mut arguments = std::env::args_os();
     let own = PathBuf::from(arguments.next().unwrap_or_default());
@@ -58,7 +58,7 @@ pub fn play() -> Option<ExitCode> {
     }
 }
 
-/// A directory whose `name` is a wrapper that hands over: the path of the wrapper.
+/// Creates a wrapper `name` in a directory that passes on its dispatch; returns its path.
 pub fn handing_wrapper(directory: &Path, name: &str) -> io::Result<(PathBuf, UnixDatagram)> {
     fs::create_dir_all(directory)?;
     let wrapper = link_to_self(directory, name)?;
@@ -67,8 +67,8 @@ pub fn handing_wrapper(directory: &Path, name: &str) -> io::Result<(PathBuf, Uni
     Ok((wrapper, UnixDatagram::bind(socket)?))
 }
 
-/// A directory whose `sp-wrapper` notes when it was started and then becomes `real`: the path of the wrapper, and of
-/// the notes.
+/// Creates an `sp-wrapper` in a directory that records when it was started and then executes `real`; returns its path, and
+/// that of the records.
 pub fn stamping_wrapper(directory: &Path, real: &Path) -> io::Result<(PathBuf, PathBuf)> {
     fs::create_dir_all(directory)?;
     let wrapper = link_to_self(directory, "sp-wrapper")?;
@@ -77,7 +77,7 @@ pub fn stamping_wrapper(directory: &Path, real: &Path) -> io::Result<(PathBuf, P
     Ok((wrapper, directory.join(STAMPS)))
 }
 
-/// The times noted in a file, nanoseconds since the epoch.
+/// The times recorded in a file, in nanoseconds since the epoch.
 pub fn stamps(path: &Path) -> Vec<u64> {
     let text = fs::read_to_string(path).unwrap_or_default();
     text.lines().filter_map(|line| line.parse().ok()).collect()

@@ -1,6 +1,6 @@
-//! In front of a real Salt master: what a dispatch costs, and how soon its wrappers are there. Real minions as many as
-//! the host bears; beyond that simulated ones that start real wrappers (`../salt/lab/farm.py`), and the helper alone.
-//! `SALTPETER_TEST_SALT=off` leaves it out.
+//! With a real Salt master: the cost of a dispatch, and how soon its wrappers have started. As many real minions as the host
+//! can run; beyond that simulated ones that start real wrappers (`../salt/lab/farm.py`), and the helper alone.
+//! `SALTPETER_TEST_SALT=off` skips it.
 
 use std::io::{self, BufRead, BufReader, Read};
 use std::process::{Command, Stdio};
@@ -20,11 +20,11 @@ const MINIONS: [usize; 3] = [1, 3, 10];
 /// Runs due in one second, each on three real minions.
 const RUNS: [usize; 3] = [10, 30, 100];
 const MINIONS_OF_EACH: usize = 3;
-/// Simulated minions of one run. One more is silent.
+/// Simulated minions of one run. One more does not respond.
 const FARMS: [usize; 3] = [100, 300, 1_000];
 /// Simulated returns.
 const RETURNS: [usize; 3] = [1_000, 3_000, 10_000];
-/// Runs in a sample of CPU time: the kernel shows it in ticks of 10 ms.
+/// Runs per sample of CPU time, which the kernel reports in ticks of 10 ms.
 const ROUND: usize = 5;
 /// From writing the configuration to the due second.
 const AHEAD_S: i64 = 8;
@@ -100,7 +100,7 @@ pub fn run_burst(bench: &mut Bench) -> io::Result<()> {
     Ok(())
 }
 
-/// One run on very many minions, one of which is silent.
+/// One run on very many minions, one of which does not respond.
 pub fn run_fleet(bench: &mut Bench) -> io::Result<()> {
     let Some(lab) = lab(1) else { return Ok(()) };
     for minions in FARMS {
@@ -231,7 +231,7 @@ fn run_once(bench: &mut Bench, daemon: &mut Daemon, minions: usize) -> io::Resul
     Ok(Times::of(&results, fired))
 }
 
-/// All have ended with 0, but the silent ones with 255.
+/// Checks that all have ended with 0, except silent ones with 255.
 fn check(bench: &mut Bench, results: &Value, well: usize, silent: usize) {
     let codes = results.as_object().into_iter().flatten();
     let codes: Vec<i64> = codes
@@ -244,7 +244,7 @@ fn check(bench: &mut Bench, results: &Value, well: usize, silent: usize) {
     }
 }
 
-/// Milliseconds from a run's due time, of the machines that ended well.
+/// Milliseconds from a run's due time, of the machines that ended with 0.
 struct Times {
     first_started: f64,
     last_started: f64,
@@ -324,7 +324,7 @@ fn helper(daemon: &Daemon) -> Option<u32> {
     processes::all().into_iter().find(is_helper).map(|pid| pid as u32)
 }
 
-/// The same without us: Salt's own client in a process that stays.
+/// The same without Saltpeter: Salt's own client, in a process that keeps running.
 struct Raw {
     first_ms: f64,
     client_cpu_ms: f64,

@@ -1,4 +1,4 @@
-//! The raw limit of thousands of connections: a process that accepts, reads and forgets, with nothing around it.
+//! The raw limit of thousands of connections: a process that accepts, reads and discards.
 //! Must not know: any protocol.
 
 use std::io::{self, Read, Write};
@@ -61,7 +61,7 @@ fn feed(child: &mut Child, count: usize, bytes: usize, every_ms: u64, window_ms:
     Ok(100.0 * used_s / (timing::ms_since(begun) / 1e3))
 }
 
-/// The other side: prints its port in six places, then reads.
+/// The other side: prints its port as six digits, then reads.
 pub fn serve() -> io::Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     rustix::net::listen(&listener, LISTEN_BACKLOG)?;

@@ -1,4 +1,5 @@
-//! Clocks finer than the product's, and waiting. Must not know: what is measured.
+//! Clocks that are more precise than the product's, and waiting.
+//! Must not know: what is measured.
 
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
@@ -17,7 +18,7 @@ pub fn ms_since(begun_ns: u64) -> f64 {
     mono_ns().saturating_sub(begun_ns) as f64 / 1e6
 }
 
-/// Lets time pass: a window that is measured, or a pause between looks at a condition.
+/// Waits: for a measuring window, or between two checks of a condition.
 pub fn pass_ms(ms: u64) {
     let deadline = mono_ns() + ms * 1_000_000;
     let at = timespec(deadline);
@@ -33,7 +34,7 @@ pub fn wait_for_wall(at_ns: u64) {
     }
 }
 
-/// Looks every `every_ms` until it is so, or `limit_ms` have passed (None).
+/// Checks every `every_ms` until there is a result, or `limit_ms` have passed (None).
 pub fn until<T>(limit_ms: u64, every_ms: u64, mut look: impl FnMut() -> Option<T>) -> Option<T> {
     let begun = mono_ns();
     loop {

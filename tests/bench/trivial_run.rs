@@ -1,5 +1,5 @@
-//! What a run of `true` costs, everything counted: daemon, wrapper, guardian, shell. This process is the subreaper of
-//! what the daemon starts, so the kernel adds up what each detached wrapper used, its own children included.
+//! The total CPU time of a run of `true`: daemon, wrapper, guardian, shell. This process is the subreaper of what the daemon
+//! starts, so the kernel adds up the usage of each detached wrapper and its children.
 
 use std::io;
 
@@ -9,7 +9,7 @@ use crate::{Bench, procfs, raw, timing};
 use rustix::process::{WaitOptions, set_child_subreaper, wait};
 
 const SIZES: [usize; 3] = [30, 100, 300];
-/// Taken in turn: the end of a run is acked before the API shows it.
+/// Used in turn: the end of a run is acknowledged before the API shows it.
 const JOBS: usize = 10;
 const ROUNDS: usize = 5;
 const LIMIT_MS: u64 = 30_000;
@@ -69,7 +69,7 @@ fn measure(bench: &mut Bench, runs: usize, raw_ms: f64) -> io::Result<()> {
     Ok(())
 }
 
-/// One run, until its wrapper has ended: it does when its completion is acked.
+/// One run, until its wrapper has exited, which it does when its completion is acknowledged.
 fn run_once(daemon: &mut Daemon, job: usize) -> io::Result<()> {
     daemon.run(&name(job))?;
     // several processes of a run become ours one after the other; the daemon alone is left when all have ended

@@ -1,5 +1,5 @@
-//! The wrapper alone, as it is shipped, against a daemon of a few lines: how soon it is connected, what it takes while
-//! its command sleeps, how large it is.
+//! The wrapper alone, as it is installed, with a daemon of a few lines: how soon it connects, its memory and CPU while its
+//! command sleeps, its size.
 
 use std::io;
 use std::net::{TcpListener, TcpStream};
@@ -13,7 +13,7 @@ use crate::report::{By, Figure, Reach};
 use crate::{Bench, procfs, raw, timing};
 
 const STARTS: usize = 50;
-/// Wrappers that idle at a time.
+/// Wrappers that are idle at a time.
 const SIZES: [usize; 3] = [1, 10, 100];
 const LIMIT_MS: u64 = 30_000;
 const IDLE_MS: u64 = 20_000;
@@ -59,7 +59,7 @@ fn starts(bench: &Bench, listener: &TcpListener) -> io::Result<()> {
     Ok(())
 }
 
-/// Memory and CPU while so many commands sleep.
+/// Memory and CPU while `count` commands sleep.
 fn idle_wrappers(bench: &Bench, listener: &TcpListener, count: usize) -> io::Result<()> {
     let mut wrappers = Vec::new();
     for _ in 0..count {
@@ -93,7 +93,7 @@ fn idle_wrappers(bench: &Bench, listener: &TcpListener, count: usize) -> io::Res
     wrappers.iter_mut().try_for_each(Wrapper::end)
 }
 
-/// Megabytes and percent of a core of each while nothing happens but beats.
+/// Megabytes and percent of a core of each while there are only heartbeats.
 fn idle(bench: &Bench, count: usize) -> (Vec<f64>, Vec<f64>) {
     let all = procfs::running(&bench.sp_wrapper);
     let sum = |of: &dyn Fn(u32) -> f64| all.iter().map(|pid| of(*pid)).sum::<f64>() / count as f64;
@@ -144,7 +144,7 @@ fn start(bench: &Bench, listener: &TcpListener) -> io::Result<(f64, Wrapper)> {
 }
 
 impl Wrapper {
-    /// Permission, and a command that sleeps; until it has started.
+    /// Sends the permission with a command that sleeps, and waits for the start.
     fn give_job(&mut self) -> io::Result<()> {
         let features = ["job", "data_base64", "window", "resume"];
         self.send(&DaemonFrame::ConnectAck(Box::new(ConnectAck {
@@ -165,7 +165,7 @@ impl Wrapper {
         }
     }
 
-    /// Refuses its start; until it is gone.
+    /// Refuses its start, and waits for its exit.
     fn refuse(&mut self) -> io::Result<()> {
         self.send(&DaemonFrame::Error {
             code: ErrorCode::JobNotFound,
@@ -175,7 +175,7 @@ impl Wrapper {
         Ok(())
     }
 
-    /// Kills it; until it is gone.
+    /// Kills it, and waits for its exit.
     fn end(&mut self) -> io::Result<()> {
         self.send(&DaemonFrame::Kill {
             key: self.key.clone(),

@@ -1,6 +1,6 @@
-//! Thousands of wrappers from two threads, in a process of its own so that its CPU is not the daemon's: each takes a
-//! dispatch that a handing wrapper passed on, connects, starts, beats every 5 s, and completes when told to.
-//! Must not know: the daemon's insides; it speaks the wire protocol alone.
+//! Thousands of wrappers in two threads, in a process of its own so that its CPU time is separate: each takes a dispatch that
+//! a fake wrapper passed on, connects, starts, sends a heartbeat every 5 s, and completes on request.
+//! Must not know: the daemon's internals; it uses the wire protocol only.
 
 use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, Write};
@@ -30,7 +30,7 @@ const STACK_BYTES: usize = 1 << 20;
 const SOCKET_BUFFER_BYTES: usize = 4 << 10;
 /// The dispatches' socket among the tokens.
 const INTAKE: u64 = u64::MAX;
-/// The longest wait, so that a word from outside is heard.
+/// The longest wait, so that requests are noticed.
 const TURN_MS: u64 = 50;
 
 /// The load generator, as the measuring process sees it.
@@ -42,7 +42,7 @@ pub struct Fleet {
     pub wrapper: PathBuf,
 }
 
-/// How the wrappers fare.
+/// The state of the wrappers.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Counts {
     pub connected: usize,
@@ -50,7 +50,7 @@ pub struct Counts {
     pub completed: usize,
     /// Sockets that the daemon closed or reset.
     pub lost: usize,
-    /// Kills received: nobody asked for any.
+    /// Kills received, none of which is expected.
     pub kills: usize,
     pub errors: Vec<String>,
     /// From the TCP connect to the start's ack.
@@ -58,7 +58,8 @@ pub struct Counts {
 }
 
 impl Fleet {
-    /// Starts the load generator. `ours`: its wrappers offer what ours offer, else they are like the Python wrapper.
+    /// Starts the load generator. With `ours`, its wrappers offer the features of sp-wrapper, otherwise those of the Python
+    /// wrapper.
     pub fn start(directory: &Path, ours: bool) -> io::Result<Fleet> {
         let mut child = Command::new(std::env::current_exe()?)
             .arg("wrappers")
@@ -106,7 +107,7 @@ impl Drop for Fleet {
     }
 }
 
-/// The load generator's process: prints the wrapper's path, then answers words until its standard input ends.
+/// The load generator's process: prints the wrapper's path, then answers requests until its standard input ends.
 pub fn serve(directory: &Path, ours: bool) -> io::Result<()> {
     let name = if ours { "sp-wrapper" } else { "sp_wrapper.py" };
     let (wrapper, intake) = roles::handing_wrapper(directory, name)?;
@@ -145,7 +146,7 @@ struct Worker {
     shared: Arc<Shared>,
     ours: bool,
     sessions: Vec<Option<Session>>,
-    /// When, and whose: all have the same interval, so the order is that of the queue.
+    /// Time and wrapper: all have the same interval, so they stay in order.
     beats: VecDeque<(u64, usize)>,
     has_completed: bool,
 }

@@ -1,4 +1,5 @@
-//! What ships beside the programs: reference, schema, unit, packages; and what systemd is told.
+//! What is shipped besides the programs (documents, schema, unit, packages), the rules of the source tree, and what the
+//! daemon tells systemd.
 
 #![allow(
     clippy::unwrap_used,

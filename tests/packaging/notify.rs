@@ -1,4 +1,4 @@
-//! What systemd hears from the daemon: ready, alive, what it is at, stopping; and what its journal gets.
+//! Notifications to systemd (ready, watchdog, status, stopping), and the format of the journal.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -19,12 +19,12 @@ struct Service {
 }
 
 impl Service {
-    /// Starts the daemon as systemd does, its standard error in `dir/stderr`.
+    /// Starts the daemon as systemd does, with its standard error in `dir/stderr`.
     fn start(name: &str, settings: &str, arguments: &[&str]) -> Service {
         Service::start_with_levels(name, settings, arguments, "")
     }
 
-    /// With SALTPETER_LOG, besides.
+    /// The same with SALTPETER_LOG.
     fn start_with_levels(name: &str, settings: &str, arguments: &[&str], levels: &str) -> Service {
         let dir = std::env::temp_dir().join(format!("saltpeter-notify-{name}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&dir);
@@ -60,13 +60,13 @@ impl Service {
         }
     }
 
-    /// Listens until `line` was heard.
+    /// Receives notifications until one contains `line`.
     fn hear(&mut self, line: &str) {
         let ends_at = clock::mono().plus_ms(PATIENCE_MS);
         let mut buffer = [0; 1024];
         while !self.heard.contains(line) {
             assert!(clock::mono() < ends_at, "{line:?} not among {:?}", self.heard);
-            let length = self.manager.recv(&mut buffer).expect("systemd is told something");
+            let length = self.manager.recv(&mut buffer).expect("a notification");
             self.heard
                 .push_str(std::str::from_utf8(&buffer[..length]).unwrap());
         }
@@ -93,7 +93,7 @@ impl Drop for Service {
 }
 
 #[test]
-fn systemd_hears_ready_then_signs_of_life_and_the_status_then_stopping() {
+fn systemd_is_notified_of_readiness_then_of_status_and_life_then_of_stopping() {
     let mut service = Service::start("life", "executor: local, local_machines: [web01]", &[]);
     service.hear("READY=1\n");
     assert!(
@@ -116,7 +116,7 @@ fn systemd_hears_ready_then_signs_of_life_and_the_status_then_stopping() {
 }
 
 #[test]
-fn a_daemon_that_hangs_sends_no_sign_of_life() {
+fn a_daemon_that_hangs_does_not_feed_the_watchdog() {
     let mut service = Service::start("hang", "executor: local, local_machines: [web01]", &[]);
     service.hear("WATCHDOG=1\n");
     let pid = rustix::process::Pid::from_child(&service.child);
@@ -139,7 +139,7 @@ fn a_daemon_that_hangs_sends_no_sign_of_life() {
 }
 
 #[test]
-fn the_journal_gets_priorities_and_no_times_and_json_is_json() {
+fn the_journal_format_has_priorities_and_no_timestamps_and_json_is_json() {
     let mut service = Service::start("journal", "executor: local, dbug: true", &[]);
     service.hear("READY=1\n");
     service.stop();
@@ -168,7 +168,7 @@ fn the_journal_gets_priorities_and_no_times_and_json_is_json() {
 }
 
 #[test]
-fn the_level_of_one_target_lets_its_lines_through_where_all_else_is_quiet() {
+fn a_level_for_one_module_logs_its_lines_only() {
     let mut service =
         Service::start_with_levels("levels", "executor: local, dbug: true", &[], "error,engine=info");
     let ends_at = clock::mono().plus_ms(PATIENCE_MS);
@@ -180,7 +180,7 @@ fn the_level_of_one_target_lets_its_lines_through_where_all_else_is_quiet() {
     while !completed(&service.log()) {
         assert!(
             clock::mono() < ends_at,
-            "the engine says nothing: {:?}",
+            "the engine logs nothing: {:?}",
             service.log()
         );
         let _ = never.recv_timeout(Duration::from_millis(20));
@@ -190,9 +190,9 @@ fn the_level_of_one_target_lets_its_lines_through_where_all_else_is_quiet() {
     assert!(service.log().iter().all(is_engines), "{:?}", service.log());
 }
 
-/// Shadow mode: every due time is noted, nothing runs, and the logs of two daemons can be compared.
+/// Also, the logs of two daemons can be compared.
 #[test]
-fn in_shadow_mode_due_times_are_noted_and_nothing_is_started() {
+fn in_shadow_mode_due_times_are_recorded_and_nothing_is_started() {
     let mut service = Service::start("shadow", "executor: none", &[]);
     let log = service.dir.join("log/often.log");
     let ends_at = clock::mono().plus_ms(PATIENCE_MS);

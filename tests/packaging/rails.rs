@@ -1,4 +1,4 @@
-//! What comments cite exists, and modules import only what the architecture lets them.
+//! Documents and rules that comments cite exist, and modules import only what the architecture allows.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -28,14 +28,14 @@ pub fn sources(folder: &str) -> Vec<PathBuf> {
     found
 }
 
-/// The document of that name, wherever documents live.
+/// The document of that name, in any of the folders for documents.
 fn document(name: &str) -> Option<String> {
     ["packaging/doc/design", "packaging/doc", "."]
         .iter()
         .find_map(|folder| fs::read_to_string(top().join(folder).join(name)).ok())
 }
 
-/// The numbers of a document's rules: `23a` for a line that begins with `23a. `.
+/// The numbers of a document's rules, such as `23a` of a line that begins with `23a. `.
 fn rules(text: &str) -> BTreeSet<String> {
     let number = Regex::new(r"(?m)^([0-9]+[a-z]?)\. ").unwrap();
     number
@@ -55,7 +55,7 @@ fn every_document_and_rule_that_a_comment_cites_exists() {
         let text = fs::read_to_string(&source).unwrap();
         for found in cited.captures_iter(&text) {
             let place = format!("{}: {}", source.display(), &found[0]);
-            let text = document(&found[1]).unwrap_or_else(|| panic!("{place}: there is no such document"));
+            let text = document(&found[1]).unwrap_or_else(|| panic!("{place}: no such document"));
             documents += 1;
             let rules = rules(&text);
             let more = found.get(4).map_or("", |more| more.as_str());
@@ -63,7 +63,7 @@ fn every_document_and_rule_that_a_comment_cites_exists() {
             let last = found.get(3).map(|number| number.as_str());
             let more = more.split(", ").filter(|number| !number.is_empty());
             for number in first.into_iter().chain(last).chain(more) {
-                assert!(rules.contains(number), "{place}: there is no rule {number}");
+                assert!(rules.contains(number), "{place}: no rule {number}");
                 numbers += 1;
             }
         }
@@ -74,7 +74,7 @@ fn every_document_and_rule_that_a_comment_cites_exists() {
     );
 }
 
-/// Folders of `src`, and what nothing in them may import.
+/// Folders of `src`, and the modules that they must not import.
 const WALLS: [(&str, &[&str]); 4] = [
     (
         "src/engine",
