@@ -40,6 +40,11 @@ impl Wall {
         self.0.div_euclid(1_000_000)
     }
 
+    /// Days since the epoch, UTC: names the day file of a run's output.
+    pub fn utc_day(self) -> i64 {
+        self.secs().div_euclid(86_400)
+    }
+
     /// The instant that many whole seconds after the epoch.
     pub fn from_secs(secs: i64) -> Wall {
         Wall(secs.saturating_mul(1_000_000))

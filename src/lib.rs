@@ -29,7 +29,6 @@
 //! Files that import each other in a circle (a test holds the list), and why:
 //!
 //! - `engine::*`: data and what is shown of it name each other; being opened.
-//! - `storage::*`: all readings of the database share one reader; being opened.
 //!
 //! The modules in reading order: shared by both binaries, decisions, connections and storage, command line, the wrapper.
 

@@ -14,7 +14,7 @@ use super::query::Query;
 use super::shared::Shared;
 use super::views;
 use crate::config::Role;
-use crate::engine::board::{Board, MachineBoard, RunBoard};
+use crate::engine::board::{Board, RunBoard};
 use crate::engine::effect::{Done, Refusal};
 use crate::engine::event::Ask;
 
@@ -124,25 +124,14 @@ impl Call<'_> {
 
     /// A run with its machines: from the board, or from history.
     pub fn run(&self, instance: &str) -> Result<Arc<RunBoard>, Denied> {
-        if let Some(run) = views::run_on_board(&self.board, instance) {
+        if let Some(run) = self.board.run(instance) {
             return Ok(run.clone());
         }
         let stored = self.shared.reader.lock().run(instance).map_err(unreadable)?;
         let Some(stored) = stored else {
             return Err(missing(format!("there is no such run as '{instance}'")));
         };
-        let machines = stored.machines.into_iter().map(|(record, position)| {
-            Arc::new(MachineBoard {
-                record,
-                last_seq: position.next_seq.checked_sub(1),
-                output_bytes: position.bytes,
-                output_utf16: position.utf16,
-            })
-        });
-        Ok(Arc::new(RunBoard {
-            run: stored.run,
-            machines: machines.collect(),
-        }))
+        Ok(Arc::new(RunBoard::from(stored)))
     }
 }
 

@@ -10,33 +10,24 @@ use super::call::{Answered, Call};
 use super::error::{Denied, missing, problem, unreadable};
 use super::http::{Body, Outlet, Response};
 use super::shared::Shared;
-use super::views;
 use crate::engine::board::{Board, MachineBoard};
-use crate::engine::id::MachineRunId;
+use crate::engine::record::OutputRef;
 use crate::limits;
 
 /// Output is read in pieces of this size.
 const PIECE_BYTES: u64 = 256 << 10;
-
-/// Where an output is.
-#[derive(Clone)]
-struct Place {
-    id: MachineRunId,
-    day: i64,
-    limit_bytes: u64,
-}
 
 /// `GET /api/v1/runs/{instance}/machines/{machine}/output`.
 pub fn output(call: &Call) -> Answered {
     let (instance, machine) = (&call.parts[0], &call.parts[1]);
     let request = &call.visitor.request;
     let follow = call.query.flag("follow")?;
-    let place = find(call, instance, machine)?;
+    let output_ref = find(call, instance, machine)?;
     let length = call
         .shared
         .reader
         .lock()
-        .output_len(place.id, place.day, place.limit_bytes)
+        .output_len(output_ref)
         .map_err(unreadable)?;
     let range = request
         .header("range")
@@ -50,13 +41,13 @@ pub fn output(call: &Call) -> Answered {
             Some(Err(beyond)) => beyond,
             None => 0,
         };
-        return Ok(followed(call, place, from));
+        return Ok(followed(call, output_ref, from));
     }
     match range {
-        None => Ok(plain(200, piecewise(call.shared, place, 0..length))),
+        None => Ok(plain(200, piecewise(call.shared, output_ref, 0..length))),
         Some(Ok(range)) => {
             let header = format!("bytes {}-{}/{length}", range.start, range.end - 1);
-            let response = plain(206, piecewise(call.shared, place, range));
+            let response = plain(206, piecewise(call.shared, output_ref, range));
             Ok(response.with("Content-Range", header))
         }
         Some(Err(_)) => {
@@ -67,7 +58,7 @@ pub fn output(call: &Call) -> Answered {
     }
 }
 
-fn followed(call: &Call, place: Place, from: u64) -> Response {
+fn followed(call: &Call, output_ref: OutputRef, from: u64) -> Response {
     let (shared, instance, machine) = (call.shared.clone(), call.parts[0].clone(), call.parts[1].clone());
     let settings = call.board.config.settings.clone();
     let mut admission = Admission::new(call.visitor.clone(), call.caller.clone(), settings);
@@ -77,7 +68,7 @@ fn followed(call: &Call, place: Place, from: u64) -> Response {
             Follow {
                 shared: &shared,
                 admission: &mut admission,
-                place,
+                output_ref,
                 sent: from,
             }
             .run(&instance, &machine, into)
@@ -98,7 +89,7 @@ fn plain(status: u16, body: Body) -> Response {
     }
 }
 
-fn piecewise(shared: &Arc<Shared>, place: Place, range: Range<u64>) -> Body {
+fn piecewise(shared: &Arc<Shared>, output_ref: OutputRef, range: Range<u64>) -> Body {
     let shared = shared.clone();
     let length = range.end - range.start;
     Body::Sized(
@@ -110,7 +101,7 @@ fn piecewise(shared: &Arc<Shared>, place: Place, range: Range<u64>) -> Body {
                 piece.clear();
                 let to = range.end.min(at + PIECE_BYTES);
                 let reader = shared.reader.lock();
-                let read = reader.read_output(place.id, place.day, place.limit_bytes, at..to, &mut piece);
+                let read = reader.read_output(output_ref, at..to, &mut piece);
                 // a slow peer must not hold the others up
                 drop(reader);
                 read?;
@@ -152,7 +143,7 @@ fn parse_range(header: &str, length: u64) -> Option<Result<Range<u64>, u64>> {
 struct Follow<'a> {
     shared: &'a Shared,
     admission: &'a mut Admission,
-    place: Place,
+    output_ref: OutputRef,
     /// Bytes of the whole stream that are sent, or left out.
     sent: u64,
 }
@@ -192,21 +183,20 @@ impl Follow<'_> {
 
     /// Sends what is stored and not sent yet; how much is stored.
     fn send_stored(&mut self, into: &mut dyn Outlet) -> io::Result<u64> {
-        let Place { id, day, limit_bytes } = self.place;
         let whole = self
             .shared
             .reader
             .lock()
-            .output_len(id, day, 0)
+            .output_len(self.output_ref.unlimited())
             .map_err(io::Error::other)?;
         let mut piece = Vec::new();
         while self.sent < whole {
             piece.clear();
             let to = whole.min(self.sent + PIECE_BYTES);
             let reader = self.shared.reader.lock();
-            let read = reader.read_output(id, day, 0, self.sent..to, &mut piece);
+            let read = reader.read_output(self.output_ref.unlimited(), self.sent..to, &mut piece);
             let shape = match &read {
-                Err(_) if piece.is_empty() => Some(reader.output_shape(id, day, limit_bytes)),
+                Err(_) if piece.is_empty() => Some(reader.output_shape(self.output_ref)),
                 _ => None,
             };
             drop(reader);
@@ -229,7 +219,7 @@ impl Follow<'_> {
 
 /// A machine run as the board shows it: its run is not ended, or the latest of its job.
 fn on_board(board: &Board, instance: &str, machine: &str) -> Option<Arc<MachineBoard>> {
-    let run = views::run_on_board(board, instance)?;
+    let run = board.run(instance)?;
     run.machines
         .iter()
         .find(|entry| entry.record.machine == machine)
@@ -237,15 +227,11 @@ fn on_board(board: &Board, instance: &str, machine: &str) -> Option<Arc<MachineB
 }
 
 /// Where a machine run's output is, by the board or history.
-fn find(call: &Call, instance: &str, machine: &str) -> Result<Place, Denied> {
+fn find(call: &Call, instance: &str, machine: &str) -> Result<OutputRef, Denied> {
     let run = call.run(instance)?;
     let found = run.machines.iter().find(|entry| entry.record.machine == machine);
     let found = found.ok_or_else(|| missing("that machine is not in this run"))?;
-    Ok(Place {
-        id: found.record.id,
-        day: views::day_of(run.run.started),
-        limit_bytes: run.run.spec.output_limit_bytes,
-    })
+    Ok(run.run.output_of(found.record.id))
 }
 
 #[cfg(test)]

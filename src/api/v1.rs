@@ -15,7 +15,7 @@ use crate::config::{Problem, Role};
 use crate::engine::board::{JobBoard, MachineBoard, RunBoard};
 use crate::engine::id::RunId;
 use crate::limits;
-use crate::storage::{AuditFilter, Brief, Page, RunFilter, RunOutcome};
+use crate::storage::{AuditFilter, PageOf, RunBrief, RunFilter, RunOutcome};
 
 /// The description of this API.
 pub const OPENAPI: &str = include_str!("openapi.json");
@@ -96,7 +96,7 @@ pub fn runs(call: &Call) -> Answered {
         .unwrap_or(PAGE) as usize;
     let before = call.query.number("before", 0..=i64::MAX as u64)?.map(RunId);
     let reader = call.shared.reader.lock();
-    let found = reader.runs(&filter, Page { before, limit });
+    let found = reader.runs(&filter, PageOf { before, limit });
     drop(reader);
     let found = found.map_err(unreadable)?;
     let next = found.last().filter(|_| found.len() == limit).map(|run| run.id.0);
@@ -197,7 +197,7 @@ pub fn events(call: &Call) -> Answered {
         .number("limit", 1..=limits::HISTORY_PAGE as u64)?
         .unwrap_or(PAGE) as usize;
     let reader = call.shared.reader.lock();
-    let found = reader.happenings(from, until, call.query.get("job"), limit);
+    let found = reader.history_events(from, until, call.query.get("job"), limit);
     drop(reader);
     let shown: Vec<Value> = found.map_err(unreadable)?.iter().map(views::event).collect();
     let (from, until) = (from.iso(), until.iso());
@@ -258,7 +258,7 @@ pub fn openapi(_call: &Call) -> Answered {
 fn job_view(call: &Call, name: &str, job: &JobBoard, recent: usize, next: usize) -> Result<Value, Denied> {
     let board = &call.board;
     let configured = board.config.jobs.get(name);
-    let recent: Vec<Brief> = match recent {
+    let recent: Vec<RunBrief> = match recent {
         0 => Vec::new(),
         limit => call
             .shared

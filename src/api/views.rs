@@ -2,7 +2,6 @@
 //! Must not know: sockets, routes.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -11,7 +10,7 @@ use crate::clock::Wall;
 use crate::config::{Job, Problem, Role, Severity, likeliest};
 use crate::engine::board::{Board, JobBoard, MachineBoard, RunBoard, outcome_word};
 use crate::engine::record::{MachineCounts, MachineStage, PauseRecord, RunRecord, RunStage, SwitchRecord};
-use crate::storage::{AuditEntry, Brief, Happening, HappeningKind, Tally};
+use crate::storage::{AuditEntry, HistoryEvent, HistoryEventKind, MachineTally, RunBrief};
 
 /// In place of a value that the caller may not see.
 const HIDDEN: &str = "***";
@@ -72,11 +71,6 @@ pub struct Told {
     pub message: String,
 }
 
-/// The day file that holds a run's output: days since the epoch of its start.
-pub fn day_of(started: Wall) -> i64 {
-    started.secs().div_euclid(86_400)
-}
-
 /// The problem keeps something from being in force.
 pub fn is_error(problem: &Problem) -> bool {
     problem.severity == Severity::Error
@@ -100,14 +94,16 @@ pub fn job_config(job: &Job, role: Role) -> Map<String, Value> {
 }
 
 /// An entry of `GET /api/v1/events`.
-pub fn event(happening: &Happening) -> Value {
-    let mut event = json!({"at": happening.at.iso(), "job": happening.job, "instance": happening.instance});
-    let more = match &happening.kind {
-        HappeningKind::MachineStarted { machine } => json!({"type": "machine_started", "machine": machine}),
-        HappeningKind::MachineEnded { machine, retcode } => json!({
+pub fn event(happened: &HistoryEvent) -> Value {
+    let mut event = json!({"at": happened.at.iso(), "job": happened.job, "instance": happened.instance});
+    let more = match &happened.kind {
+        HistoryEventKind::MachineStarted { machine } => {
+            json!({"type": "machine_started", "machine": machine})
+        }
+        HistoryEventKind::MachineEnded { machine, retcode } => json!({
             "type": "machine_ended", "machine": machine, "retcode": retcode, "outcome": outcome_word(*retcode),
         }),
-        HappeningKind::NotStarted { why, reason, count } => {
+        HistoryEventKind::NotStarted { why, reason, count } => {
             json!({"type": why, "reason": reason, "count": count})
         }
     };
@@ -207,7 +203,7 @@ pub fn machine_run(machine: &MachineBoard) -> Value {
 }
 
 /// An entry of a job's recent runs.
-pub fn brief(run: &Brief, board: &Board) -> Value {
+pub fn brief(run: &RunBrief, board: &Board) -> Value {
     let counts = counts(run.counts, &run.instance, board);
     json!({
         "instance": run.instance, "started": run.started.iso(), "ended": iso(run.ended),
@@ -219,7 +215,7 @@ pub fn brief(run: &Brief, board: &Board) -> Value {
 /// As stored with its end, or as they are.
 fn counts(stored: Option<MachineCounts>, instance: &str, board: &Board) -> MachineCounts {
     stored.unwrap_or_else(|| {
-        let found = run_on_board(board, instance);
+        let found = board.run(instance);
         MachineCounts::of(
             found
                 .iter()
@@ -230,7 +226,7 @@ fn counts(stored: Option<MachineCounts>, instance: &str, board: &Board) -> Machi
 }
 
 /// How a run's machines have ended: how many by outcome, and the first that failed.
-pub fn tally(tally: &Tally) -> Value {
+pub fn tally(tally: &MachineTally) -> Value {
     let mut outcomes: BTreeMap<&str, u32> = BTreeMap::new();
     for (retcode, count) in &tally.retcodes {
         *outcomes
@@ -312,23 +308,6 @@ pub fn next_runs(job: &JobBoard, configured: Option<&Job>, count: usize) -> Vec<
         at = configured.schedule.next_after(time);
     }
     times
-}
-
-/// A run that is on the board: it has not ended, or is the latest of its job.
-pub fn run_on_board<'b>(board: &'b Board, instance: &str) -> Option<&'b Arc<RunBoard>> {
-    if let Some(run) = board.running.get(instance) {
-        return Some(run);
-    }
-    // an instance is its job's name, the second and maybe a number
-    let mut name = instance;
-    while let Some((shorter, _)) = name.rsplit_once('_') {
-        name = shorter;
-        let last = board.jobs.get(name).and_then(|job| job.last.as_ref());
-        if let Some(last) = last.filter(|last| last.run.instance == instance) {
-            return Some(last);
-        }
-    }
-    None
 }
 
 /// What is in force, and why.

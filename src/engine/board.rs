@@ -9,7 +9,7 @@ use crate::config::{Config, Maintenance};
 use crate::engine::Engine;
 use crate::engine::id::RunId;
 use crate::engine::machine_run::MachineRun;
-use crate::engine::record::{JobRecord, MachineRecord, PauseRecord, RunRecord, SwitchRecord};
+use crate::engine::record::{JobRecord, MachineRecord, PauseRecord, RunRecord, StoredRun, SwitchRecord};
 
 /// One moment of everything. Parts that did not change are shared with the moment before.
 #[derive(Clone, Debug, Default)]
@@ -103,6 +103,42 @@ pub struct MachineBoard {
     pub last_seq: Option<u64>,
     pub output_bytes: u64,
     pub output_utf16: u64,
+}
+
+impl Board {
+    /// A run that is on the board: it has not ended, or is the latest of its job.
+    pub fn run(&self, instance: &str) -> Option<&Arc<RunBoard>> {
+        if let Some(run) = self.running.get(instance) {
+            return Some(run);
+        }
+        // an instance is its job's name, the second and maybe a number
+        let mut name = instance;
+        while let Some((shorter, _)) = name.rsplit_once('_') {
+            name = shorter;
+            let last = self.jobs.get(name).and_then(|job| job.last.as_ref());
+            if let Some(last) = last.filter(|last| last.run.instance == instance) {
+                return Some(last);
+            }
+        }
+        None
+    }
+}
+
+impl From<StoredRun> for RunBoard {
+    fn from(stored: StoredRun) -> RunBoard {
+        let machines = stored.machines.into_iter().map(|(record, position)| {
+            Arc::new(MachineBoard {
+                record,
+                last_seq: position.next_seq.checked_sub(1),
+                output_bytes: position.bytes,
+                output_utf16: position.utf16,
+            })
+        });
+        RunBoard {
+            run: stored.run,
+            machines: machines.collect(),
+        }
+    }
 }
 
 /// What has to be shown anew, and what was shown last.

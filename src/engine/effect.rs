@@ -7,7 +7,9 @@ use crate::clock::Wall;
 use crate::config::JobSpec;
 use crate::engine::id::{ConnectionId, RequestId, Ticket};
 use crate::engine::id::{MachineRunId, RunId};
-use crate::engine::record::{Control, JobRecord, MachineRecord, OutputRow, RunRecord, VerdictRecord};
+use crate::engine::record::{
+    Control, JobRecord, MachineRecord, OutputRef, OutputRow, RunRecord, VerdictRecord,
+};
 use crate::protocol::DaemonFrame;
 
 /// What is to be done, in this order.
@@ -135,9 +137,7 @@ pub enum JobLogLine {
     Result {
         machine: String,
         retcode: i32,
-        machine_run: MachineRunId,
-        day: i64,
-        limit_bytes: u64,
+        output: OutputRef,
     },
     /// The same block for a machine without stored output (maintenance).
     ShortResult {
@@ -150,9 +150,7 @@ pub enum JobLogLine {
         machine: String,
         from: i32,
         retcode: i32,
-        machine_run: MachineRunId,
-        day: i64,
-        limit_bytes: u64,
+        output: OutputRef,
     },
     Finished,
     Overlap,

@@ -187,7 +187,7 @@ impl Engine {
 /// Appends a line of the daemon's own to a machine run's output. It is a write of its own: an outcome must not wait
 /// where output waits for room on the disk.
 pub(super) fn notice(turn: &mut Turn, m: &mut MachineRun, run_started: Wall, text: &str) {
-    let day = run_started.secs().div_euclid(86_400);
+    let day = run_started.utc_day();
     let bytes = m.output.notice(text);
     let placed = m.output.append(m.record.id, day, Chunk::free(bytes));
     turn.effects.push(Effect::Store(Write {
@@ -226,9 +226,7 @@ pub(super) fn result_entry(run: &Run, place: usize, retcode: i32, at: Wall) -> E
         JobLogLine::Result {
             machine: m.machine.clone(),
             retcode,
-            machine_run: m.id,
-            day: run.day(),
-            limit_bytes: run.record.spec.output_limit_bytes,
+            output: run.record.output_of(m.id),
         },
     )
 }
@@ -241,9 +239,7 @@ fn revised_entry(run: &Run, place: usize, from: i32, retcode: i32, at: Wall) -> 
             machine: m.machine.clone(),
             from,
             retcode,
-            machine_run: m.id,
-            day: run.day(),
-            limit_bytes: run.record.spec.output_limit_bytes,
+            output: run.record.output_of(m.id),
         },
     )
 }

@@ -46,7 +46,7 @@ impl Engine {
         let Some(run) = self.runs.get_mut(&run_id) else {
             return;
         };
-        let day = run.day();
+        let day = run.record.day();
         let m = &mut run.machines[place];
         if !m.is_open() {
             return;

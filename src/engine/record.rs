@@ -52,6 +52,42 @@ pub struct RunRecord {
     pub spec: Arc<JobSpec>,
 }
 
+/// Where a machine run's output is stored, and how much of it is presented.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OutputRef {
+    pub machine_run: MachineRunId,
+    /// Day file: days since the epoch of the run's start.
+    pub day: i64,
+    /// `output_limit` of the job; 0: none.
+    pub limit_bytes: u64,
+}
+
+impl RunRecord {
+    /// Day file of its outputs: days since the epoch of its start.
+    pub fn day(&self) -> i64 {
+        self.started.utc_day()
+    }
+
+    /// Where the output of one of its machine runs is.
+    pub fn output_of(&self, machine_run: MachineRunId) -> OutputRef {
+        OutputRef {
+            machine_run,
+            day: self.day(),
+            limit_bytes: self.spec.output_limit_bytes,
+        }
+    }
+}
+
+impl OutputRef {
+    /// The whole stream, as far as it is stored.
+    pub fn unlimited(self) -> OutputRef {
+        OutputRef {
+            limit_bytes: 0,
+            ..self
+        }
+    }
+}
+
 /// Machines of a run that say something about its success.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MachineCounts {

@@ -108,11 +108,6 @@ impl Run {
         self.record.stage != RunStage::Ended
     }
 
-    /// Day file of its output.
-    pub fn day(&self) -> i64 {
-        self.record.started.secs().div_euclid(86_400)
-    }
-
     /// An entry for the job's log.
     pub fn log_entry(&self, at: Wall, what: JobLogLine) -> Effect {
         Effect::JobLog(JobLogEntry {

@@ -17,7 +17,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError};
 use parking_lot::Mutex;
 
 use crate::engine::effect::{JobLogEntry, JobLogLine};
-use crate::engine::id::MachineRunId;
+use crate::engine::record::OutputRef;
 use crate::limits;
 use crate::safe_name::safe_name;
 use crate::storage::Reader;
@@ -64,13 +64,6 @@ struct OpenLog {
     /// Device and inode: the path may lead to another file by now.
     identity: (u64, u64),
     last_entry: u64,
-}
-
-/// Output that is read from storage.
-struct StoredOutput {
-    machine_run: MachineRunId,
-    day: i64,
-    limit_bytes: u64,
 }
 
 /// Starts the thread. Fails when the system has no thread left; that `logdir` cannot be written is said in the
@@ -228,13 +221,11 @@ fn write_entry(reader: &Reader, entry: &JobLogEntry, file: &mut impl Write) -> i
         JobLogLine::Result {
             machine,
             retcode,
-            machine_run,
-            day,
-            limit_bytes,
+            output,
         } => {
             writeln!(file, "########## {machine} from {instance} ################")?;
             writeln!(file, "**** Exit Code {retcode} ******")?;
-            write_output(reader, &StoredOutput::new(*machine_run, *day, *limit_bytes), file)?;
+            write_output(reader, *output, file)?;
             writeln!(file, "####### END {machine} from {instance} at {at} #########")
         }
         JobLogLine::ShortResult {
@@ -251,16 +242,14 @@ fn write_entry(reader: &Reader, entry: &JobLogEntry, file: &mut impl Write) -> i
             machine,
             from,
             retcode,
-            machine_run,
-            day,
-            limit_bytes,
+            output,
         } => {
             writeln!(
                 file,
                 "########## {machine} from {instance}, revised (was {from}) ################"
             )?;
             writeln!(file, "**** Exit Code {retcode} ******")?;
-            write_output(reader, &StoredOutput::new(*machine_run, *day, *limit_bytes), file)?;
+            write_output(reader, *output, file)?;
             writeln!(file, "####### END {machine} from {instance} at {at} #########")
         }
         JobLogLine::Finished => writeln!(file, "###### Finished {instance} at {at} ################"),
@@ -282,19 +271,10 @@ fn write_entry(reader: &Reader, entry: &JobLogEntry, file: &mut impl Write) -> i
 }
 
 /// Output that cannot be read is no reason to lose the rest of the block.
-fn write_output(reader: &Reader, output: &StoredOutput, file: &mut impl Write) -> io::Result<()> {
-    let &StoredOutput {
-        machine_run,
-        day,
-        limit_bytes,
-    } = output;
-    let copied = match reader.output_len(machine_run, day, limit_bytes) {
+fn write_output(reader: &Reader, output: OutputRef, file: &mut impl Write) -> io::Result<()> {
+    let copied = match reader.output_len(output) {
         Ok(length) => {
-            let open = |range| {
-                reader
-                    .output(machine_run, day, limit_bytes, range)
-                    .map_err(io::Error::other)
-            };
+            let open = |range| reader.output(output, range).map_err(io::Error::other);
             progress::copy(open, length, file)
         }
         Err(reason) => Err(CopyError::Read(io::Error::other(reason))),
@@ -325,14 +305,4 @@ fn open_log(path: &Path) -> io::Result<File> {
 
 fn identity(found: &fs::Metadata) -> (u64, u64) {
     (found.dev(), found.ino())
-}
-
-impl StoredOutput {
-    fn new(machine_run: MachineRunId, day: i64, limit_bytes: u64) -> StoredOutput {
-        StoredOutput {
-            machine_run,
-            day,
-            limit_bytes,
-        }
-    }
 }

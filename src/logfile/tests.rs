@@ -4,6 +4,7 @@ use super::*;
 use crate::budget::Chunk;
 use crate::clock::Wall;
 use crate::engine::effect::Write as StorageWrite;
+use crate::engine::id::MachineRunId;
 use crate::engine::record::OutputRow;
 use crate::storage::{self, Ports, Request, Storage};
 
@@ -67,9 +68,11 @@ fn result(limit_bytes: u64) -> JobLogLine {
     JobLogLine::Result {
         machine: "web01".into(),
         retcode: 3,
-        machine_run: MachineRunId(1),
-        day: DAY,
-        limit_bytes,
+        output: OutputRef {
+            machine_run: MachineRunId(1),
+            day: DAY,
+            limit_bytes,
+        },
     }
 }
 

@@ -7,7 +7,7 @@ use crate::clock::{self, Wall};
 use crate::engine::record::{AuditRecord, Control, PauseRecord, SwitchRecord};
 use crate::limits;
 
-use super::history::Reader;
+use super::reader::Reader;
 
 /// An audit record with its number.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,21 +6,21 @@ use rusqlite::{Row, params};
 use crate::clock::Wall;
 use crate::limits;
 
-use super::history::Reader;
+use super::reader::Reader;
 
 /// One thing that happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Happening {
+pub struct HistoryEvent {
     pub at: Wall,
     pub job: String,
     /// None: no run came of it.
     pub instance: Option<String>,
-    pub kind: HappeningKind,
+    pub kind: HistoryEventKind,
 }
 
 /// What it was.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum HappeningKind {
+pub enum HistoryEventKind {
     MachineStarted {
         machine: String,
     },
@@ -39,15 +39,15 @@ pub enum HappeningKind {
 impl Reader {
     /// What happened at `from` or later and before `until`: the latest `limit` of it (at most
     /// [`limits::HISTORY_PAGE`]), ascending. `job`: of that one alone.
-    pub fn happenings(
+    pub fn history_events(
         &self,
         from: Wall,
         until: Wall,
         job: Option<&str>,
         limit: usize,
-    ) -> Result<Vec<Happening>, String> {
+    ) -> Result<Vec<HistoryEvent>, String> {
         let limit = limit.min(limits::HISTORY_PAGE) as i64;
-        let mut found: Vec<Happening> = self.with_state(|connection| {
+        let mut found: Vec<HistoryEvent> = self.with_state(|connection| {
             connection
                 .prepare_cached(
                     "SELECT * FROM (SELECT machine_runs.started AS at, runs.job, runs.instance, 'start', machine, NULL, NULL
@@ -65,7 +65,7 @@ impl Reader {
                            AND (?3 IS NULL OR job = ?3) ORDER BY due DESC LIMIT ?4)
                      ORDER BY at DESC LIMIT ?4",
                 )?
-                .query_map(params![from.0, until.0, job, limit], happening_of_row)?
+                .query_map(params![from.0, until.0, job, limit], event_of_row)?
                 .collect()
         })?;
         found.reverse();
@@ -73,22 +73,22 @@ impl Reader {
     }
 }
 
-fn happening_of_row(row: &Row<'_>) -> rusqlite::Result<Happening> {
+fn event_of_row(row: &Row<'_>) -> rusqlite::Result<HistoryEvent> {
     let word: String = row.get(3)?;
     let number = row.get::<_, Option<i64>>(5)?;
     let kind = match word.as_str() {
-        "start" => HappeningKind::MachineStarted { machine: row.get(4)? },
-        "end" => HappeningKind::MachineEnded {
+        "start" => HistoryEventKind::MachineStarted { machine: row.get(4)? },
+        "end" => HistoryEventKind::MachineEnded {
             machine: row.get(4)?,
             retcode: number.unwrap_or(255) as i32,
         },
-        _ => HappeningKind::NotStarted {
+        _ => HistoryEventKind::NotStarted {
             why: word,
             reason: row.get(6)?,
             count: number.unwrap_or(1) as u64,
         },
     };
-    Ok(Happening {
+    Ok(HistoryEvent {
         at: Wall(row.get(0)?),
         job: row.get(1)?,
         instance: row.get(2)?,

@@ -1,18 +1,19 @@
 //! What is kept: facts in `state.db`, output in day files, both behind one thread that commits in groups and lets
 //! acks leave only after the commit. Must not know: what facts mean, sockets, who waits for an ack.
 //!
-//! Reading order: `directory.rs` state_dir, its lock and reserve; `schema.rs` tables; `facts.rs`,
-//! `controls.rs` and `output.rs` the kinds of rows; `events.rs` what happened, in order of time; `recover.rs` what a daemon starts from; `worker.rs` the thread; `retention.rs` what goes;
-//! `history.rs` and `stream.rs` what others read.
+//! Reading order: `directory.rs` state_dir, its lock and reserve; `schema.rs` tables; `facts.rs`, `controls.rs` and
+//! `output.rs` the kinds of rows; `recover.rs` what a daemon starts from; `worker.rs` the thread; `retention.rs` what
+//! is removed; `reader.rs` connections for reading, and on them `runs.rs`, `events.rs` and `stream.rs` (output).
 
 mod controls;
 mod directory;
 mod events;
 mod facts;
-mod history;
 mod output;
+mod reader;
 mod recover;
 mod retention;
+mod runs;
 mod schema;
 mod stream;
 mod text;
@@ -36,8 +37,9 @@ use crate::protocol::DaemonFrame;
 use crate::thread::{self, Actor};
 
 pub use controls::{AuditEntry, AuditFilter};
-pub use events::{Happening, HappeningKind};
-pub use history::{Brief, Page, Reader, RunFilter, RunOutcome, Tally};
+pub use events::{HistoryEvent, HistoryEventKind};
+pub use reader::Reader;
+pub use runs::{MachineTally, PageOf, RunBrief, RunFilter, RunOutcome};
 pub use stream::{OutputShape, OutputStream};
 
 /// What the storage thread is asked to do. One queue, served in order.

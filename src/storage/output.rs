@@ -104,7 +104,7 @@ impl DayFiles {
             }
             None => {
                 let path = path_of_day(&self.state_dir, day);
-                directory::make_private_file(&path).map_err(|error| OutputError::Io(day, error))?;
+                make_file(&path).map_err(|error| OutputError::Io(day, error))?;
                 let connection = schema::open(&path, &schema::OUTPUT_LAYOUT)
                     .map_err(|error| OutputError::Sqlite(day, error))?;
                 if self.open.len() >= limits::OPEN_DAY_FILES {
@@ -143,6 +143,27 @@ pub(super) fn days(state_dir: &Path) -> io::Result<BTreeSet<i64>> {
         days.extend(entry?.file_name().to_str().and_then(day_of_name));
     }
     Ok(days)
+}
+
+/// Removes a file's WAL and its index.
+pub(super) fn remove_side_files(path: &Path) -> io::Result<()> {
+    for suffix in ["-wal", "-shm"] {
+        let mut side = path.as_os_str().to_os_string();
+        side.push(suffix);
+        match std::fs::remove_file(&side) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn make_file(path: &Path) -> io::Result<()> {
+    if !path.exists() {
+        // a removal that was cut short leaves the WAL of another file: it must never be read into this one
+        remove_side_files(path)?;
+    }
+    directory::make_private_file(path)
 }
 
 /// Appends a row within the open transaction.

@@ -19,7 +19,7 @@ pub(super) fn recover(
     days: &mut DayFiles,
     state_dir: &Path,
 ) -> Result<Recovered, String> {
-    let from_state = |error: rusqlite::Error| describe(&state_dir.join("state.db"), &error);
+    let from_state = |error: rusqlite::Error| schema::describe(&state_dir.join("state.db"), &error);
     let highest_output = highest_machine_run(days, state_dir)?;
     let next = |key, table| next_number(connection, key, table).map_err(from_state);
     let last_look = facts::meta(connection, facts::LAST_LOOK)
@@ -49,7 +49,7 @@ pub(super) fn recover(
         stored.push((run, machines));
     }
     // one day file after the other, each from its beginning: every page is read once
-    stored.sort_by_key(|(run, _)| (day_of(run.started), run.id));
+    stored.sort_by_key(|(run, _)| (run.day(), run.id));
     for (run, machines) in stored {
         recovered.runs.push(with_positions(days, run, machines));
     }
@@ -90,30 +90,6 @@ pub(super) fn machines(connection: &Connection, run: &RunRecord) -> rusqlite::Re
         .collect()
 }
 
-/// The day file of a run (days since the epoch).
-pub(super) fn day_of(started: Wall) -> i64 {
-    started.secs().div_euclid(86_400)
-}
-
-/// One line for people about a file that cannot be used.
-pub(super) fn describe(path: &Path, error: &rusqlite::Error) -> String {
-    let shown = path.display();
-    if schema::is_damage(error) {
-        return format!(
-            "'{shown}' is damaged ({error}): put a backup in its place, or move it and its -wal and -shm away to \
-             start with an empty history"
-        );
-    }
-    match error.sqlite_error_code() {
-        Some(rusqlite::ErrorCode::DiskFull) => format!("cannot write '{shown}': the disk is full; make room"),
-        Some(rusqlite::ErrorCode::ReadOnly) => {
-            format!("cannot write '{shown}': it is read-only; mend its rights or set another state_dir")
-        }
-        _ if schema::is_newer(error) => format!("cannot use '{shown}': {error}"),
-        _ => format!("cannot use '{shown}': {error}; mend its rights, or set another state_dir"),
-    }
-}
-
 /// Runs that are unfinished or have an unfinished machine run, and the last ended run of each job.
 fn runs_to_take_up(connection: &Connection) -> rusqlite::Result<Vec<RunRecord>> {
     // the jobs are walked name by name along the index: a run may be of a job that has no record
@@ -139,7 +115,7 @@ fn runs_to_take_up(connection: &Connection) -> rusqlite::Result<Vec<RunRecord>> 
 /// A day file that cannot be read costs its outputs, never the start of the daemon.
 fn with_positions(days: &mut DayFiles, run: RunRecord, machines: Vec<MachineRecord>) -> StoredRun {
     let limit_bytes = run.spec.output_limit_bytes;
-    let day = day_of(run.started);
+    let day = run.day();
     let positions = match days.existing(day) {
         Ok(None) => Vec::new(),
         Ok(Some(file)) => machines

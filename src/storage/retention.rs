@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 use std::fs::{self, OpenOptions};
-use std::io::{self, ErrorKind};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, params};
@@ -12,7 +12,7 @@ use crate::clock::Wall;
 use crate::limits;
 
 use super::output::{self, DayFiles};
-use super::{controls, directory, facts, recover};
+use super::{controls, directory, facts};
 
 /// A day file on its way out.
 const REMOVED: &str = "removed";
@@ -150,7 +150,7 @@ impl Retention {
         let needed = days_needed(connection, self.before).map_err(|error| error.to_string())?;
         let known = output::days(state_dir).map_err(|error| error.to_string())?;
         let old = known
-            .range(..recover::day_of(self.before))
+            .range(..self.before.utc_day())
             .find(|day| !needed.contains(day));
         let Some(day) = old else {
             return Ok(true);
@@ -208,21 +208,14 @@ fn days_needed(connection: &Connection, before: Wall) -> rusqlite::Result<HashSe
         .prepare_cached(
             "SELECT started FROM runs WHERE started < ?1 AND (stage <> 'ended' OR coalesce(ended, started) >= ?1)",
         )?
-        .query_map([before.0], |row| Ok(recover::day_of(Wall(row.get(0)?))))?
+        .query_map([before.0], |row| Ok(Wall(row.get::<_, i64>(0)?).utc_day()))?
         .collect()
 }
 
 fn hide(path: &Path) -> io::Result<()> {
-    // the side files first: a WAL must never be found beside a file that it does not belong to
-    for suffix in ["-wal", "-shm"] {
-        let mut side = path.as_os_str().to_os_string();
-        side.push(suffix);
-        match fs::remove_file(&side) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-    }
+    // the file first: as long as it has its name, readers need its side files
     fs::rename(path, path.with_extension(REMOVED))?;
+    output::remove_side_files(path)?;
     directory::sync_parent(path)
 }
 

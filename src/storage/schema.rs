@@ -238,14 +238,39 @@ pub(super) fn is_newer(error: &rusqlite::Error) -> bool {
     error.sqlite_error_code() == Some(ErrorCode::SchemaChanged)
 }
 
-fn migrate(connection: &Connection, migrations: &[&str]) -> rusqlite::Result<()> {
-    let known = migrations.len() as i64;
-    let has_table: bool = connection.query_row(
+/// Describes on one line why a file cannot be used, and what to do.
+pub(super) fn describe(path: &Path, error: &rusqlite::Error) -> String {
+    let shown = path.display();
+    if is_damage(error) {
+        return format!(
+            "'{shown}' is damaged ({error}): put a backup in its place, or move it and its -wal and -shm away to \
+             start with an empty history"
+        );
+    }
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => format!("cannot write '{shown}': the disk is full; make room"),
+        Some(ErrorCode::ReadOnly) => {
+            format!(
+                "cannot write '{shown}': it is read-only; check its permissions, or set a different state_dir"
+            )
+        }
+        _ if is_newer(error) => format!("cannot use '{shown}': {error}"),
+        _ => format!("cannot use '{shown}': {error}; check its permissions, or set a different state_dir"),
+    }
+}
+
+/// The first migration has been applied.
+pub(super) fn has_tables(connection: &Connection) -> rusqlite::Result<bool> {
+    connection.query_row(
         "SELECT EXISTS(SELECT 1 FROM sqlite_schema WHERE name = 'migrations')",
         [],
         |row| row.get(0),
-    )?;
-    let version: i64 = if has_table {
+    )
+}
+
+fn migrate(connection: &Connection, migrations: &[&str]) -> rusqlite::Result<()> {
+    let known = migrations.len() as i64;
+    let version: i64 = if has_tables(connection)? {
         connection.query_row("SELECT coalesce(max(version), 0) FROM migrations", [], |row| {
             row.get(0)
         })?

@@ -4,15 +4,16 @@
 //! Of a stream longer than its limit the head is its first half of the limit and the tail its last; neither border
 //! cuts a UTF-8 sequence in two (the halves shrink by up to 3 bytes for that, and the line counts them).
 
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::ops::Range;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::engine::id::MachineRunId;
+use crate::engine::record::OutputRef;
 use crate::limits;
 
-use super::history::Reader;
+use super::reader::Reader;
 use super::text;
 
 /// Lengths of an output.
@@ -32,14 +33,66 @@ pub struct OutputShape {
 /// that of the moment when it was made; if a running command's tail moves on meanwhile, the read ends with an error.
 pub struct OutputStream<'r> {
     reader: &'r Reader,
-    machine_run: MachineRunId,
-    day: i64,
+    output: OutputRef,
     shape: OutputShape,
     /// What is still to come, as presented.
     range: Range<u64>,
     /// A piece that was read, and how much of it is handed on.
     piece: Vec<u8>,
     used: usize,
+}
+
+impl Reader {
+    /// Lengths of an output as it is presented. An output that was never stored, or whose day file is gone, is empty.
+    pub fn output_shape(&self, output: OutputRef) -> Result<OutputShape, String> {
+        let shape = self.with_day(output.day, |file| {
+            shape(file, output.machine_run, output.limit_bytes)
+        })?;
+        Ok(shape.unwrap_or_default())
+    }
+
+    /// Bytes of an output as it is presented: what ranges refer to.
+    pub fn output_len(&self, output: OutputRef) -> Result<u64, String> {
+        Ok(self.output_shape(output)?.presented_bytes())
+    }
+
+    /// An output as it is presented, or the part of it in `range`, to be read piece by piece.
+    pub fn output(&self, output: OutputRef, range: Range<u64>) -> Result<OutputStream<'_>, String> {
+        let shape = self.output_shape(output)?;
+        Ok(OutputStream::new(self, output, shape, range))
+    }
+
+    /// Writes the part of an output in `range` to `into`, never holding the whole. Returns the bytes written.
+    pub fn read_output(
+        &self,
+        output: OutputRef,
+        range: Range<u64>,
+        into: &mut impl Write,
+    ) -> io::Result<u64> {
+        let mut stream = self.output(output, range).map_err(io::Error::other)?;
+        io::copy(&mut stream, into)
+    }
+
+    /// The last `bytes` of an output as it is presented (not starting within a UTF-8 sequence), and whether
+    /// anything stands before them.
+    pub fn output_tail(&self, output: OutputRef, bytes: usize) -> Result<(Vec<u8>, bool), String> {
+        let length = self.output_len(output)?;
+        let from = length.saturating_sub(bytes as u64);
+        let mut tail = Vec::with_capacity((length - from) as usize);
+        self.read_output(output, from..length, &mut tail)
+            .map_err(|error| error.to_string())?;
+        if from > 0 {
+            tail.drain(..text::cut_at_start(&tail));
+        }
+        Ok((tail, from > 0))
+    }
+
+    /// Stored bytes of an output from offset `at` of the whole stream on, as many as are read in one go, `wanted` at
+    /// least where so many follow without a gap; empty: that byte is not stored (yet, or any more).
+    pub fn stored_output(&self, output: OutputRef, at: u64, wanted: usize) -> Result<Vec<u8>, String> {
+        let read = self.with_day(output.day, |file| read_from(file, output.machine_run, at, wanted))?;
+        Ok(read.unwrap_or_default())
+    }
 }
 
 impl OutputShape {
@@ -57,16 +110,14 @@ impl OutputShape {
 impl<'r> OutputStream<'r> {
     pub(super) fn new(
         reader: &'r Reader,
-        machine_run: MachineRunId,
-        day: i64,
+        output: OutputRef,
         shape: OutputShape,
         range: Range<u64>,
     ) -> OutputStream<'r> {
         let end = range.end.min(shape.presented_bytes());
         OutputStream {
             reader,
-            machine_run,
-            day,
+            output,
             range: range.start.min(end)..end,
             shape,
             piece: Vec::new(),
@@ -99,8 +150,8 @@ impl<'r> OutputStream<'r> {
         let wanted = (end - at).min(limits::OUTPUT_READ_BYTES as u64);
         let read = self
             .reader
-            .with_day(self.day, |file| {
-                read_from(file, self.machine_run, at, wanted as usize)
+            .with_day(self.output.day, |file| {
+                read_from(file, self.output.machine_run, at, wanted as usize)
             })
             .map_err(io::Error::other)?;
         let mut bytes = read.unwrap_or_default();

@@ -166,10 +166,18 @@ fn begin_run(id: u64, limit: u64) -> Write {
     ])
 }
 
+fn output_ref(machine_run: u64, day: i64, limit_bytes: u64) -> OutputRef {
+    OutputRef {
+        machine_run: MachineRunId(machine_run),
+        day,
+        limit_bytes,
+    }
+}
+
 fn whole(reader: &Reader, machine_run: u64, limit: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
     reader
-        .read_output(MachineRunId(machine_run), DAY, limit, 0..u64::MAX, &mut bytes)
+        .read_output(output_ref(machine_run, DAY, limit), 0..u64::MAX, &mut bytes)
         .unwrap();
     bytes
 }
@@ -321,7 +329,7 @@ fn acks_leave_in_order_and_after_their_rows_can_be_read() {
     let reader = opened.reader();
     let (ack_in, acks) = crossbeam_channel::bounded(1_000);
     let deliver = move |connection: ConnectionId, _| {
-        let stored = reader.output_len(MachineRunId(1), DAY, 0).unwrap();
+        let stored = reader.output_len(output_ref(1, DAY, 0)).unwrap();
         ack_in.send((connection.0, stored)).unwrap();
     };
     let storage = opened
@@ -383,7 +391,7 @@ fn beyond_its_limit_an_output_keeps_head_and_tail_exactly() {
     );
     // a limit whose halves cut sequences: both shrink, and the line counts that
     for (limit, head, tail) in [(36, 17, 18), (34, 17, 15), (39, 17, 19)] {
-        let shape = reader.output_shape(MachineRunId(1), DAY, limit).unwrap();
+        let shape = reader.output_shape(output_ref(1, DAY, limit)).unwrap();
         assert_eq!(
             (shape.head_bytes, shape.tail_bytes),
             (head, tail),
@@ -391,16 +399,16 @@ fn beyond_its_limit_an_output_keeps_head_and_tail_exactly() {
         );
         assert_eq!(shape.left_out_bytes(), 200 - head - tail);
     }
-    let length = reader.output_len(MachineRunId(1), DAY, limit).unwrap();
+    let length = reader.output_len(output_ref(1, DAY, limit)).unwrap();
     for from in 0..=length {
         let mut part = Vec::new();
         let range = from..(from + 15).min(length);
         reader
-            .read_output(MachineRunId(1), DAY, limit, range.clone(), &mut part)
+            .read_output(output_ref(1, DAY, limit), range.clone(), &mut part)
             .unwrap();
         assert_eq!(part, expected[range.start as usize..range.end as usize]);
     }
-    let (tail, is_cut) = reader.output_tail(MachineRunId(1), DAY, limit, 6).unwrap();
+    let (tail, is_cut) = reader.output_tail(output_ref(1, DAY, limit), 6).unwrap();
     assert_eq!((String::from_utf8(tail).unwrap().as_str(), is_cut), ("39€", true));
     drop(fixture);
     let (_fixture, recovered) = Fixture::open(&dir.0);
@@ -505,7 +513,7 @@ fn runs_are_found_by_what_people_ask_for() {
     let reader = fixture.storage.reader();
     let ids = |filter: RunFilter, before: Option<u64>, limit| -> Vec<u64> {
         let before = before.map(RunId);
-        let runs = reader.runs(&filter, Page { before, limit }).unwrap();
+        let runs = reader.runs(&filter, PageOf { before, limit }).unwrap();
         runs.iter().map(|run| run.id.0).collect()
     };
     let all = RunFilter::default();
@@ -561,7 +569,7 @@ fn old_history_goes_but_nothing_unfinished_and_no_number_twice() {
         let reader = fixture.storage.reader();
         let deadline = crate::clock::mono().plus_ms(60_000);
         let (done, wait) = crossbeam_channel::bounded(1);
-        let text = |machine_run, day| reader.output_len(MachineRunId(machine_run), day, 0).unwrap();
+        let text = |machine_run, day| reader.output_len(output_ref(machine_run, day, 0)).unwrap();
         while reader.run("gone_90").unwrap().is_some()
             || reader.run("backup_1").unwrap().is_some()
             || text(30, DAY + 3) > 0
@@ -602,7 +610,7 @@ fn history_ages_from_the_end_of_a_run_with_its_output() {
     let (done, wait) = crossbeam_channel::bounded(1);
     let length = |id: u64| {
         reader
-            .output_len(MachineRunId(id * 10), DAY + id as i64, 0)
+            .output_len(output_ref(id * 10, DAY + id as i64, 0))
             .unwrap()
     };
     while reader.run("long_2").unwrap().is_some() || length(2) > 0 {
@@ -799,7 +807,7 @@ fn fill_the_disk(dir: &Path) {
     );
     let reader = fixture.storage.reader();
     let stage = || reader.run("backup_1").unwrap().unwrap().run.stage;
-    let stored = || reader.output_len(MachineRunId(1), DAY, 0).unwrap();
+    let stored = || reader.output_len(output_ref(1, DAY, 0)).unwrap();
     assert_eq!(stage(), RunStage::Running);
     let acked = fixture.acks.try_iter().count() as u64;
     assert!(acked < PIECES);

@@ -81,7 +81,7 @@ pub(super) fn open(path: &Path) -> Result<(Worker, Recovered), String> {
         )
     })?;
     let facts =
-        schema::open(&state, &schema::STATE_LAYOUT).map_err(|error| recover::describe(&state, &error))?;
+        schema::open(&state, &schema::STATE_LAYOUT).map_err(|error| schema::describe(&state, &error))?;
     let mut days = DayFiles::new(path);
     let recovered = recover::recover(&facts, &mut days, path)?;
     let mut reserve = Reserve::of(path);

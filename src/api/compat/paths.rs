@@ -47,7 +47,7 @@ pub fn timeline(call: &Call) -> Answered {
         return Err(bad("'start_date' must not be after 'end_date'"));
     }
     let reader = call.shared.reader.lock();
-    let found = reader.happenings(from, until, None, limits::HISTORY_PAGE);
+    let found = reader.history_events(from, until, None, limits::HISTORY_PAGE);
     drop(reader);
     let content = shapes::timeline(&found.map_err(unreadable)?);
     Ok(Response::json(

@@ -7,11 +7,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::tails::Tails;
-use crate::api::views::{concerns, day_of, is_error, job_config};
+use crate::api::views::{concerns, is_error, job_config};
 use crate::clock::Wall;
 use crate::config::{Problem, Role};
 use crate::engine::board::{Board, JobBoard, MachineBoard, RunBoard};
-use crate::storage::{Happening, HappeningKind};
+use crate::storage::{HistoryEvent, HistoryEventKind};
 
 /// `GET /version`.
 #[derive(Serialize)]
@@ -193,9 +193,8 @@ impl Serialize for MachineResult<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let record = &self.machine.record;
         let iso = |at: Option<Wall>| at.map(Wall::iso).unwrap_or_default();
-        let limit_bytes = self.run.run.spec.output_limit_bytes;
-        let day = day_of(self.run.run.started);
-        let tail = self.tails.tail(self.machine, day, limit_bytes);
+        let output = self.run.run.output_of(record.id);
+        let tail = self.tails.tail(self.machine, output);
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("starttime", &iso(record.started.or(record.dispatched)))?;
         map.serialize_entry("endtime", &iso(record.ended))?;
@@ -247,8 +246,8 @@ pub fn without_nulls(value: Value) -> Value {
 }
 
 /// `content` of the old UI's timeline.
-pub fn timeline(found: &[Happening]) -> Vec<Value> {
-    let entry = |happening: &Happening, msg_type: &str, ret_code: Value| {
+pub fn timeline(found: &[HistoryEvent]) -> Vec<Value> {
+    let entry = |happening: &HistoryEvent, msg_type: &str, ret_code: Value| {
         json!({
             "cron": happening.job, "timestamp": happening.at.iso(), "ret_code": ret_code, "msg_type": msg_type,
             "job_instance": happening.instance,
@@ -257,11 +256,11 @@ pub fn timeline(found: &[Happening]) -> Vec<Value> {
     found
         .iter()
         .filter_map(|happening| match &happening.kind {
-            HappeningKind::MachineStarted { .. } => Some(entry(happening, "machine_start", "".into())),
-            HappeningKind::MachineEnded { retcode, .. } => {
+            HistoryEventKind::MachineStarted { .. } => Some(entry(happening, "machine_start", "".into())),
+            HistoryEventKind::MachineEnded { retcode, .. } => {
                 Some(entry(happening, "machine_result", (*retcode).into()))
             }
-            HappeningKind::NotStarted { .. } => None,
+            HistoryEventKind::NotStarted { .. } => None,
         })
         .collect()
 }

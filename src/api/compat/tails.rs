@@ -10,6 +10,7 @@ use crate::api::reader::SharedReader;
 use crate::clock::{self, Mono};
 use crate::engine::board::MachineBoard;
 use crate::engine::id::MachineRunId;
+use crate::engine::record::OutputRef;
 use crate::limits;
 
 /// An end that may not be all yet (its commit is under way) is read again for this long.
@@ -51,11 +52,11 @@ impl Tails {
     }
 
     /// The last [`limits::STATUS_RET_BYTES`] of a machine run's output. What cannot be read is said in its place.
-    pub fn tail(&self, machine: &MachineBoard, day: i64, limit_bytes: u64) -> Tail {
+    pub fn tail(&self, machine: &MachineBoard, output: OutputRef) -> Tail {
         if machine.output_bytes == 0 {
             return Tail::default();
         }
-        let id = machine.record.id;
+        let id = output.machine_run;
         let now = clock::mono();
         let mut first_seen = now;
         if let Some(entry) = self.kept.lock().tails.get(&id)
@@ -66,10 +67,7 @@ impl Tails {
             }
             first_seen = entry.first_seen;
         }
-        let read = self
-            .reader
-            .lock()
-            .output_tail(id, day, limit_bytes, limits::STATUS_RET_BYTES);
+        let read = self.reader.lock().output_tail(output, limits::STATUS_RET_BYTES);
         let (bytes, is_truncated) = match read {
             Ok(read) => read,
             Err(error) => {

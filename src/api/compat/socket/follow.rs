@@ -11,8 +11,7 @@ use std::sync::Arc;
 
 use super::frames::Overlay;
 use super::source::Source;
-use super::text::{Cursor, Next, Piece, Place};
-use crate::api::views::day_of;
+use super::text::{Cursor, Next, Piece, TextSource};
 use crate::clock::{Mono, Wall};
 use crate::engine::board::{Board, JobBoard, MachineBoard, RunBoard};
 use crate::engine::id::{MachineRunId, RunId};
@@ -301,7 +300,8 @@ impl Follow {
                 let place = self.place(machine);
                 place.is_ended
                     || (text.cursor.byte < place.output_bytes
-                        && (place.limit_bytes == 0 || text.cursor.byte + 4 < place.limit_bytes / 2))
+                        && (place.output.limit_bytes == 0
+                            || text.cursor.byte + 4 < place.output.limit_bytes / 2))
             }
         };
         let machines = self.run.iter().flat_map(|run| &run.machines);
@@ -380,7 +380,8 @@ impl Follow {
             text.high_utf16 = text.high_utf16.max(text.cursor.utf16);
             self.unacked_utf16 += piece.utf16;
         }
-        let is_cut = where_it_is.limit_bytes > 0 && where_it_is.output_bytes > where_it_is.limit_bytes;
+        let is_cut =
+            where_it_is.output.limit_bytes > 0 && where_it_is.output_bytes > where_it_is.output.limit_bytes;
         let is_at_end = text.cursor.byte >= where_it_is.output_bytes && (!is_cut || text.cursor.is_tail);
         let is_complete = where_it_is.is_ended && (piece.is_none() || is_at_end);
         text.complete_bytes = is_complete.then_some(where_it_is.output_bytes);
@@ -410,12 +411,11 @@ impl Follow {
         self.past_since.is_some() || is_ended(machine)
     }
 
-    fn place(&self, machine: &MachineBoard) -> Place {
+    fn place(&self, machine: &MachineBoard) -> TextSource {
         let run = self.run.as_ref().map(|run| &run.run);
-        Place {
-            id: machine.record.id,
-            day: run.map_or(0, |run| day_of(run.started)),
-            limit_bytes: run.map_or(0, |run| run.spec.output_limit_bytes),
+        let output = run.map(|run| run.output_of(machine.record.id));
+        TextSource {
+            output: output.unwrap_or_default(),
             output_bytes: machine.output_bytes,
             is_ended: self.is_ended(machine),
         }

@@ -15,16 +15,15 @@ use tungstenite::Utf8Bytes;
 
 use super::frames::{self, Overlays};
 use super::source::Source;
-use super::text::{Cursor, Next, Place, Texts};
+use super::text::{Cursor, Next, TextSource, Texts};
 use crate::api::compat::shapes;
 use crate::api::feed::Feed;
 use crate::clock::{self, Mono, Wall};
 use crate::config::{Config, Maintenance, Role};
-use crate::engine::board::{Board, MachineBoard, RunBoard};
+use crate::engine::board::{Board, RunBoard};
 use crate::engine::id::RunId;
-use crate::engine::record::StoredRun;
 use crate::limits;
-use crate::storage::{Page, Reader, RunFilter};
+use crate::storage::{PageOf, Reader, RunFilter};
 use crate::thread::{self, Actor};
 use crate::wake::Waker;
 
@@ -166,7 +165,7 @@ impl Hub {
     pub fn timeline(&self, from: Option<Wall>, until: Option<Wall>) -> Result<(Vec<Value>, u64), String> {
         let (from, until) = (from.unwrap_or(Wall(i64::MIN)), until.unwrap_or(Wall(i64::MAX)));
         let history = self.history.lock();
-        let found = history.happenings(from, until, None, limits::HISTORY_PAGE)?;
+        let found = history.history_events(from, until, None, limits::HISTORY_PAGE)?;
         drop(history);
         let serial = self.timelines.fetch_add(1, Ordering::Relaxed) + 1;
         Ok((shapes::timeline(&found), serial))
@@ -235,11 +234,11 @@ impl Source for Hub {
         self.plain_status(board).1
     }
 
-    fn next(&self, place: &Place, cursor: Cursor, stop: Option<u64>) -> Next {
+    fn next(&self, source: &TextSource, cursor: Cursor, stop: Option<u64>) -> Next {
         if !self.has_budget() {
             return Next::Later;
         }
-        self.texts.next(place, cursor, stop).unwrap_or_else(|error| {
+        self.texts.next(source, cursor, stop).unwrap_or_else(|error| {
             log::warn!("reading an output for the UI: {error}");
             Next::Nothing
         })
@@ -250,7 +249,7 @@ impl Source for Hub {
             job: Some(job.to_string()),
             ..RunFilter::default()
         };
-        let page = Page {
+        let page = PageOf {
             before: Some(before),
             limit: limits::COMPAT_PAST_RUNS,
         };
@@ -262,7 +261,7 @@ impl Source for Hub {
                     found.extend(
                         history
                             .run(&run.instance)?
-                            .map(|stored| Arc::new(as_shown(stored))),
+                            .map(|stored| Arc::new(RunBoard::from(stored))),
                     );
                 }
             }
@@ -272,22 +271,5 @@ impl Source for Hub {
             log::warn!("reading earlier runs of {job} for the UI: {error}");
             Vec::new()
         })
-    }
-}
-
-fn as_shown(stored: StoredRun) -> RunBoard {
-    let mut machines = stored.machines;
-    machines.sort_by_key(|(record, _)| record.position);
-    let shown = machines.into_iter().map(|(record, position)| {
-        Arc::new(MachineBoard {
-            record,
-            last_seq: position.next_seq.checked_sub(1),
-            output_bytes: position.bytes,
-            output_utf16: position.utf16,
-        })
-    });
-    RunBoard {
-        run: stored.run,
-        machines: shown.collect(),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::text::{Cursor, Next, Place};
+use super::text::{Cursor, Next, TextSource};
 use crate::engine::board::{Board, RunBoard};
 use crate::engine::id::RunId;
 
@@ -11,7 +11,7 @@ pub trait Source {
     /// Differs from the last one whenever `status` says something else.
     fn status_stamp(&self, board: &Arc<Board>) -> u64;
     /// The next piece of an output.
-    fn next(&self, place: &Place, cursor: Cursor, stop: Option<u64>) -> Next;
+    fn next(&self, source: &TextSource, cursor: Cursor, stop: Option<u64>) -> Next;
     /// Stored runs of a job that have ended, from `from` up to, not including, `before`, ascending.
     fn past_runs(&self, job: &str, from: RunId, before: RunId) -> Vec<Arc<RunBoard>>;
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::engine::id::MachineRunId;
+use crate::engine::record::OutputRef;
 use crate::limits;
 use crate::storage::Reader;
 
@@ -17,11 +18,8 @@ const SHORT_BYTES: u64 = 16;
 
 /// One machine run's output.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Place {
-    pub id: MachineRunId,
-    pub day: i64,
-    /// `output_limit`; 0: none.
-    pub limit_bytes: u64,
+pub struct TextSource {
+    pub output: OutputRef,
     /// Bytes of the whole stream, as the board has it. Storage may not have all of them yet.
     pub output_bytes: u64,
     /// Nothing more will come.
@@ -109,15 +107,15 @@ impl Texts {
     }
 
     /// The piece at `cursor`; with `stop`, none that reaches beyond that many UTF-16 code units of the text.
-    pub fn next(&self, place: &Place, cursor: Cursor, stop: Option<u64>) -> Result<Next, String> {
-        let to = match stretch(place, cursor) {
+    pub fn next(&self, source: &TextSource, cursor: Cursor, stop: Option<u64>) -> Result<Next, String> {
+        let to = match stretch(source, cursor) {
             Stretch::To(to) => to,
-            Stretch::Notice => return self.notice(place),
+            Stretch::Notice => return self.notice(source),
             Stretch::Nothing => return Ok(Next::Nothing),
             Stretch::End => return Ok(Next::End),
         };
         let most_utf16 = stop.map_or(u64::MAX, |stop| stop.saturating_sub(cursor.utf16));
-        let key = (place.id, cursor.byte, to, place.is_ended);
+        let key = (source.output.machine_run, cursor.byte, to, source.is_ended);
         if let Some(piece) = self.kept.lock().find(&key, most_utf16) {
             return Ok(Next::Piece(piece));
         }
@@ -127,16 +125,16 @@ impl Texts {
             return Ok(Next::Piece(piece));
         }
         let wanted = (to - cursor.byte) as usize;
-        let mut bytes = reader.stored_output(place.id, place.day, cursor.byte, wanted)?;
+        let mut bytes = reader.stored_output(source.output, cursor.byte, wanted)?;
         bytes.truncate(wanted);
         let is_whole = bytes.len() == wanted;
-        let is_last = is_whole && place.is_ended && to == place.output_bytes;
+        let is_last = is_whole && source.is_ended && to == source.output_bytes;
         let piece = Arc::new(encode(&bytes, cursor, is_last, most_utf16));
         if piece.next_byte == cursor.byte {
             drop(reader);
-            let is_head_done = is_whole && is_cut(place) && !cursor.is_tail;
+            let is_head_done = is_whole && is_cut(source) && !cursor.is_tail;
             return if is_head_done {
-                self.notice(place)
+                self.notice(source)
             } else {
                 Ok(Next::Nothing)
             };
@@ -147,12 +145,9 @@ impl Texts {
         Ok(Next::Piece(piece))
     }
 
-    fn notice(&self, place: &Place) -> Result<Next, String> {
-        let shape = self
-            .reader
-            .lock()
-            .output_shape(place.id, place.day, place.limit_bytes)?;
-        if shape.total_bytes < place.output_bytes {
+    fn notice(&self, source: &TextSource) -> Result<Next, String> {
+        let shape = self.reader.lock().output_shape(source.output)?;
+        if shape.total_bytes < source.output_bytes {
             return Ok(Next::Nothing);
         }
         let at_tail = Cursor {
@@ -185,20 +180,20 @@ impl Kept {
 }
 
 /// It has ended, and its middle is left out.
-fn is_cut(place: &Place) -> bool {
-    place.is_ended && place.limit_bytes > 0 && place.output_bytes > place.limit_bytes
+fn is_cut(source: &TextSource) -> bool {
+    source.is_ended && source.output.limit_bytes > 0 && source.output_bytes > source.output.limit_bytes
 }
 
-fn stretch(place: &Place, cursor: Cursor) -> Stretch {
+fn stretch(source: &TextSource, cursor: Cursor) -> Stretch {
     // while it runs, what lies behind the head may yet be left out
-    let is_head = place.limit_bytes > 0 && !cursor.is_tail && (!place.is_ended || is_cut(place));
+    let is_head = source.output.limit_bytes > 0 && !cursor.is_tail && (!source.is_ended || is_cut(source));
     let end = if is_head {
-        place.output_bytes.min(place.limit_bytes / 2)
+        source.output_bytes.min(source.output.limit_bytes / 2)
     } else {
-        place.output_bytes
+        source.output_bytes
     };
     if cursor.byte >= end {
-        return match (is_head && is_cut(place), place.is_ended) {
+        return match (is_head && is_cut(source), source.is_ended) {
             (true, _) => Stretch::Notice,
             (false, true) => Stretch::End,
             (false, false) => Stretch::Nothing,
@@ -341,13 +336,15 @@ mod tests {
 
     #[test]
     fn while_it_runs_only_the_head_is_shown_and_blocks_have_common_borders() {
-        let place = |output_bytes, is_ended| Place {
-            limit_bytes: 100_000,
+        let place = |output_bytes, is_ended| TextSource {
+            output: OutputRef {
+                limit_bytes: 100_000,
+                ..OutputRef::default()
+            },
             output_bytes,
             is_ended,
-            ..Place::default()
         };
-        let to = |place: &Place, byte| match stretch(place, Cursor { byte, ..start() }) {
+        let to = |source: &TextSource, byte| match stretch(source, Cursor { byte, ..start() }) {
             Stretch::To(to) => to,
             Stretch::Notice => u64::MAX,
             Stretch::Nothing => 0,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::frames::{self, Overlays};
 use super::source::Source;
-use super::text::{Cursor, Next, Piece, Place};
+use super::text::{Cursor, Next, Piece, TextSource};
 use super::view::{Frame, View};
 use crate::clock::{Mono, Wall};
 use crate::config::Config;
@@ -152,14 +152,17 @@ impl Source for World {
         stamps.0
     }
 
-    fn next(&self, place: &Place, cursor: Cursor, stop: Option<u64>) -> Next {
+    fn next(&self, source: &TextSource, cursor: Cursor, stop: Option<u64>) -> Next {
         if self.is_busy {
             return Next::Later;
         }
-        let text = self.stored.get(&place.id).map_or("", String::as_str);
-        let text = &text[..text.len().min(place.output_bytes as usize)];
-        if cursor.byte >= place.output_bytes {
-            return if place.is_ended { Next::End } else { Next::Nothing };
+        let text = self
+            .stored
+            .get(&source.output.machine_run)
+            .map_or("", String::as_str);
+        let text = &text[..text.len().min(source.output_bytes as usize)];
+        if cursor.byte >= source.output_bytes {
+            return if source.is_ended { Next::End } else { Next::Nothing };
         }
         let mut piece = Piece::default();
         let mut taken = String::new();
