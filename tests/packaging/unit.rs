@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 fn packaging(path: &str) -> String {
     format!("{}/packaging/{path}", env!("CARGO_MANIFEST_DIR"))
@@ -9,7 +10,10 @@ fn packaging(path: &str) -> String {
 
 /// Tenths: 30 is an exposure of 3.0. None: systemd-analyze is not installed.
 fn exposure_tenths(files: &[(&str, &str)]) -> Option<u32> {
-    let dir = std::env::temp_dir().join(format!("saltpeter-unit-{}-{}", std::process::id(), files.len()));
+    // tests run side by side
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let dir = std::env::temp_dir().join(format!("saltpeter-unit-{}-{count}", std::process::id()));
     for (from, to) in files {
         let to = dir.join(to);
         fs::create_dir_all(to.parent().unwrap()).unwrap();
