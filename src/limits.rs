@@ -270,6 +270,8 @@ pub const COMPAT_OUTPUT_BYTES_PER_S: u64 = 64 << 20;
 pub const COMPAT_OUTPUT_PATIENCE_MS: u64 = 10_000;
 /// Largest part of a client's message that is kept and repeated in an answer; also of a job's name.
 pub const COMPAT_ECHO_BYTES: usize = 4 << 10;
+/// Lengths of texts of outputs beyond their limit that are kept: each takes a look into storage.
+pub const COMPAT_LENGTHS: usize = 20_000;
 /// Jobs that one UI connection follows, or has followed.
 pub const COMPAT_SUBSCRIPTIONS: usize = 1_000;
 /// Runs that ended between two looks and are shown one after the other; more are skipped.

@@ -107,6 +107,7 @@ pub fn overview(call: &Call) -> Answered {
 fn job_line<'a>(config: &'a Config, name: &'a str, job: &'a JobBoard, is_running: bool) -> JobLine<'a> {
     let configured = config.jobs.get(name).map(|job| &**job);
     let record = &job.record;
+    let counts = views::last_counts(job);
     let next_run = match &job.paused {
         None => job.next_run.map(|next| next.iso()),
         Some(_) => views::next_runs(job, configured, 1).pop(),
@@ -125,8 +126,8 @@ fn job_line<'a>(config: &'a Config, name: &'a str, job: &'a JobBoard, is_running
         last_run: views::iso(record.last_run),
         last_ended: views::iso(record.last_ended),
         last_instance: record.last_instance.as_deref(),
-        last_failed_count: record.last_failed_count,
-        last_total_count: record.last_total_count,
+        last_failed_count: counts.failed,
+        last_total_count: counts.total,
         next_run,
         missed: record.missed,
         overlap: record.overlap,

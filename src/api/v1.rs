@@ -280,6 +280,7 @@ fn job_view(call: &Call, name: &str, job: &JobBoard, recent: usize, next: usize)
         .map(|run| run.run.instance.as_str())
         .collect();
     let record = &job.record;
+    let counts = views::last_counts(job);
     let role: Role = call.caller.role;
     Ok(json!({
         "name": name,
@@ -295,8 +296,8 @@ fn job_view(call: &Call, name: &str, job: &JobBoard, recent: usize, next: usize)
         "last_run": views::iso(record.last_run),
         "last_instance": record.last_instance,
         "last_success": views::iso(record.last_success),
-        "last_failed_count": record.last_failed_count,
-        "last_total_count": record.last_total_count,
+        "last_failed_count": counts.failed,
+        "last_total_count": counts.total,
         "result_ok": record.result_ok,
         "missed": record.missed,
         "overlap": record.overlap,

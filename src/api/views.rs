@@ -225,6 +225,24 @@ fn counts(stored: Option<MachineCounts>, instance: &str, board: &Board) -> Machi
     })
 }
 
+/// How the machines of a job's last run stand: of the one that `last_run` and `last_instance` name, also while it runs.
+pub fn last_counts(job: &JobBoard) -> MachineCounts {
+    let record = &job.record;
+    let last = job
+        .last
+        .as_ref()
+        .filter(|last| Some(&last.run.instance) == record.last_instance.as_ref());
+    let at_its_end = MachineCounts {
+        total: record.last_total_count,
+        ended: record.last_total_count,
+        failed: record.last_failed_count,
+    };
+    last.map_or(at_its_end, |last| {
+        let machines = last.machines.iter().map(|machine| &machine.record);
+        last.run.counts.unwrap_or_else(|| MachineCounts::of(machines))
+    })
+}
+
 /// How a run's machines have ended: how many by outcome, and the first that failed.
 pub fn tally(tally: &MachineTally) -> Value {
     let mut outcomes: BTreeMap<&str, u32> = BTreeMap::new();

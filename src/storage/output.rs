@@ -256,7 +256,7 @@ pub(super) fn highest_machine_run(connection: &Connection) -> rusqlite::Result<O
 const KEPT_BYTES: usize = 4;
 
 /// Up to 4 bytes of the stream before the row `row` that begins at `byte_offset`, as far as they are kept.
-fn bytes_before(
+pub(super) fn bytes_before(
     connection: &Connection,
     machine_run: MachineRunId,
     row: i64,

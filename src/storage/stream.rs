@@ -13,6 +13,7 @@ use crate::engine::id::MachineRunId;
 use crate::engine::record::OutputRef;
 use crate::limits;
 
+use super::output::bytes_before;
 use super::reader::Reader;
 use super::text;
 
@@ -49,6 +50,13 @@ impl Reader {
             shape(file, output.machine_run, output.limit_bytes)
         })?;
         Ok(shape.unwrap_or_default())
+    }
+
+    /// UTF-16 code units of an output as a page shows it: of one longer than its limit, head, line and tail, or, while
+    /// the command runs, the head.
+    pub fn shown_utf16(&self, output: OutputRef, is_ended: bool) -> Result<u64, String> {
+        let units = self.with_day(output.day, |file| shown_utf16(file, output, is_ended))?;
+        Ok(units.unwrap_or_default())
     }
 
     /// Bytes of an output as it is presented: what ranges refer to.
@@ -212,6 +220,52 @@ pub(super) fn shape(
         notice: format!("{line_end}[{} bytes left out]\n", tail_from - head_bytes).into_bytes(),
         tail_bytes: total_bytes - tail_from,
     })
+}
+
+/// The same, in one day's file; faulty bytes count as U+FFFD.
+fn shown_utf16(file: &Connection, output: OutputRef, is_ended: bool) -> rusqlite::Result<u64> {
+    let OutputRef {
+        machine_run,
+        limit_bytes,
+        ..
+    } = output;
+    let shape = shape(file, machine_run, limit_bytes)?;
+    let before = |at| utf16_before(file, machine_run, at);
+    if !is_ended && limit_bytes > 0 {
+        let head_bytes = head_end(file, machine_run, shape.total_bytes.min(limit_bytes / 2))?;
+        return before(head_bytes);
+    }
+    let tail_utf16 = before(shape.total_bytes)? - before(shape.total_bytes - shape.tail_bytes)?;
+    Ok(before(shape.head_bytes)? + shape.notice.len() as u64 + tail_utf16)
+}
+
+/// UTF-16 code units of the stream before the byte `at`, where a sequence that is not complete there does not count.
+fn utf16_before(file: &Connection, machine_run: MachineRunId, at: u64) -> rusqlite::Result<u64> {
+    let found = file
+        .prepare_cached(
+            "SELECT row, byte_offset, utf16_offset, data FROM output WHERE machine_run = ?1 AND byte_offset <= ?2
+             ORDER BY byte_offset DESC, row DESC LIMIT 1",
+        )?
+        .query_row(params![machine_run.0 as i64, at as i64], |row| {
+            Ok((
+                row.get::<_, i64>(0)?,
+                row.get::<_, i64>(1)?,
+                row.get::<_, i64>(2)?,
+                row.get::<_, Vec<u8>>(3)?,
+            ))
+        })
+        .optional()?;
+    let Some((row, byte_offset, utf16_offset, mut data)) = found else {
+        return Ok(0);
+    };
+    data.truncate((at - byte_offset as u64) as usize);
+    let before = match byte_offset {
+        0 => Vec::new(),
+        _ => bytes_before(file, machine_run, row, byte_offset)?,
+    };
+    // a sequence that the rows before left open counts where it is completed
+    let carried = &before[before.len() - text::cut_at_end(&before)..];
+    Ok(utf16_offset as u64 + text::utf16_units(&[carried, &data].concat()))
 }
 
 /// Where the head ends: at `half`, or before a sequence that begins there and does not end.

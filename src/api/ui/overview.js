@@ -248,7 +248,8 @@ function updateJob(row, job) {
 }
 
 function outcomeText(job) {
-  if (job.last_ok !== false) return "";
+  const has_failures = job.state === "running" ? job.last_failed_count > 0 : job.last_ok === false;
+  if (!has_failures) return "";
   if (job.last_total_count === 0) return "no machine";
   return `${job.last_failed_count} of ${job.last_total_count} failed`;
 }

@@ -291,6 +291,39 @@ fn the_document_is_served_to_anybody() {
 }
 
 #[test]
+fn the_last_run_and_its_failures_are_of_one_run_also_while_it_runs() {
+    let daemon = Plan::new(json!({})).prepare();
+    let flag = daemon.path("flag");
+    let command = "if [ -e $FLAG ]; then sleep 600; else exit 3; fi";
+    let fields = json!({"targets": "*", "env": {"FLAG": flag}});
+    daemon.write_jobs("jobs", &json!({"j": job_with(command, fields)}));
+    daemon.start();
+    let rows = || {
+        let overview = expect(&daemon.get("/api/v1/overview"), 200);
+        let jobs = expect(&daemon.get("/api/v1/jobs"), 200);
+        [overview["jobs"][0].clone(), jobs["jobs"][0].clone()]
+    };
+    let figures = |row: &serde_json::Value| {
+        (
+            row["last_instance"].as_str().map(str::to_string),
+            row["last_failed_count"].as_u64().unwrap(),
+            row["last_total_count"].as_u64().unwrap(),
+        )
+    };
+    let failed = daemon.run("j");
+    daemon.wait_ended(&failed);
+    for row in rows() {
+        assert_eq!(figures(&row), (Some(failed.clone()), 3, 3), "{row}");
+    }
+    std::fs::write(&flag, "").unwrap();
+    let running = daemon.run("j");
+    until("its machines", || {
+        let of_running = |row| figures(row) == (Some(running.clone()), 0, 3);
+        rows().iter().all(of_running).then_some(())
+    });
+}
+
+#[test]
 fn the_overview_tells_everything_once_and_then_what_has_changed() {
     let daemon = Plan::new(json!({"a": job("true"), "b.c": job("exit 3"), "d": job("sleep 600")})).start();
     daemon.write_file("bad.yaml", "b:\n  min: 99\n");

@@ -109,6 +109,10 @@ fn beyond_the_limit_head_line_and_tail_are_shown_as_they_are_kept() {
     let instance = daemon.run("j");
     ui.until("its end", |ui| ui.details["j"]["results"]["m1"]["retcode"] == 0);
     let text = ui.until_shown(&daemon, &instance, "m1");
+    let count = text.count;
+    ui.until("its length", |ui| {
+        ui.details["j"]["results"]["m1"]["output_length"] == count
+    });
     assert!(text.text.contains(" bytes left out]\n"), "{}", text.text.len());
     assert!(text.text.ends_with("number 20000 \u{20ac}\n"));
 }

@@ -53,8 +53,13 @@ pub fn status(board: &Board, overlays: &Overlays) -> String {
     })
 }
 
-/// `details`.
-pub fn details(name: &str, job: &JobBoard, config: &Config) -> String {
+/// `details`; `length` is the length of a machine's text in UTF-16 code units.
+pub fn details(
+    name: &str,
+    job: &JobBoard,
+    config: &Config,
+    length: impl Fn(&RunBoard, &MachineBoard) -> u64,
+) -> String {
     let record = &job.record;
     let known = config.jobs.get(name).map(|job| job.group.as_str());
     let group = known.or(job.last.as_ref().map(|run| run.run.spec.group.as_str()));
@@ -65,14 +70,17 @@ pub fn details(name: &str, job: &JobBoard, config: &Config) -> String {
         .collect();
     let results: BTreeMap<&str, Value> = machines
         .iter()
-        .map(|machine| (machine.record.machine.as_str(), result(job, machine)))
+        .map(|machine| {
+            let run = job.last.as_deref();
+            let length = run.map_or(0, |run| length(run, machine));
+            (machine.record.machine.as_str(), result(job, machine, length))
+        })
         .collect();
-    let frame = json!({
+    let mut frame = json!({
         "type": "details",
         "cron": name,
         "data": {
             "next_run": iso(job.next_run),
-            "last_run": iso(record.last_run),
             "overlap": record.overlap,
             "group": group.unwrap_or(""),
             "targets": targets,
@@ -82,6 +90,10 @@ pub fn details(name: &str, job: &JobBoard, config: &Config) -> String {
             "results": results,
         },
     });
+    // the React UI takes an empty one for a date
+    if let Some(last_run) = record.last_run {
+        frame["data"]["last_run"] = last_run.iso().into();
+    }
     frame.to_string()
 }
 
@@ -198,7 +210,7 @@ impl Serialize for LastState<'_> {
     }
 }
 
-fn result(job: &JobBoard, machine: &MachineBoard) -> Value {
+fn result(job: &JobBoard, machine: &MachineBoard, length_utf16: u64) -> Value {
     let record = &machine.record;
     let started = record.started.or(record.dispatched);
     let started = started.or(job.last.as_ref().map(|run| run.run.started));
@@ -213,7 +225,7 @@ fn result(job: &JobBoard, machine: &MachineBoard) -> Value {
         "wrapper_version": record.wrapper_version.as_deref().unwrap_or(""),
         "last_heartbeat": iso(record.last_heartbeat),
         "last_output_seq": machine.last_seq.map_or(-1, |seq| i64::try_from(seq).unwrap_or(i64::MAX)),
-        "output_length": machine.output_utf16,
+        "output_length": length_utf16,
     })
 }
 
@@ -271,7 +283,7 @@ mod tests {
             last: Some(run(1, vec![machine("a", Some(3)), machine("b", None)])),
             ..JobBoard::default()
         };
-        let frame: Value = serde_json::from_str(&details("j", &job, &Config::default())).unwrap();
+        let frame: Value = serde_json::from_str(&details("j", &job, &Config::default(), |_, _| 7)).unwrap();
         assert!(!has_null(&frame), "{frame}");
         let data = &frame["data"];
         assert_eq!(data["targets"], json!(["a", "b"]));
@@ -280,9 +292,15 @@ mod tests {
         assert_eq!(data["results"]["b"]["endtime"], "");
         assert_eq!(data["results"]["a"]["last_output_seq"], -1);
         let never: Value =
-            serde_json::from_str(&details("j", &JobBoard::default(), &Config::default())).unwrap();
+            serde_json::from_str(&details("j", &JobBoard::default(), &Config::default(), |_, _| 7)).unwrap();
         assert!(!has_null(&never), "{never}");
         assert_eq!(never["data"]["targets"], json!([]));
+        assert_eq!(
+            never["data"].get("last_run"),
+            None,
+            "it has not run: no date at all"
+        );
+        assert_eq!(data["results"]["a"]["output_length"], 7);
     }
 
     #[test]

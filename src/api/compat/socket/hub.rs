@@ -20,8 +20,8 @@ use crate::api::compat::shapes;
 use crate::api::feed::Feed;
 use crate::clock::{self, Mono, Wall};
 use crate::config::{Config, Maintenance, Role};
-use crate::engine::board::{Board, RunBoard};
-use crate::engine::id::RunId;
+use crate::engine::board::{Board, MachineBoard, RunBoard};
+use crate::engine::id::{MachineRunId, RunId};
 use crate::limits;
 use crate::storage::{PageOf, Reader, RunFilter};
 use crate::thread::{self, Actor};
@@ -45,6 +45,8 @@ pub struct Hub {
     made: Mutex<Made>,
     budget: Mutex<Budget>,
     timelines: AtomicU64,
+    /// UTF-16 code units of texts that do not hold all of their output, by machine run and whether it has ended.
+    lengths: Mutex<HashMap<(MachineRunId, bool), u64>>,
 }
 
 /// Frames that are the same for everybody.
@@ -80,6 +82,7 @@ impl Hub {
                 filled: clock::mono(),
             }),
             timelines: AtomicU64::new(0),
+            lengths: Mutex::default(),
         })
     }
 
@@ -156,7 +159,8 @@ impl Hub {
         if made.details.len() > limits::COMPAT_SUBSCRIPTIONS {
             made.details.clear();
         }
-        let text: Utf8Bytes = frames::details(name, job, &board.config).into();
+        let text: Utf8Bytes =
+            frames::details(name, job, &board.config, |run, machine| self.length(run, machine)).into();
         made.details.insert(name.clone(), (board.version, text.clone()));
         text
     }
@@ -196,6 +200,37 @@ impl Hub {
         self.bells[((number + 2) % BELLS) as usize].clear();
         self.rings.store(number, Ordering::Release);
         self.bells[(number % BELLS) as usize].wake();
+    }
+
+    /// How long the text is that the UI gets of an output, in UTF-16 code units.
+    fn length(&self, run: &RunBoard, machine: &MachineBoard) -> u64 {
+        let is_ended = machine.record.ended.is_some();
+        let limit_bytes = run.run.spec.output_limit_bytes;
+        let shown_bytes = if is_ended { limit_bytes } else { limit_bytes / 2 };
+        if limit_bytes == 0 || machine.output_bytes <= shown_bytes {
+            return machine.output_utf16;
+        }
+        let key = (machine.record.id, is_ended);
+        if let Some(length) = self.lengths.lock().get(&key) {
+            return *length;
+        }
+        let output = run.run.output_of(machine.record.id);
+        let history = self.history.lock();
+        let stored = history.output_shape(output);
+        let length = history.shown_utf16(output, is_ended);
+        drop(history);
+        let (Ok(stored), Ok(length)) = (stored, length) else {
+            return machine.output_utf16;
+        };
+        // what is shown may still be on its way to the disk
+        if stored.total_bytes == machine.output_bytes || (!is_ended && stored.total_bytes >= shown_bytes) {
+            let mut lengths = self.lengths.lock();
+            if lengths.len() >= limits::COMPAT_LENGTHS {
+                lengths.clear();
+            }
+            lengths.insert(key, length);
+        }
+        length
     }
 
     fn plain_status(&self, board: &Arc<Board>) -> (Utf8Bytes, u64) {
