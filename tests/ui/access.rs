@@ -85,7 +85,7 @@ fn on_an_open_host_one_may_look_without_a_login() {
         .start();
     browser.visit(&daemon, "/jobs/j");
     browser.until_shown("It has never run.");
-    browser.until_shown("may look");
+    browser.until_shown("can view");
     assert_eq!(
         browser.count("button", "Run now") + browser.count("a", "Log in"),
         0

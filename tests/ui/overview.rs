@@ -79,7 +79,7 @@ fn trouble_and_maintenance_are_on_every_page() {
     let maintenance =
         json!({"saltpeter_maintenance": {"global": true, "machines": ["m2"]}, "bad": {"min": 99}});
     daemon.write_jobs("maintenance", &maintenance);
-    browser.until_shown("No run starts. So the files say.");
+    browser.until_shown("No run starts. Set in the configuration files.");
     browser.until_shown("1 machine left out of every run: m2.");
     browser.until(
         "the problems",

@@ -173,7 +173,7 @@ export function jobView(app, name) {
     show(nextRuns, job.next_runs.length > 0);
     show(noNext, job.next_runs.length === 0);
     setText(noNext, !job.config ? "It is in no job file any more." : !job.enabled ? "It is disabled."
-      : job.paused ? "None while it is paused." : "Never: no such time is to come.");
+      : job.paused ? "None while it is paused." : "Never: the schedule has no future date.");
   }
 
   function updateConfig() {

@@ -114,7 +114,7 @@ function take(answer) {
 function frame() {
   const { you } = state;
   if (you) {
-    const rights = { read: "may look", operate: "may run and kill", admin: "may do everything" }[you.role];
+    const rights = { read: "can view", operate: "can run and kill", admin: "can do everything" }[you.role];
     setText(element("who"), `${you.who}, ${rights}`);
     show(element("logout"), you.session);
     show(element("login"), you.login && !you.session);
@@ -175,7 +175,7 @@ function bars() {
 /** Who has switched maintenance, why, and until when. */
 function why(maintenance, machine) {
   const found = maintenance.switches.find((entry) => entry.on && entry.machine === machine);
-  if (!found) return "So the files say.";
+  if (!found) return "Set in the configuration files.";
   return `${found.reason} (${found.by}, until ${clock(Date.parse(found.until))})`;
 }
 

@@ -138,8 +138,8 @@ export function overviewView(app) {
     list(jobs, chosen.slice(0, rows).map(([, , job]) => job), (job) => job.name, makeJob, updateJob);
     show(jobsTable, chosen.length > 0);
     show(noJobs, chosen.length === 0);
-    setText(noJobs, all.length === 0 ? "There is no job yet: write a job file, it is in force when it is saved."
-      : "No job is like that.");
+    setText(noJobs, all.length === 0 ? "No jobs yet. Save a job file; it takes effect within 2 seconds."
+      : "No jobs match the filter.");
     show(jobsMore, chosen.length > rows);
     setText(jobsMore, `${chosen.length - rows} more`);
   }

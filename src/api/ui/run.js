@@ -163,7 +163,7 @@ export function runView(app, instance) {
 
   function updateMachines(order) {
     show(noMachines, order.length === 0);
-    setText(noMachines, run.ended === null ? "Looking for machines …" : "No machine came of it.");
+    setText(noMachines, run.ended === null ? "Looking for machines …" : "No machines were matched.");
     show(table, order.length > 0);
     show(outputSection, order.length > 0);
     show(search, order.length >= SEARCH_FROM);
