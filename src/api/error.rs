@@ -1,5 +1,5 @@
 //! A refused request: its status, and a message that says what to do about it (RFC 9457).
-//! Must not know: routes, who asks.
+//! Must not know: routes, callers.
 
 use super::http::{self, Response};
 

@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_waits_sees_the_next_board_and_who_waits_in_vain_comes_back() {
+    fn a_waiter_gets_the_next_board_or_returns_after_its_time() {
         let feed = Arc::new(Feed::new(Arc::default()));
         assert_eq!(feed.wait_beyond(0, 1), 0);
         let publisher = feed.clone();

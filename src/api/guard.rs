@@ -20,7 +20,7 @@ pub struct Guard {
 struct Address {
     since: Mono,
     failures: u32,
-    /// Digests of tokens that were right here: others behind the same proxy go on while somebody guesses.
+    /// Digests of tokens that were right here: others behind the same proxy are served while one guesses.
     welcome: BTreeSet<[u8; 32]>,
 }
 
@@ -70,7 +70,7 @@ fn entry(addresses: &mut HashMap<IpAddr, Address>, address: IpAddr, now: Mono) -
     if addresses.len() >= limits::AUTH_ADDRESSES && !addresses.contains_key(&address) {
         addresses.retain(|_, known| !is_over(known));
         if addresses.len() >= limits::AUTH_ADDRESSES {
-            // somebody with very many addresses: forgetting them all costs him nothing, and us no memory
+            // an attacker with very many addresses: forgetting them all bounds the memory
             addresses.clear();
         }
     }
@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_guesses_is_refused_and_who_was_right_before_goes_on() {
+    fn an_address_that_guesses_is_refused_and_tokens_that_were_right_there_still_count() {
         let guard = Guard::default();
         let address: IpAddr = [10, 0, 0, 9].into();
         let (ops, guessed) = ([1; 32], [2; 32]);

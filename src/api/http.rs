@@ -158,7 +158,7 @@ impl<T: Transport> Wire<T> {
         }
     }
 
-    /// What was read too much, when somebody else takes over the transport.
+    /// The transport, and what was read beyond the request.
     pub fn into_parts(self) -> (T, Vec<u8>) {
         (self.transport, self.buffer)
     }

@@ -1,4 +1,4 @@
-//! Keeps out what a web page of somebody else's makes a browser send: `Host` and `Origin` (rules.md 33).
+//! Refuses requests that a foreign web page makes a browser send: checks `Host` and `Origin` (rules.md 33).
 //! Must not know: routes, tokens' values.
 
 use std::net::IpAddr;
@@ -8,7 +8,7 @@ use super::http::Request;
 use crate::address::is_loopback;
 use crate::config::Settings;
 
-/// Keeps out what a web page of somebody else's makes a browser ask (rules.md 33).
+/// Refuses requests that a foreign web page makes a browser send (rules.md 33).
 pub fn check_place(request: &Request, settings: &Settings) -> Result<(), Denied> {
     check_host(request, settings)?;
     check_origin(request, settings)
@@ -33,7 +33,7 @@ fn is_allowed(origin: &str, settings: &Settings) -> bool {
         .any(|known| known.eq_ignore_ascii_case(origin))
 }
 
-/// A name that somebody else's DNS points at us is not ours: a web page could otherwise read and act through a
+/// A name that a foreign DNS points at this host is not one of its names: a web page could otherwise read and act through a
 /// browser on this host.
 fn check_host(request: &Request, settings: &Settings) -> Result<(), Denied> {
     let Some(host) = request.header("host") else {

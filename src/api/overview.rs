@@ -68,7 +68,7 @@ struct RunLine<'a> {
 /// `GET /api/v1/overview`.
 pub fn overview(call: &Call) -> Answered {
     let board = &call.board;
-    // versions begin anew with each start of the daemon
+    // versions start from 0 with each start of the daemon
     let of_start = call.shared.started.0;
     let seen = call.query.get("since").and_then(|text| {
         let (start, version) = text.split_once('-')?;

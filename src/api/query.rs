@@ -85,7 +85,7 @@ pub fn moment(text: &str, now: Wall) -> Option<Wall> {
     if let Some(rest) = text.strip_prefix("now") {
         return date_math(rest, now);
     }
-    // an offset's plus arrives as a space where somebody forgot to encode it
+    // an offset's plus arrives as a space where it was not encoded
     let encoded = text.replacen(' ', "+", usize::from(text.contains('T')));
     if let Ok(time) = DateTime::parse_from_rfc3339(&encoded) {
         return Some(Wall::from_utc(time.to_utc()));

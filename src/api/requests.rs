@@ -1,5 +1,5 @@
 //! Requests to the engine, and the wait for its answers.
-//! Must not know: who asks, what the answer means.
+//! Must not know: callers, what the answer means.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};

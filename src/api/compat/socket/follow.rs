@@ -1,5 +1,5 @@
 //! One job as one connection follows it: which run is being shown, how far each machine's text was sent, and what
-//! `status` has to say so that the old UI begins each text anew at the right moment. Pure.
+//! `status` has to say so that the old UI begins each text at the right moment. Pure.
 //! Must not know: sockets, JSON, other jobs.
 //!
 //! The old UI clears a machine's text when a `status` names it as running that did not before, and only ever appends
@@ -30,7 +30,7 @@ pub struct Follow {
     queue: VecDeque<Arc<RunBoard>>,
     /// Of the run's machines, in their order.
     texts: Vec<Text>,
-    /// Texts that the UI holds of earlier runs, or from before it unsubscribed.
+    /// TextCache that the UI holds of earlier runs, or from before it unsubscribed.
     held: HashMap<String, Held>,
     /// Machines that the last `status` named for other runs of the job.
     named_before: HashSet<String>,
@@ -88,7 +88,7 @@ pub struct Naming {
 
 /// A piece of a machine's text, or its end.
 #[derive(Debug)]
-pub struct Portion {
+pub struct TextChunk {
     pub machine: String,
     pub at: Cursor,
     pub piece: Option<Arc<Piece>>,
@@ -180,7 +180,7 @@ impl Follow {
     }
 
     /// Goes on to the next run where one is due. True: something is to be done at once.
-    pub fn settle(&mut self, board: &Board, now: Mono, source: &impl Source) -> bool {
+    pub fn next_run_if_due(&mut self, board: &Board, now: Mono, source: &impl Source) -> bool {
         let Some(since) = self.past_since else {
             return self.was_bent && !self.is_bent();
         };
@@ -244,7 +244,7 @@ impl Follow {
     }
 
     /// That `status` goes out. True: another one must follow at once.
-    pub fn named(&mut self, naming: Naming) -> bool {
+    pub fn note_named(&mut self, naming: Naming) -> bool {
         let mut needs_another = false;
         for (place, is_named) in naming.named.into_iter().enumerate() {
             let text = &self.texts[place];
@@ -265,7 +265,7 @@ impl Follow {
     }
 
     /// Some more output, if there is any and the client keeps up.
-    pub fn next_portion(&mut self, now: Mono, acks: Acks, source: &impl Source) -> Option<Portion> {
+    pub fn next_portion(&mut self, now: Mono, acks: Acks, source: &impl Source) -> Option<TextChunk> {
         let run = self.run.clone()?;
         let keeps_quiet = |last: Mono| {
             self.unacked_utf16 >= limits::COMPAT_WINDOW_UTF16
@@ -309,7 +309,7 @@ impl Follow {
     }
 
     /// `details` are due. `next_due` is brought forward to when they will be.
-    pub fn details_due(&mut self, board: &Board, now: Mono, next_due: &mut Mono) -> bool {
+    pub fn take_due_details(&mut self, board: &Board, now: Mono, next_due: &mut Mono) -> bool {
         let Some(job) = board.jobs.get(&self.job).filter(|_| self.is_active) else {
             return false;
         };
@@ -352,7 +352,13 @@ impl Follow {
         self.is_blocked && self.unacked_utf16 < limits::COMPAT_WINDOW_UTF16
     }
 
-    fn portion(&mut self, place: usize, run: &RunBoard, now: Mono, source: &impl Source) -> Option<Portion> {
+    fn portion(
+        &mut self,
+        place: usize,
+        run: &RunBoard,
+        now: Mono,
+        source: &impl Source,
+    ) -> Option<TextChunk> {
         let machine = &run.machines[place];
         let where_it_is = self.place(machine);
         let text = &mut self.texts[place];
@@ -385,7 +391,7 @@ impl Follow {
         let is_at_end = text.cursor.byte >= where_it_is.output_bytes && (!is_cut || text.cursor.is_tail);
         let is_complete = where_it_is.is_ended && (piece.is_none() || is_at_end);
         text.complete_bytes = is_complete.then_some(where_it_is.output_bytes);
-        Some(Portion {
+        Some(TextChunk {
             machine: machine.record.machine.clone(),
             at,
             total_utf16: if is_cut { 0 } else { machine.output_utf16 },

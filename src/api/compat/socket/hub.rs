@@ -1,4 +1,4 @@
-//! What all UI connections share: one thread that waits for boards and rings everybody at most ten times a second,
+//! What all UI connections share: one thread that waits for boards and wakes all of them at most ten times a second,
 //! and frames made once for all.
 //! Must not know: what a connection was sent.
 
@@ -15,7 +15,7 @@ use tungstenite::Utf8Bytes;
 
 use super::frames::{self, Overlays};
 use super::source::Source;
-use super::text::{Cursor, Next, TextSource, Texts};
+use super::text::{Cursor, Next, TextCache, TextSource};
 use crate::api::compat::shapes;
 use crate::api::feed::Feed;
 use crate::clock::{self, Mono, Wall};
@@ -27,19 +27,19 @@ use crate::storage::{PageOf, Reader, RunFilter};
 use crate::thread::{self, Actor};
 use crate::wake::Waker;
 
-/// Rings that follow each other use different bells: one that was rung stays so until everybody must have heard it,
-/// and is silenced two rings before it is used again. So one descriptor serves all who wait.
-const BELLS: u64 = 8;
+/// Rings that follow each other use different wakers: one that was rung stays so until everybody must have heard it,
+/// and is silenced two wakeups before it is used again. So one descriptor serves all who wait.
+const WAKERS: u64 = 8;
 /// The thread looks for its end this often.
 const IDLE_MS: u64 = 60_000;
 
 /// Shared by all UI connections.
 pub struct Hub {
     feed: Arc<Feed>,
-    bells: Vec<Waker>,
-    rings: AtomicU64,
+    wakers: Vec<Waker>,
+    wakeups: AtomicU64,
     is_stopped: AtomicBool,
-    texts: Texts,
+    texts: TextCache,
     /// For lists of runs: not the one that outputs are read with.
     history: Mutex<Reader>,
     made: Mutex<Made>,
@@ -68,13 +68,13 @@ struct Budget {
 impl Hub {
     /// Fails when the process is out of descriptors.
     pub fn new(feed: Arc<Feed>, reader: Reader) -> io::Result<Hub> {
-        let bells: io::Result<Vec<Waker>> = (0..BELLS).map(|_| Waker::new()).collect();
+        let wakers: io::Result<Vec<Waker>> = (0..WAKERS).map(|_| Waker::new()).collect();
         Ok(Hub {
             feed,
-            bells: bells?,
-            rings: AtomicU64::new(0),
+            wakers: wakers?,
+            wakeups: AtomicU64::new(0),
             is_stopped: AtomicBool::new(false),
-            texts: Texts::new(reader.clone()),
+            texts: TextCache::new(reader.clone()),
             history: Mutex::new(reader),
             made: Mutex::default(),
             budget: Mutex::new(Budget {
@@ -106,13 +106,13 @@ impl Hub {
     }
 
     /// How often it has rung.
-    pub fn rings(&self) -> u64 {
-        self.rings.load(Ordering::Acquire)
+    pub fn wakeups(&self) -> u64 {
+        self.wakeups.load(Ordering::Acquire)
     }
 
     /// Rings when it has rung more often than `seen` times. Must be asked for anew after each ring.
-    pub fn bell(&self, seen: u64) -> &Waker {
-        &self.bells[((seen + 1) % BELLS) as usize]
+    pub fn waker(&self, seen: u64) -> &Waker {
+        &self.wakers[((seen + 1) % WAKERS) as usize]
     }
 
     /// The latest board.
@@ -187,19 +187,19 @@ impl Hub {
             let seen = published;
             published = self.feed.wait_beyond(published, IDLE_MS);
             if published > seen {
-                self.ring();
+                self.wake_all();
                 // what comes meanwhile is seen together
                 let _ = ended.recv_timeout(Duration::from_millis(limits::COMPAT_LOOK_MS));
             }
         }
-        self.ring();
+        self.wake_all();
     }
 
-    fn ring(&self) {
-        let number = self.rings.load(Ordering::Acquire) + 1;
-        self.bells[((number + 2) % BELLS) as usize].clear();
-        self.rings.store(number, Ordering::Release);
-        self.bells[(number % BELLS) as usize].wake();
+    fn wake_all(&self) {
+        let number = self.wakeups.load(Ordering::Acquire) + 1;
+        self.wakers[((number + 2) % WAKERS) as usize].clear();
+        self.wakeups.store(number, Ordering::Release);
+        self.wakers[(number % WAKERS) as usize].wake();
     }
 
     /// How long the text is that the UI gets of an output, in UTF-16 code units.
@@ -246,14 +246,14 @@ impl Hub {
             Some((known, _, stamp)) => (known.version, stamp + 1),
             None => (0, 1),
         };
-        // somebody slow still looks at an older one: it must not replace the newer
+        // a slow connection still works on an older board: it must not replace the newer
         if board.version >= known {
             made.status = Some((board.clone(), text.clone(), stamp));
         }
         (text, stamp)
     }
 
-    fn has_budget(&self) -> bool {
+    fn refill_budget(&self) -> bool {
         let mut budget = self.budget.lock();
         let now = clock::mono();
         let more = now.since_ms(budget.filled) * limits::COMPAT_OUTPUT_BYTES_PER_S / 1_000;
@@ -270,7 +270,7 @@ impl Source for Hub {
     }
 
     fn next(&self, source: &TextSource, cursor: Cursor, stop: Option<u64>) -> Next {
-        if !self.has_budget() {
+        if !self.refill_budget() {
             return Next::Later;
         }
         self.texts.next(source, cursor, stop).unwrap_or_else(|error| {

@@ -7,7 +7,7 @@ use crate::limits;
 
 /// One wish of a message.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Wish {
+pub enum ClientMessage {
     Subscribe(Vec<String>),
     Unsubscribe(Vec<String>),
     Ack {
@@ -31,7 +31,7 @@ pub enum Wish {
 }
 
 /// What a message asks for, with the part of it that says so, in the order of this list.
-pub fn read(text: &str) -> Vec<(Wish, Value)> {
+pub fn read(text: &str) -> Vec<(ClientMessage, Value)> {
     let Ok(Value::Object(message)) = serde_json::from_str(text) else {
         return Vec::new();
     };
@@ -49,17 +49,17 @@ pub fn read(text: &str) -> Vec<(Wish, Value)> {
     wishes
 }
 
-fn wish(key: &str, value: &Value) -> Option<Wish> {
+fn wish(key: &str, value: &Value) -> Option<ClientMessage> {
     match key {
-        "subscribe" => Some(Wish::Subscribe(names(value)?)),
-        "unsubscribe" => Some(Wish::Unsubscribe(names(value)?)),
-        "run" => Some(Wish::Run { job: text(value)? }),
-        "killCron" => Some(Wish::Kill {
+        "subscribe" => Some(ClientMessage::Subscribe(names(value)?)),
+        "unsubscribe" => Some(ClientMessage::Unsubscribe(names(value)?)),
+        "run" => Some(ClientMessage::Run { job: text(value)? }),
+        "killCron" => Some(ClientMessage::Kill {
             job: text(value)?,
             machine: None,
             instance: None,
         }),
-        "killMachine" => Some(Wish::Kill {
+        "killMachine" => Some(ClientMessage::Kill {
             job: text(value.get("cron")?)?,
             machine: Some(text(value.get("machine")?)?),
             instance: match value.get("job_instance") {
@@ -67,14 +67,14 @@ fn wish(key: &str, value: &Value) -> Option<Wish> {
                 Some(instance) => Some(text(instance)?).filter(|instance| !instance.is_empty()),
             },
         }),
-        "ack" => Some(Wish::Ack {
+        "ack" => Some(ClientMessage::Ack {
             job: text(value.get("cron")?)?,
             machine: text(value.get("machine")?)?,
             position: value.get("position")?.as_u64()?,
         }),
         "getTimeline" if value.is_object() && value.to_string().len() <= limits::COMPAT_ECHO_BYTES => {
             let field = |name| value.get(name).cloned().unwrap_or(Value::Null);
-            Some(Wish::Timeline {
+            Some(ClientMessage::Timeline {
                 from: field("start_date"),
                 until: field("end_date"),
                 id: field("id"),
@@ -107,13 +107,13 @@ fn names(value: &Value) -> Option<Vec<String>> {
 mod tests {
     use super::*;
 
-    fn wishes(text: &str) -> Vec<Wish> {
+    fn wishes(text: &str) -> Vec<ClientMessage> {
         read(text).into_iter().map(|(wish, _)| wish).collect()
     }
 
     #[test]
     fn everything_that_the_old_ui_says_is_understood() {
-        let kill = |machine: Option<&str>, instance: Option<&str>| Wish::Kill {
+        let kill = |machine: Option<&str>, instance: Option<&str>| ClientMessage::Kill {
             job: "j".into(),
             machine: machine.map(str::to_string),
             instance: instance.map(str::to_string),
@@ -121,11 +121,14 @@ mod tests {
         for (text, expected) in [
             (
                 r#"{"subscribe":["a","b"]}"#,
-                Wish::Subscribe(vec!["a".into(), "b".into()]),
+                ClientMessage::Subscribe(vec!["a".into(), "b".into()]),
             ),
-            (r#"{"subscribe":"a"}"#, Wish::Subscribe(vec!["a".into()])),
-            (r#"{"unsubscribe":["a",5]}"#, Wish::Unsubscribe(vec!["a".into()])),
-            (r#"{"run":"j"}"#, Wish::Run { job: "j".into() }),
+            (r#"{"subscribe":"a"}"#, ClientMessage::Subscribe(vec!["a".into()])),
+            (
+                r#"{"unsubscribe":["a",5]}"#,
+                ClientMessage::Unsubscribe(vec!["a".into()]),
+            ),
+            (r#"{"run":"j"}"#, ClientMessage::Run { job: "j".into() }),
             (r#"{"killCron":"j"}"#, kill(None, None)),
             (
                 r#"{"killMachine":{"cron":"j","machine":"m"}}"#,
@@ -140,10 +143,13 @@ mod tests {
         }
         assert!(matches!(
             wishes(r#"{"getTimeline":{"start_date":"now-5m","end_date":null,"id":"x"}}"#)[..],
-            [Wish::Timeline { .. }]
+            [ClientMessage::Timeline { .. }]
         ));
         let ack = r#"{"ack":{"cron":"j","machine":"m","position":7}}"#;
-        assert!(matches!(wishes(ack)[..], [Wish::Ack { position: 7, .. }]));
+        assert!(matches!(
+            wishes(ack)[..],
+            [ClientMessage::Ack { position: 7, .. }]
+        ));
     }
 
     #[test]
@@ -170,7 +176,7 @@ mod tests {
         assert_eq!(wishes(&format!(r#"{{"getTimeline":{{"id":"{long}"}}}}"#)), []);
         assert_eq!(
             wishes(&format!(r#"{{"subscribe":["{long}","a"]}}"#)),
-            [Wish::Subscribe(vec!["a".into()])]
+            [ClientMessage::Subscribe(vec!["a".into()])]
         );
         // what is refused is told, but not what it was in all its length
         assert_eq!(

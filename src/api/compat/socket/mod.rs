@@ -40,7 +40,7 @@ use crate::limits;
 use crate::net::upgrade;
 use crate::url::percent_decode;
 
-use message::Wish;
+use message::ClientMessage;
 use view::{Frame, View};
 
 /// Where it is.
@@ -91,7 +91,7 @@ pub struct Connection<T: Transport> {
     view: View,
     /// Answers, made when the socket can take them.
     replies: VecDeque<Reply>,
-    rings: u64,
+    wakeups: u64,
     /// The last frame has not left entirely since then.
     blocked_since: Option<Mono>,
 }
@@ -126,7 +126,7 @@ impl<T: Transport + AsFd> Connection<T> {
         } else {
             WebSocket::from_partially_read(transport, already_read, Side::Server, Some(config))
         };
-        let rings = shared.compat.hub.rings();
+        let wakeups = shared.compat.hub.wakeups();
         let board = shared.compat.hub.board();
         Ok(Connection {
             socket,
@@ -134,7 +134,7 @@ impl<T: Transport + AsFd> Connection<T> {
             admission,
             view: View::new(board, clock::mono()),
             replies: VecDeque::new(),
-            rings,
+            wakeups,
             blocked_since: None,
         })
     }
@@ -260,13 +260,13 @@ impl<T: Transport + AsFd> Connection<T> {
     /// Begins a round if one is due.
     fn look(&mut self, now: Mono) -> Result<(), Over> {
         let hub = self.shared.compat.hub.clone();
-        let rings = hub.rings();
-        if rings == self.rings && self.view.next_round(now) > now {
+        let wakeups = hub.wakeups();
+        if wakeups == self.wakeups && self.view.next_round(now) > now {
             return Ok(());
         }
         // going on with a round takes no new board: those come ten times a second at most
-        let board = (rings != self.rings).then(|| hub.board());
-        self.rings = rings;
+        let board = (wakeups != self.wakeups).then(|| hub.board());
+        self.wakeups = wakeups;
         let settings = board
             .as_ref()
             .unwrap_or(self.view.board())
@@ -284,21 +284,21 @@ impl<T: Transport + AsFd> Connection<T> {
         let now = clock::mono();
         for (wish, request) in message::read(text) {
             match wish {
-                Wish::Ack {
+                ClientMessage::Ack {
                     job,
                     machine,
                     position,
                 } => self.view.ack(&job, &machine, position, now),
-                Wish::Unsubscribe(jobs) => self.view.unsubscribe(&jobs),
-                Wish::Subscribe(jobs) => self.subscribe(&jobs),
-                Wish::Timeline { from, until, id } => self.replies.push_back(Reply::Timeline {
+                ClientMessage::Unsubscribe(jobs) => self.view.unsubscribe(&jobs),
+                ClientMessage::Subscribe(jobs) => self.subscribe(&jobs),
+                ClientMessage::Timeline { from, until, id } => self.replies.push_back(Reply::Timeline {
                     from,
                     until,
                     id,
                     request,
                 }),
-                Wish::Run { job } => self.act(Ask::Run { job }, request),
-                Wish::Kill {
+                ClientMessage::Run { job } => self.act(Ask::Run { job }, request),
+                ClientMessage::Kill {
                     job,
                     machine,
                     instance,
@@ -366,7 +366,7 @@ impl<T: Transport + AsFd> Connection<T> {
     fn wait(&self) -> Result<(), Over> {
         let now = clock::mono();
         let hub = &self.shared.compat.hub;
-        let has_news = hub.rings() != self.rings || !self.replies.is_empty();
+        let has_news = hub.wakeups() != self.wakeups || !self.replies.is_empty();
         if has_news && self.blocked_since.is_none() {
             return Ok(());
         }
@@ -384,13 +384,13 @@ impl<T: Transport + AsFd> Connection<T> {
             interest
         };
         let socket = PollFd::from_borrowed_fd(self.socket.get_ref().as_fd(), interest);
-        let bell = PollFd::new(hub.bell(self.rings), PollFlags::IN);
+        let waker = PollFd::new(hub.waker(self.wakeups), PollFlags::IN);
         let timeout = Timespec {
             tv_sec: (timeout_ms / 1_000) as i64,
             tv_nsec: (timeout_ms % 1_000 * 1_000_000) as i64,
         };
         // a blocked one has no use for news
-        let mut slots = [socket, bell];
+        let mut slots = [socket, waker];
         let count = if self.blocked_since.is_some() { 1 } else { 2 };
         match poll(&mut slots[..count], Some(&timeout)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),

@@ -61,7 +61,7 @@ pub enum Next {
 }
 
 /// Reads pieces, and keeps them for others.
-pub struct Texts {
+pub struct TextCache {
     reader: Mutex<Reader>,
     kept: Mutex<Kept>,
 }
@@ -97,10 +97,10 @@ impl Cursor {
     }
 }
 
-impl Texts {
+impl TextCache {
     /// Reads through `reader`.
-    pub fn new(reader: Reader) -> Texts {
-        Texts {
+    pub fn new(reader: Reader) -> TextCache {
+        TextCache {
             reader: Mutex::new(reader),
             kept: Mutex::default(),
         }
@@ -120,7 +120,7 @@ impl Texts {
             return Ok(Next::Piece(piece));
         }
         let reader = self.reader.lock();
-        // somebody may have read it while this one waited
+        // another thread may have read it meanwhile
         if let Some(piece) = self.kept.lock().find(&key, most_utf16) {
             return Ok(Next::Piece(piece));
         }

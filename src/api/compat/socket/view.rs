@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::follow::{Acks, Follow, Naming, Portion};
+use super::follow::{Acks, Follow, Naming, TextChunk};
 use super::frames::Overlays;
 use super::source::Source;
 use crate::clock::Mono;
@@ -25,7 +25,7 @@ pub enum Frame {
     Config,
     Status(Overlays),
     EmptyTimeline,
-    Chunk { job: Arc<str>, portion: Portion },
+    Chunk { job: Arc<str>, portion: TextChunk },
     Details { job: Arc<str> },
 }
 
@@ -119,7 +119,7 @@ impl View {
         }
     }
 
-    /// Follows jobs, or sends what is followed anew. The names that are too many.
+    /// Follows jobs, or sends what is followed from the start. Returns the names that are too many.
     pub fn subscribe(&mut self, jobs: &[String]) -> Vec<String> {
         let mut refused = Vec::new();
         let mut is_full = false;
@@ -263,7 +263,7 @@ impl View {
             if is_bending(&naming) {
                 overlays.insert(job.clone(), naming.overlay.clone());
             }
-            self.goes_on |= follow.named(naming);
+            self.goes_on |= follow.note_named(naming);
         }
         self.status = board.clone();
         self.status_stamp = Some(stamp);
@@ -275,7 +275,7 @@ impl View {
 
     fn next_details(&mut self, now: Mono) -> Option<Arc<str>> {
         for (job, follow) in &mut self.follows {
-            if follow.details_due(&self.board, now, &mut self.next_due) {
+            if follow.take_due_details(&self.board, now, &mut self.next_due) {
                 return Some(job.clone());
             }
         }
@@ -288,7 +288,7 @@ impl View {
             .next_due
             .min(self.status_at.plus_ms(limits::COMPAT_IDLE_STATUS_MS));
         for follow in self.follows.values_mut().filter(|follow| follow.is_active) {
-            self.goes_on |= follow.settle(&self.board, now, source) || follow.has_more();
+            self.goes_on |= follow.next_run_if_due(&self.board, now, source) || follow.has_more();
             if follow.is_waiting() {
                 self.next_due = self.next_due.min(now.plus_ms(limits::COMPAT_LOOK_MS));
             }
