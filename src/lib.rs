@@ -28,7 +28,8 @@
 //!
 //! Files that import each other in a circle (a test holds the list), and why:
 //!
-//! - `engine::*`: data and what is shown of it name each other; being opened.
+//! - `engine::board`, `engine::machine_run`: the board contains each machine run as it is shown, which the run itself builds.
+//! - `engine::outcome`, `engine::run`: the end of a machine run starts the next batch, and a start that fails is an end.
 //!
 //! The modules in reading order: shared by both binaries, decisions, connections and storage, command line, the wrapper.
 
