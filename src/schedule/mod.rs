@@ -1,8 +1,10 @@
 //! When a job is due: seven fields and a zone become a `Schedule`, which is asked for the next firing.
 //! Must not know: jobs, files, the time it is. Pure: neither clock nor I/O.
 //!
-//! `fields` reads the text, `next` searches the wall clock's calendar, `zone` turns wall readings into instants.
+//! `fields` reads the text, `next` searches the wall clock's calendar, `zone` turns wall readings into instants,
+//! `count` counts firings without a walk along them.
 
+mod count;
 mod fields;
 mod next;
 mod zone;
@@ -105,6 +107,25 @@ impl Schedule {
             zone::next_fixed(next_wall, self.zone, after)
         };
         DateTime::from_timestamp(firing?, 0)
+    }
+
+    /// How many firings there are after `after`, up to and including `until`: computed, not walked.
+    pub fn count(&self, after: DateTime<Utc>, until: DateTime<Utc>) -> u64 {
+        self.count_secs(after.timestamp(), until.timestamp())
+    }
+
+    /// The last firing after `after`, up to and including `until`.
+    pub fn last_in(&self, after: DateTime<Utc>, until: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        let until = until.timestamp();
+        let last = count::last(after.timestamp(), until, |from| self.count_secs(from, until) > 0);
+        DateTime::from_timestamp(last?, 0)
+    }
+
+    fn count_secs(&self, after: i64, until: i64) -> u64 {
+        if self.walls.is_never() {
+            return 0;
+        }
+        count::firings(self.walls.set(), self.zone, self.wild, after, until)
     }
 
     /// What loads but deserves a doubt (such as dow `0-0` = every day): field and text.

@@ -88,7 +88,6 @@ impl Walls {
         None
     }
 
-    #[cfg(test)]
     pub fn set(&self) -> &WallSet {
         &self.set
     }
@@ -116,8 +115,18 @@ impl WallSet {
         }
     }
 
+    /// Hours, minutes, seconds.
+    pub(super) fn time_bits(&self) -> (u64, u64, u64) {
+        (u64::from(self.hour), self.min, self.sec)
+    }
+
+    pub(super) fn has_month(&self, year: i32, month: u32) -> bool {
+        self.mon >> month & 1 == 1
+            && u32::try_from(year).is_ok_and(|year| self.years.contains(&fields::YEAR, year))
+    }
+
     /// The matching days of a month, bit n for day n.
-    fn days(&self, year: i32, month: u32) -> u32 {
+    pub(super) fn days(&self, year: i32, month: u32) -> u32 {
         let (Some(first), length) = (NaiveDate::from_ymd_opt(year, month, 1), month_length(year, month))
         else {
             return 0;
@@ -268,7 +277,7 @@ fn weeks(weekdays: u8) -> u64 {
     (0..6).fold(0, |weeks, week| weeks | u64::from(weekdays) << (7 * week))
 }
 
-fn month_length(year: i32, month: u32) -> u32 {
+pub(super) fn month_length(year: i32, month: u32) -> u32 {
     match month {
         4 | 6 | 9 | 11 => 30,
         2 if year % 4 == 0 && (year % 100 != 0 || year % 400 == 0) => 29,

@@ -134,6 +134,7 @@ fn parse_instant(text: &str) -> i64 {
 /// Asks from every firing for the next, and from a second before each, and compares with the stepping.
 fn check(fields: &Fields, schedule: &Schedule, zone: Tz, from: i64, until: i64) {
     let expected = simulate(schedule, zone, from, until);
+    check_counts(fields, schedule, &expected, from, until);
     let mut after = from;
     for due in expected {
         for asked in [after, (after + due) / 2, due - 1] {
@@ -150,6 +151,27 @@ fn check(fields: &Fields, schedule: &Schedule, zone: Tz, from: i64, until: i64) 
         beyond.is_none_or(|next| next.timestamp() > until),
         "{fields:?} {zone} after {after}: {beyond:?}"
     );
+}
+
+/// Counts and last firings over stretches that begin and end at, before and after firings.
+fn check_counts(fields: &Fields, schedule: &Schedule, firings: &[i64], from: i64, until: i64) {
+    let span = until - from;
+    let mut edges: Vec<i64> = (0..=4).map(|part| from + span * part / 4).collect();
+    let sample = firings.iter().step_by((firings.len() / 3).max(1));
+    edges.extend(sample.flat_map(|due| [due - 1, *due]).filter(|at| *at >= from));
+    for after in &edges {
+        for end in &edges {
+            let within: Vec<i64> = firings
+                .iter()
+                .copied()
+                .filter(|due| after < due && due <= end)
+                .collect();
+            let (after, end) = (instant(*after), instant(*end));
+            let counted = (schedule.count(after, end), schedule.last_in(after, end));
+            let expected = (within.len() as u64, within.last().map(|last| instant(*last)));
+            assert_eq!(counted, expected, "{fields:?} {} {after} to {end}", schedule.zone);
+        }
+    }
 }
 
 /// One random schedule, asked from about an hour before a change on.
@@ -190,6 +212,9 @@ fn search_finds_what_stepping_finds_in_utc() {
                 expected.extend(all.filter(|wall| *wall > from && set.matches(*wall)).take(5));
             }
             day += 1;
+        }
+        if let Some(last) = expected.last() {
+            check_counts(&fields, &schedule, &expected, from, *last);
         }
         let mut after = from;
         for due in expected.into_iter().take(5) {

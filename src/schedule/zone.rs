@@ -7,7 +7,7 @@ use chrono::{DateTime, MappedLocalTime, Offset, TimeZone};
 use chrono_tz::{GapInfo, TZ_VARIANTS, Tz};
 
 /// A job of fixed times whose wall reading was skipped is caught up when the clock jumped by less than this.
-const CAUGHT_UP_BELOW_SECS: i64 = 3 * 3600;
+pub(super) const CAUGHT_UP_BELOW_SECS: i64 = 3 * 3600;
 
 /// A zone by its IANA name, such as `Europe/Bucharest`.
 pub fn zone(name: &str) -> Result<Tz, String> {
@@ -52,6 +52,40 @@ pub(super) fn next_fixed(next_wall: impl Fn(i64) -> Option<i64>, zone: Tz, after
         Place::Skipped { instant, length, .. } if length < CAUGHT_UP_BELOW_SECS => Ok(instant),
         Place::Skipped { resume, .. } => Err(resume),
     })
+}
+
+/// From `at` on the clocks are ahead of UTC by `behind` seconds, right before it by `before`.
+pub(super) struct Change {
+    pub at: i64,
+    pub before: i64,
+    pub behind: i64,
+}
+
+/// The zone's changes after `after`, up to and including `until`, in order.
+pub(super) fn changes(zone: Tz, after: i64, until: i64) -> Vec<Change> {
+    const STEP_SECS: i64 = 86_400;
+    let mut found = Vec::new();
+    let (mut from, mut before) = (after, offset(zone, after));
+    while from < until && zone != Tz::UTC {
+        let to = until.min(from + STEP_SECS);
+        let behind = offset(zone, to);
+        if behind != before {
+            let at = change_between(zone, from, to);
+            found.push(Change { at, before, behind });
+        }
+        (from, before) = (to, behind);
+    }
+    found
+}
+
+/// If the clock shows readings at `instant` for the second time: the last reading that it repeats.
+pub(super) fn repeated_until(zone: Tz, instant: i64) -> Option<i64> {
+    match place(zone, local(zone, instant)) {
+        Place::Twice(first, second) if second == instant => {
+            Some(local(zone, change_between(zone, first, second) - 1))
+        }
+        _ => None,
+    }
 }
 
 /// Where a wall reading lies in time.
@@ -125,7 +159,7 @@ fn change_between(zone: Tz, mut before: i64, mut changed: i64) -> i64 {
     changed
 }
 
-fn local(zone: Tz, instant: i64) -> i64 {
+pub(super) fn local(zone: Tz, instant: i64) -> i64 {
     instant + offset(zone, instant)
 }
 
