@@ -395,8 +395,24 @@ const _: () = assert!(RESOLVE_TIMEOUT_MS > PING_PATIENCE_MS + PING_BUSY_MS + PIN
 pub const LOADING_INSTANCES: usize = 1_024;
 /// Frames held for one instance that is being loaded.
 pub const LOADING_FRAMES: usize = 256;
-/// Passed-over due times of one job that are counted exactly; a longer interval is recorded with this count.
-pub const MISSED_COUNTED: u64 = 10_000;
+/// Jobs whose due times are taken up in one turn of the engine: a few ms; the rest follows in the next turns.
+pub const TURN_JOBS: usize = 200;
+/// Runs resumed or stored once more in one turn.
+pub const TURN_RUNS: usize = 50;
+/// Machine runs that are checked, and runs that leave memory, in one turn.
+pub const TURN_MACHINES: usize = 500;
+/// Pauses and switches that end in one turn.
+pub const TURN_CONTROLS: usize = 500;
+/// The wall clock has stepped if it moved by this much more, or less, than the monotonic one.
+pub const CLOCK_STEP_S: i64 = 3;
+/// After a step, or a start, the wall clock is in doubt until the daemon has been awake this long without another.
+pub const CLOCK_TRUST_MS: u64 = 600_000;
+/// While it is in doubt, it may be ahead by this much and is believed: an ordinary correction, a restart.
+pub const CLOCK_TOLERANCE_MS: i64 = 120_000;
+/// A clock that shows an earlier time than this (2024-01-01) has not been set.
+pub const CLOCK_FLOOR_S: i64 = 1_704_067_200;
+/// Verdicts that memory keeps while the clock is in doubt; with more it is believed at once.
+pub const DOUBT_VERDICTS: usize = 200_000;
 /// How often old history is removed.
 pub const RETENTION_INTERVAL_MS: u64 = 3_600_000;
 

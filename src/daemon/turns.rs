@@ -96,6 +96,10 @@ impl Turns {
             is_busy = true;
             self.turn(event);
         }
+        if self.engine.has_more() && !self.performer.is_storage_full() {
+            is_busy = true;
+            self.turn(Event::More);
+        }
         is_busy
     }
 
@@ -209,6 +213,7 @@ fn status(board: &Board) -> String {
 fn name(event: &Event) -> &'static str {
     match event {
         Event::Tick => "tick",
+        Event::More => "more",
         Event::Beats(_) => "beats",
         Event::Dry { .. } => "dry",
         Event::Frame { .. } => "frame",

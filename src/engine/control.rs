@@ -265,9 +265,10 @@ impl Engine {
         self.shown.is_changed = true;
     }
 
-    /// Pauses and switches whose time is over.
+    /// Pauses and switches whose time is over, by a clock that one reading of the wall clock does not carry away; as many
+    /// as a turn may.
     pub(super) fn expire_controls(&mut self, turn: &mut Turn) {
-        let now = turn.now.wall;
+        let now = self.look.believed(turn.now.wall, turn.awake);
         let mut facts = Vec::new();
         let over: Vec<Arc<str>> = self
             .jobs
@@ -276,6 +277,7 @@ impl Engine {
                 let until = state.paused.as_ref().and_then(|paused| paused.until);
                 until.is_some_and(|until| until <= now)
             })
+            .take(limits::TURN_CONTROLS)
             .map(|(name, _)| name.clone())
             .collect();
         for name in over {
@@ -295,8 +297,10 @@ impl Engine {
             .switches
             .iter()
             .filter(|(_, switch)| switch.until <= now)
+            .take(limits::TURN_CONTROLS)
             .map(|(machine, _)| machine.clone())
             .collect();
+        let is_changed = !over.is_empty();
         for machine in over {
             self.switches.remove(&machine);
             let object = machine.as_deref().unwrap_or("global");
@@ -305,6 +309,8 @@ impl Engine {
                 format!("maintenance ({object}) is as the files say: its time is over"),
             );
             facts.push(control_fact(Control::SwitchBack { machine }));
+        }
+        if is_changed {
             self.weigh_maintenance();
         }
         turn.store(facts);

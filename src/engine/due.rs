@@ -11,68 +11,145 @@ use crate::engine::effect::{Effect, Fact, JobLogLine, Write};
 use crate::engine::record::{Verdict, VerdictRecord};
 use crate::engine::{Engine, Turn, Waiting, log_line};
 use crate::limits;
+use crate::schedule::Schedule;
 
 impl Engine {
-    /// Evaluates the schedule up to now.
+    /// Looks at the clock once a second: due times up to now are taken up.
     pub(super) fn look(&mut self, turn: &mut Turn) {
         let now_s = turn.now.wall.secs();
-        let last = *self.last_look_s.get_or_insert(now_s);
-        if now_s < last {
-            turn.say(
-                Level::Warn,
-                format!(
-                    "the clock went back by {} s: the schedule goes on from now",
-                    last - now_s
-                ),
-            );
-            self.last_look_s = Some(now_s);
-            self.spoken_of.clear();
-            let now = turn.now.wall;
-            let mut facts = vec![Fact::LastLook(Wall::from_secs(now_s))];
-            let names: Vec<Arc<str>> = self.jobs.keys().cloned().collect();
-            for name in names {
-                self.plan(&name, now_s);
-                if let Some(state) = self.jobs.get_mut(&name)
-                    && state.record.active_since > Some(now)
-                {
-                    // due times count from here, not from a moment that is to come again
-                    state.record.active_since = Some(now);
-                    facts.push(state.fact());
+        let last_s = self.look.at_s().unwrap_or(now_s);
+        let is_first = self.look.is_first();
+        if self.look.is_step(turn.now) || is_first && now_s < last_s {
+            self.stepped(turn, last_s);
+        } else {
+            self.store_doubt(turn);
+            if is_first {
+                // said by a clock that was ahead
+                let ahead: Vec<Arc<str>> = self.look.ahead_of(now_s).map(Arc::from).collect();
+                self.look.replan_from_s = last_s;
+                self.look.replan.extend(ahead);
+            }
+            if last_s - self.look.stored_s >= limits::LAST_LOOK_STORE_S {
+                self.store_last_look(turn, last_s);
+                if self.storage_trouble.is_none() {
+                    self.store_misses(turn);
                 }
             }
-            self.last_look_stored_s = now_s;
-            turn.store(facts);
-            return;
-        }
-        if last - self.last_look_stored_s >= limits::LAST_LOOK_STORE_S {
-            self.store_last_look(turn, last);
-            if self.storage_trouble.is_none() {
-                self.store_misses(turn);
+            if self.look.settle(turn.now.wall, turn.awake) {
+                turn.store(vec![Fact::Doubt(None)]);
             }
         }
-        self.last_look_s = Some(now_s);
-        while let Some((next, _)) = self.due.first()
-            && *next <= now_s
+        self.look.looked(turn.now);
+        self.catch_up(turn);
+    }
+
+    /// The clock has stepped (rules.md 13a).
+    fn stepped(&mut self, turn: &mut Turn, last_s: i64) {
+        let now_s = turn.now.wall.secs();
+        let resume = self.look.stepped(turn.now, turn.awake);
+        self.store_doubt(turn);
+        let from = Wall::from_secs(resume.unwrap_or(last_s)).iso();
+        let (by_s, way) = (
+            (now_s - last_s).abs(),
+            if now_s < last_s { "back" } else { "forward" },
+        );
+        turn.say(
+            Level::Warn,
+            format!("the clock went {way} by {by_s} s: the schedule continues from {from}"),
+        );
+        let Some(resume_s) = resume else { return };
+        self.look.replan = self.jobs.keys().cloned().collect();
+        self.look.replan_from_s = resume_s;
+        for miss in self.unstored_misses.values_mut() {
+            miss.until = miss.until.min(turn.now.wall);
+        }
+        self.unstored_misses.retain(|_, miss| miss.due <= miss.until);
+        if now_s < last_s {
+            self.look.stored_s = now_s;
+            turn.store(vec![Fact::LastLook(Wall::from_secs(resume_s.min(now_s)))]);
+        }
+    }
+
+    /// Before any later look is: verdicts count from the look before the step.
+    fn store_doubt(&mut self, turn: &mut Turn) {
+        if let Some(before) = self.look.doubt_to_store() {
+            turn.store(vec![Fact::Doubt(Some(before))]);
+        }
+    }
+
+    /// Takes up due times, as many as a turn may; [`Engine::has_more`] tells whether some are left.
+    pub(super) fn catch_up(&mut self, turn: &mut Turn) {
+        let Some(now_s) = self.look.at_s() else { return };
+        let mut left = limits::TURN_JOBS;
+        while left > 0
+            && let Some(name) = self.look.replan.pop_front()
         {
-            let Some((next, name)) = self.due.pop_first() else {
-                break;
-            };
+            left -= 1;
+            self.replan(turn, &name);
+        }
+        if !self.look.replan.is_empty() {
+            return;
+        }
+        while left > 0
+            && self.has_due(now_s)
+            && let Some((next, name)) = self.due.pop_first()
+        {
+            left -= 1;
             self.fall_due(turn, &name, next, now_s);
         }
-        self.spoken_of.clear();
     }
 
-    fn store_last_look(&mut self, turn: &mut Turn, now_s: i64) {
+    /// Due times up to then have not been taken up yet.
+    pub(super) fn is_behind(&self, second: i64) -> bool {
+        !self.look.replan.is_empty() || self.has_due(second)
+    }
+
+    fn has_due(&self, second: i64) -> bool {
+        self.due.first().is_some_and(|(next, _)| *next <= second)
+    }
+
+    /// Finds a job's next due time after a step of the clock; what was said of times that are still to come is withdrawn.
+    fn replan(&mut self, turn: &mut Turn, name: &Arc<str>) {
+        let now = turn.now.wall;
+        let withdrawn = self.look.withdraw(name, now.secs());
+        let Some(state) = self.jobs.get_mut(name) else {
+            return;
+        };
+        let mut facts = Vec::new();
+        for spoken in withdrawn.iter().filter(|spoken| spoken.missed > 0) {
+            state.record.missed = state.record.missed.saturating_sub(spoken.missed);
+            facts.push(Fact::Withdraw {
+                job: name.to_string(),
+                due: Wall::from_secs(spoken.from),
+                until: Wall::from_secs(spoken.to),
+            });
+        }
+        let is_ahead = state.record.active_since > Some(now);
+        if is_ahead {
+            // due times count from here, not from a moment that is to come again
+            state.record.active_since = Some(now);
+        }
+        if is_ahead || !facts.is_empty() {
+            facts.push(state.fact());
+        }
+        let since = state.record.active_since.map_or(0, Wall::secs);
+        let from = self.look.replan_from_s.max(since);
+        self.plan(name, from);
+        turn.store(facts);
+    }
+
+    fn store_last_look(&mut self, turn: &mut Turn, look_s: i64) {
         // while a verdict is in memory alone, a restart must look at its due time again
-        if self.all_verdicts_are_stored() {
-            self.last_look_stored_s = now_s;
-            turn.store(vec![Fact::LastLook(Wall::from_secs(now_s))]);
+        if self.all_verdicts_are_stored(look_s) {
+            self.look.stored_s = look_s;
+            turn.store(vec![Fact::LastLook(Wall::from_secs(look_s))]);
         }
     }
 
-    pub(super) fn all_verdicts_are_stored(&self) -> bool {
+    /// Everything due up to then has its verdict, and storage has them all.
+    pub(super) fn all_verdicts_are_stored(&self, look_s: i64) -> bool {
         let is_verdict = |waiting: &Waiting| matches!(waiting, Waiting::Misses(_) | Waiting::Start { .. });
-        self.unstored_misses.is_empty() && !self.tickets.values().any(is_verdict)
+        !self.is_behind(look_s) && self.unstored_misses.is_empty() && !self.tickets.values().any(is_verdict)
     }
 
     /// Due times of a job from `first` to now: the latest may start, each other is missed.
@@ -82,61 +159,45 @@ impl Engine {
         };
         state.next_s = None;
         let Some(job) = state.job.clone() else { return };
-        let next_after = |after: i64| {
-            job.schedule
-                .next_after(Wall::from_secs(after).utc())
-                .map(|t| t.timestamp())
-        };
-        let oldest_to_start = now_s
-            - job
-                .spec
-                .start_deadline_s
-                .unwrap_or(0)
-                .max(limits::STALL_MS as i64 / 1_000);
-        let mut passed = Vec::new();
-        let mut at = Some(first);
-        while let Some(due) = at.filter(|due| *due <= now_s) {
-            passed.push(due);
-            at = next_after(due);
-            if passed.len() as u64 >= limits::MISSED_COUNTED && at.is_some_and(|due| due < oldest_to_start) {
-                // a very long gap: what lies between is not counted one by one
-                at = next_after(oldest_to_start.max(due + 1) - 1);
-            }
-        }
-        if let Some(next) = at {
-            if let Some(state) = self.jobs.get_mut(name) {
-                state.next_s = Some(next);
-            }
+        let next = next_after(&job.schedule, now_s);
+        if let Some(next) = next {
+            state.next_s = Some(next);
             self.due.insert((next, name.clone()));
         }
         self.shown.jobs.insert(name.clone());
-        // before a crash, those after the last look that was stored had their verdicts
-        let spoken_of = self.spoken_of.get(&**name);
-        let is_new = |due: &i64| !spoken_of.is_some_and(|known| is_within(known, *due));
-        let mut to_start = passed.last().copied().filter(|due| *due >= oldest_to_start);
-        if to_start.is_some() {
-            passed.pop();
+        let deadline_s = job.spec.start_deadline_s.unwrap_or(0);
+        let oldest_to_start = now_s - deadline_s.max(limits::STALL_MS as i64 / 1_000);
+        let latest = last_in(&job.schedule, first, now_s).unwrap_or(first);
+        let gaps = self.look.unspoken(name, first, now_s);
+        let is_new = gaps.iter().any(|(from, to)| (*from..=*to).contains(&latest));
+        let starts = is_new && latest >= oldest_to_start;
+        for (from, to) in gaps {
+            let to = if starts { to.min(latest - 1) } else { to };
+            self.record_misses(turn, name, &job.schedule, from, to);
         }
-        to_start = to_start.filter(is_new);
-        passed.retain(is_new);
-        self.record_misses(turn, name, &passed);
-        if let Some(due) = to_start {
-            self.fire(turn, name, due);
+        if starts {
+            self.fire(turn, name, latest);
         }
     }
 
-    fn record_misses(&mut self, turn: &mut Turn, name: &str, passed: &[i64]) {
+    /// Records the due times from `from` to `to` as missed: each by itself, or a long stretch at once.
+    fn record_misses(&mut self, turn: &mut Turn, name: &str, schedule: &Schedule, from: i64, to: i64) {
         let reason = "the daemon was not running or was stalled";
-        let (Some(first), Some(last)) = (passed.first(), passed.last()) else {
-            return;
-        };
-        if passed.len() > limits::MISSED_RECORDS {
-            self.missed(turn, name, *first, *last, passed.len() as u64, reason);
-        } else {
-            for due in passed {
-                self.missed(turn, name, *due, *due, 1, reason);
-            }
+        let mut passed = Vec::new();
+        let mut due = next_after(schedule, from - 1);
+        while let Some(at) = due.filter(|due| *due <= to && passed.len() <= limits::MISSED_RECORDS) {
+            passed.push(at);
+            due = next_after(schedule, at);
         }
+        if passed.len() <= limits::MISSED_RECORDS {
+            for due in passed {
+                self.missed(turn, name, due, due, 1, reason);
+            }
+            return;
+        }
+        let count = schedule.count(Wall::from_secs(from - 1).utc(), Wall::from_secs(to).utc());
+        let last = last_in(schedule, from, to).unwrap_or(to);
+        self.missed(turn, name, passed[0], last, count, reason);
     }
 
     /// Records due times that start nothing.
@@ -180,6 +241,7 @@ impl Engine {
             let name: Arc<str> = job.into();
             self.shown.jobs.insert(name);
         }
+        self.look.note(job, from, to, count);
         let ticket = self.ticket(Waiting::Misses(vec![record]));
         turn.effects.push(Effect::Store(Write {
             facts,
@@ -189,7 +251,12 @@ impl Engine {
     }
 
     /// Keeps a miss that storage refused: one stretch per job, so that it stays bounded.
-    pub(super) fn remember_miss(&mut self, miss: VerdictRecord) {
+    pub(super) fn remember_miss(&mut self, now: Wall, mut miss: VerdictRecord) {
+        miss.until = miss.until.min(now);
+        if miss.due > miss.until {
+            // of a time that has not come: the clock was ahead
+            return;
+        }
         match self.unstored_misses.get_mut(&miss.job) {
             Some(stretch) => {
                 stretch.due = stretch.due.min(miss.due);
@@ -220,6 +287,7 @@ impl Engine {
     /// A due time has come.
     fn fire(&mut self, turn: &mut Turn, name: &Arc<str>, due: i64) {
         let due_at = Wall::from_secs(due);
+        self.look.note(name, due, due, 0);
         let verdict = match self.obstacle(name) {
             None => return self.start_run(turn, name, Some(due_at), None),
             Some(verdict) => verdict,
@@ -268,6 +336,13 @@ impl Engine {
     }
 }
 
-fn is_within(stretches: &[(i64, i64)], due: i64) -> bool {
-    stretches.iter().any(|(from, to)| (*from..=*to).contains(&due))
+fn next_after(schedule: &Schedule, after_s: i64) -> Option<i64> {
+    let next = schedule.next_after(Wall::from_secs(after_s).utc());
+    next.map(|next| next.timestamp())
+}
+
+/// The last due second from `from` to `to`.
+fn last_in(schedule: &Schedule, from: i64, to: i64) -> Option<i64> {
+    let last = schedule.last_in(Wall::from_secs(from - 1).utc(), Wall::from_secs(to).utc());
+    last.map(|last| last.timestamp())
 }

@@ -90,6 +90,15 @@ pub enum Fact {
     Verdict(VerdictRecord),
     Job(JobRecord),
     LastLook(Wall),
+    /// The clock has stepped: the look before, from which a restart goes on with the verdicts given since; None: the clock
+    /// is believed.
+    Doubt(Option<Wall>),
+    /// That very stretch was not missed after all: it has not come yet.
+    Withdraw {
+        job: String,
+        due: Wall,
+        until: Wall,
+    },
     /// The time by which history ages: never ahead of the wall clock, never faster than twice as fast.
     HistoryClock(Wall),
     /// What people have set, or did.

@@ -27,6 +27,8 @@ pub struct Peer {
 pub enum Event {
     /// Once a second, aligned to the wall clock's second.
     Tick,
+    /// Nothing else waits, and [`super::Engine::has_more`].
+    More,
     /// Heartbeats of bound connections since the last tick, each with the moment its frame was read.
     Beats(Vec<(ConnectionId, Mono)>),
     /// Answer to [`super::effect::Effect::Probe`]: that connection had nothing left to read at `at`, and everything

@@ -62,7 +62,7 @@ impl Engine {
     /// Takes a configuration; returns what has to be stored of it.
     pub(super) fn adopt(&mut self, config: Arc<Config>, wall: Wall) -> Vec<Fact> {
         let mut facts = Vec::new();
-        let from = self.last_look_s.unwrap_or(wall.secs());
+        let from = self.look.at_s().unwrap_or(wall.secs());
         let names: Vec<Arc<str>> = self.jobs.keys().cloned().collect();
         for name in names {
             if !config.jobs.contains_key(&*name) {

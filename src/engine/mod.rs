@@ -19,6 +19,7 @@ mod control;
 mod due;
 mod job;
 mod kill;
+mod look;
 mod machine_run;
 mod outcome;
 mod output;
@@ -31,7 +32,7 @@ mod session;
 mod text;
 mod watch;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use log::Level;
@@ -85,12 +86,8 @@ pub struct Engine {
     jobs: BTreeMap<Arc<str>, job::JobState>,
     /// Next due second of each job that has one.
     due: BTreeSet<(i64, Arc<str>)>,
-    /// Second up to which the schedule has been evaluated.
-    last_look_s: Option<i64>,
-    last_look_stored_s: i64,
-    /// By job: due times, from and to, after the last look that was stored, whose verdicts are stored all the same.
-    /// Empty once the schedule was looked at.
-    spoken_of: HashMap<String, Vec<(i64, i64)>>,
+    /// What the wall clock has shown, and how far it is believed.
+    look: look::Look,
     /// Misses that storage has not taken yet, one stretch per job.
     unstored_misses: BTreeMap<String, VerdictRecord>,
     /// What is in force: the files', with the switches on top.
@@ -107,6 +104,11 @@ pub struct Engine {
     tickets: HashMap<Ticket, Waiting>,
     next_ticket: u64,
     next_retention_ms: AwakeMs,
+    /// What a turn had no time for: runs to be resumed after a restart, runs to be stored once more, machine runs to be
+    /// looked at.
+    resuming: VecDeque<RunId>,
+    rewriting: VecDeque<RunId>,
+    checks: VecDeque<MachineRunId>,
     /// The time by which history ages, and when it was that time.
     history_clock: Option<(Wall, AwakeMs)>,
     /// Effects that wait for the first turn.
@@ -219,9 +221,7 @@ impl Engine {
             last_dispatch: Wall(0),
             jobs: BTreeMap::new(),
             due: BTreeSet::new(),
-            last_look_s: recovered.last_look.map(|look| look.secs()),
-            last_look_stored_s: 0,
-            spoken_of: HashMap::new(),
+            look: look::Look::default(),
             unstored_misses: BTreeMap::new(),
             maintenance: Maintenance::default(),
             switches: BTreeMap::new(),
@@ -235,6 +235,9 @@ impl Engine {
             tickets: HashMap::new(),
             next_ticket: 1,
             next_retention_ms: 0,
+            resuming: VecDeque::new(),
+            rewriting: VecDeque::new(),
+            checks: VecDeque::new(),
             history_clock: recovered
                 .history_clock
                 .or(recovered.last_look)
@@ -254,6 +257,7 @@ impl Engine {
         let turn = &mut Turn { now, awake, effects };
         match event {
             Event::Tick => self.tick(turn),
+            Event::More => self.go_on(turn),
             Event::Beats(beats) => self.beats(turn, &beats),
             Event::Dry {
                 connection,
@@ -334,6 +338,15 @@ impl Engine {
         }
     }
 
+    /// A turn has left work for the next one: hand in [`Event::More`] as soon as nothing else waits.
+    pub fn has_more(&self) -> bool {
+        self.is_listening
+            && (!self.rewriting.is_empty()
+                || !self.resuming.is_empty()
+                || !self.checks.is_empty()
+                || !self.is_shutting_down && self.look.at_s().is_some_and(|look| self.is_behind(look)))
+    }
+
     /// The board, if anything on it has changed since the last call.
     pub fn take_board(&mut self, _now: Now) -> Option<Arc<Board>> {
         self.make_board()
@@ -384,7 +397,7 @@ impl Engine {
             (Waiting::Misses(_), StoreOutcome::Committed) => {}
             (Waiting::Misses(misses), _) => {
                 for miss in misses {
-                    self.remember_miss(miss);
+                    self.remember_miss(turn.now.wall, miss);
                 }
             }
         }
@@ -399,14 +412,16 @@ impl Engine {
         self.shown.is_changed = true;
         if self.storage_trouble.is_none() {
             self.store_misses(turn);
-            self.store_all(turn);
-            // these writes may be refused too: no run is forgotten before storage has had time to say so
+            // everything in memory is written once more. These writes may be refused too: no run is forgotten before storage
+            // has had time to say so
             for run in self.runs.values_mut() {
                 run.rests_since = run.rests_since.max(turn.awake);
             }
-            for id in self.open_runs() {
-                self.dispatch_waiting(turn, id);
-            }
+            let mut runs: Vec<RunId> = self.runs.keys().copied().collect();
+            runs.sort_unstable();
+            self.rewriting = runs.into();
+            turn.store(self.jobs.values_mut().map(job::JobState::fact).collect());
+            self.rewrite(turn);
         }
     }
 
@@ -419,20 +434,27 @@ impl Engine {
         self.shown.is_changed = true;
     }
 
-    /// Storage refused writes for a while: everything in memory is written once more.
-    fn store_all(&mut self, turn: &mut Turn) {
-        let mut runs: Vec<&Run> = self.runs.values().filter(|run| run.is_stored).collect();
-        runs.sort_unstable_by_key(|run| run.record.id);
-        for run in runs {
+    /// Stores runs once more that storage may have refused, as many as a turn may.
+    fn rewrite(&mut self, turn: &mut Turn) {
+        for _ in 0..limits::TURN_RUNS {
+            let Some(id) = self.rewriting.pop_front() else {
+                return;
+            };
+            let Some(run) = self.runs.get(&id).filter(|run| run.is_stored) else {
+                continue;
+            };
             let mut facts = vec![Fact::Run(Box::new(run.record.clone()))];
             facts.extend(
                 run.machines
                     .iter()
                     .map(|m| Fact::Machine(Box::new(m.record.clone()))),
             );
+            let is_open = run.is_open();
             turn.store(facts);
+            if is_open {
+                self.dispatch_waiting(turn, id);
+            }
         }
-        turn.store(self.jobs.values_mut().map(job::JobState::fact).collect());
     }
 
     fn start_refused(
@@ -486,8 +508,8 @@ impl Engine {
 
     fn shut_down(&mut self, turn: &mut Turn) {
         self.is_shutting_down = true;
-        if let Some(look) = self.last_look_s
-            && self.all_verdicts_are_stored()
+        if let Some(look) = self.look.at_s()
+            && self.all_verdicts_are_stored(look)
         {
             turn.store(vec![Fact::LastLook(Wall::from_secs(look))]);
         }

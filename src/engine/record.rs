@@ -318,8 +318,10 @@ pub struct Recovered {
     pub last_look: Option<Wall>,
     /// How far the clock of retention had come; None: it never ran.
     pub history_clock: Option<Wall>,
-    /// Job and due times, from and to, of the verdicts on what was due after that.
-    pub verdicts: Vec<(String, Wall, Wall)>,
+    /// The look before a step of the clock that was still in doubt.
+    pub doubt: Option<Wall>,
+    /// Verdicts that were given after that look was stored.
+    pub verdicts: Vec<VerdictRecord>,
     /// First numbers not used yet.
     pub next_run: u64,
     pub next_machine_run: u64,

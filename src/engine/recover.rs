@@ -11,20 +11,23 @@ use crate::clock::{Now, Wall};
 use crate::config::Config;
 use crate::engine::effect::{Effect, Write};
 use crate::engine::id::{MachineRunId, RunId};
+use crate::engine::look::Look;
 use crate::engine::record::{MachineStage, Recovered, RunStage};
 use crate::engine::run::{Run, dispatch_effect};
 use crate::engine::{Engine, Turn};
+use crate::limits;
 
 impl Engine {
     pub(super) fn take_up(&mut self, config: Arc<Config>, recovered: Recovered, now: Now) {
         let awake = self.awake.at(now.mono);
         self.take_up_jobs(recovered.jobs);
-        for (job, from, to) in recovered.verdicts {
-            self.spoken_of
-                .entry(job)
-                .or_default()
-                .push((from.secs(), to.secs()));
-        }
+        self.look = Look::recovered(
+            recovered.last_look,
+            recovered.doubt,
+            &recovered.verdicts,
+            now,
+            awake,
+        );
         for mut stored in recovered.runs {
             stored.machines.sort_by_key(|(machine, _)| machine.position);
             let id = stored.run.id;
@@ -52,7 +55,16 @@ impl Engine {
     /// Wrappers can reach the daemon: every open machine run gets its full windows from now on.
     pub(super) fn listening(&mut self, turn: &mut Turn) {
         self.is_listening = true;
-        for id in self.open_runs() {
+        self.resuming = self.open_runs().into();
+        self.resume_some(turn);
+    }
+
+    /// As many as a turn may.
+    pub(super) fn resume_some(&mut self, turn: &mut Turn) {
+        for _ in 0..limits::TURN_RUNS {
+            let Some(id) = self.resuming.pop_front() else {
+                return;
+            };
             self.resume(turn, id);
         }
     }

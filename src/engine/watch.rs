@@ -21,11 +21,13 @@ impl Engine {
         if !self.is_listening {
             return;
         }
-        for id in self.due_machine_runs(turn.awake) {
-            self.send_kill(turn, id);
-            self.check(turn, id);
+        if self.checks.is_empty() && self.resuming.is_empty() {
+            self.checks = self.due_machine_runs(turn.awake).into();
         }
-        self.check_runs(turn);
+        self.go_on(turn);
+        if self.resuming.is_empty() {
+            self.check_runs(turn);
+        }
         self.expire_controls(turn);
         if !self.is_shutting_down {
             self.look(turn);
@@ -34,6 +36,20 @@ impl Engine {
         if turn.awake >= self.next_retention_ms {
             self.next_retention_ms = turn.awake + limits::RETENTION_INTERVAL_MS;
             self.retain(turn);
+        }
+    }
+
+    /// Goes on with what earlier turns had no time for.
+    pub(super) fn go_on(&mut self, turn: &mut Turn) {
+        self.resume_some(turn);
+        self.rewrite(turn);
+        for _ in 0..limits::TURN_MACHINES {
+            let Some(id) = self.checks.pop_front() else { break };
+            self.send_kill(turn, id);
+            self.check(turn, id);
+        }
+        if self.is_listening && !self.is_shutting_down {
+            self.catch_up(turn);
         }
     }
 
@@ -226,7 +242,7 @@ impl Engine {
                 }
             }
         }
-        for (id, note) in overdue {
+        for (id, note) in overdue.into_iter().take(limits::TURN_RUNS) {
             let Some(run) = self.runs.get_mut(&id) else {
                 continue;
             };
@@ -261,6 +277,7 @@ impl Engine {
                     .iter()
                     .all(|m| m.connection.is_none() && m.record.stage == MachineStage::Ended)
             })
+            .take(limits::TURN_MACHINES)
             .map(|run| run.record.id)
             .collect();
         for id in old {

@@ -31,6 +31,11 @@ pub(super) const MACHINE_COLUMNS: &str = "id, run, machine, position, stage, env
 
 /// Counters that outlive the rows they were counted from.
 pub(super) const LAST_LOOK: &str = "last_look";
+/// The number of the latest verdict when that look was stored.
+const LOOK_SEQ: &str = "look_seq";
+/// The look before a step of the clock that is still in doubt, and the same for it.
+pub(super) const DOUBT: &str = "doubt";
+const DOUBT_SEQ: &str = "doubt_seq";
 pub(super) const HISTORY_CLOCK: &str = "history_clock";
 pub(super) const NEXT_RUN: &str = "next_run";
 pub(super) const NEXT_MACHINE_RUN: &str = "next_machine_run";
@@ -52,7 +57,10 @@ pub(super) fn apply(connection: &Connection, write: &Write) -> rusqlite::Result<
             Fact::Machine(machine) => put_machine(connection, machine)?,
             Fact::Verdict(verdict) => put_verdict(connection, verdict)?,
             Fact::Job(job) => put_job(connection, job)?,
-            Fact::LastLook(at) => put_meta(connection, LAST_LOOK, at.0)?,
+            Fact::LastLook(at) => put_look(connection, *at)?,
+            Fact::Doubt(Some(at)) => put_doubt(connection, *at)?,
+            Fact::Doubt(None) => end_doubt(connection)?,
+            Fact::Withdraw { job, due, until } => withdraw(connection, job, *due, *until)?,
             Fact::HistoryClock(at) => put_meta(connection, HISTORY_CLOCK, at.0)?,
             Fact::Control(control) => controls::put(connection, control)?,
         }
@@ -191,8 +199,10 @@ fn start(connection: &Connection, run: &RunRecord) -> rusqlite::Result<()> {
     // anything else would hide the run, and let it start once more
     connection
         .prepare_cached(
-            "INSERT INTO verdicts VALUES(?1, ?2, ?2, 1, 'started', ?3, NULL)
-             ON CONFLICT DO UPDATE SET verdict = 'started', instance = excluded.instance, reason = NULL",
+            "INSERT INTO verdicts(job, due, until, count, verdict, instance, seq)
+             VALUES(?1, ?2, ?2, 1, 'started', ?3, (SELECT coalesce(max(seq), 0) + 1 FROM verdicts))
+             ON CONFLICT DO UPDATE SET verdict = 'started', instance = excluded.instance, reason = NULL,
+                 seq = excluded.seq",
         )?
         .execute(params![run.job, due.0, run.instance])?;
     Ok(())
@@ -328,7 +338,10 @@ fn put_verdict(connection: &Connection, record: &VerdictRecord) -> rusqlite::Res
         Verdict::Missed { reason } => ("missed", None, Some(reason)),
     };
     connection
-        .prepare_cached("INSERT OR IGNORE INTO verdicts VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7)")?
+        .prepare_cached(
+            "INSERT OR IGNORE INTO verdicts
+             VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, (SELECT coalesce(max(seq), 0) + 1 FROM verdicts))",
+        )?
         .execute(params![
             record.job,
             record.due.0,
@@ -341,18 +354,76 @@ fn put_verdict(connection: &Connection, record: &VerdictRecord) -> rusqlite::Res
     Ok(())
 }
 
-/// Job and due times, from and to, of the verdicts on what was due later than that; the earliest
+/// Takes back that a stretch was missed.
+fn withdraw(connection: &Connection, job: &str, due: Wall, until: Wall) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "DELETE FROM verdicts WHERE job = ?1 AND due = ?2 AND until = ?3 AND verdict = 'missed'",
+        )?
+        .execute(params![job, due.0, until.0])?;
+    Ok(())
+}
+
+/// Writes the last look, and which verdicts were given by then: time alone does not tell, where the clock has stepped.
+fn put_look(connection: &Connection, at: Wall) -> rusqlite::Result<()> {
+    put_meta(connection, LAST_LOOK, at.0)?;
+    let latest = connection
+        .prepare_cached("SELECT coalesce(max(seq), 0) FROM verdicts")?
+        .query_row([], |row| row.get(0))?;
+    put_meta(connection, LOOK_SEQ, latest)
+}
+
+/// Writes the look before a step. Verdicts count from the last look that was stored, which is no later.
+fn put_doubt(connection: &Connection, at: Wall) -> rusqlite::Result<()> {
+    put_meta(connection, DOUBT, at.0)?;
+    if meta(connection, DOUBT_SEQ)?.is_none() {
+        let seq = meta(connection, LOOK_SEQ)?.unwrap_or(0);
+        put_meta(connection, DOUBT_SEQ, seq)?;
+    }
+    Ok(())
+}
+
+fn end_doubt(connection: &Connection) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("DELETE FROM meta WHERE key IN (?1, ?2)")?
+        .execute([DOUBT, DOUBT_SEQ])?;
+    Ok(())
+}
+
+/// The verdicts given after the look that a restart goes on from was stored; the earliest
 /// [`limits::RECOVERED_VERDICTS`].
-pub(super) fn verdicts_after(
-    connection: &Connection,
-    look: Wall,
-) -> rusqlite::Result<Vec<(String, Wall, Wall)>> {
-    let mut statement = connection
-        .prepare("SELECT job, due, until FROM verdicts WHERE until > ?1 ORDER BY until LIMIT ?2")?;
-    let rows = statement.query_map(params![look.0, limits::RECOVERED_VERDICTS as i64], |row| {
-        Ok((row.get(0)?, Wall(row.get(1)?), Wall(row.get(2)?)))
-    })?;
+pub(super) fn verdicts_since_look(connection: &Connection) -> rusqlite::Result<Vec<VerdictRecord>> {
+    let seq = match meta(connection, DOUBT_SEQ)? {
+        Some(seq) => Some(seq),
+        None => meta(connection, LOOK_SEQ)?,
+    };
+    let mut statement = connection.prepare(
+        "SELECT job, due, until, count, verdict, instance, reason FROM verdicts WHERE seq > ?1 ORDER BY seq LIMIT ?2",
+    )?;
+    let rows = statement.query_map(
+        params![seq.unwrap_or(0), limits::RECOVERED_VERDICTS as i64],
+        verdict_of_row,
+    )?;
     rows.collect()
+}
+
+fn verdict_of_row(row: &Row<'_>) -> rusqlite::Result<VerdictRecord> {
+    let word: String = row.get(4)?;
+    let reason = row.get::<_, Option<String>>(6)?.unwrap_or_default();
+    let instance = row.get::<_, Option<String>>(5)?.unwrap_or_default();
+    Ok(VerdictRecord {
+        job: row.get(0)?,
+        due: Wall(row.get(1)?),
+        until: Wall(row.get(2)?),
+        count: number(row, 3)?,
+        verdict: match word.as_str() {
+            "started" => Verdict::Started { instance },
+            "overlap" => Verdict::Overlap,
+            "maintenance" => Verdict::Maintenance,
+            "paused" => Verdict::Paused { reason },
+            _ => Verdict::Missed { reason },
+        },
+    })
 }
 
 fn put_job(connection: &Connection, job: &JobRecord) -> rusqlite::Result<()> {

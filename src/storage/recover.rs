@@ -28,13 +28,14 @@ pub(super) fn recover(
     let history_clock = facts::meta(connection, facts::HISTORY_CLOCK)
         .map_err(from_state)?
         .map(Wall);
+    let doubt = facts::meta(connection, facts::DOUBT)
+        .map_err(from_state)?
+        .map(Wall);
     let mut recovered = Recovered {
         last_look,
         history_clock,
-        verdicts: match last_look {
-            Some(look) => facts::verdicts_after(connection, look).map_err(from_state)?,
-            None => Vec::new(),
-        },
+        doubt,
+        verdicts: facts::verdicts_since_look(connection).map_err(from_state)?,
         next_run: next(facts::NEXT_RUN, "runs")?,
         // output is committed before the facts it belongs to: a crash between the two leaves rows of a number that
         // no fact has, and that must not be given to another machine

@@ -145,6 +145,11 @@ UPDATE runs SET
     failed = (SELECT count(*) FROM machine_runs WHERE run = runs.id AND NOT not_counted AND retcode IS NOT 0)
 WHERE stage = 'ended';
 ",
+    "
+-- the order in which verdicts were given: due times do not tell, where the clock has stepped
+ALTER TABLE verdicts ADD COLUMN seq INTEGER;
+CREATE INDEX verdicts_by_seq ON verdicts(seq) WHERE seq IS NOT NULL;
+",
 ];
 
 /// A day file. Rows are appended in the order of their commit, whatever they belong to: keyed by machine run, a

@@ -442,6 +442,8 @@ impl HeldBack {
                 Fact::Verdict(_)
                 | Fact::Job(_)
                 | Fact::LastLook(_)
+                | Fact::Doubt(_)
+                | Fact::Withdraw { .. }
                 | Fact::HistoryClock(_)
                 | Fact::Control(_) => {}
             }
@@ -467,6 +469,8 @@ impl HeldBack {
                 Fact::Verdict(_)
                 | Fact::Job(_)
                 | Fact::LastLook(_)
+                | Fact::Doubt(_)
+                | Fact::Withdraw { .. }
                 | Fact::HistoryClock(_)
                 | Fact::Control(_) => false,
             })

@@ -270,6 +270,7 @@ impl World {
                         None => return,
                     }
                 }
+                None if daemon.engine.has_more() => Event::More,
                 None => return,
             };
             self.turn(event);

@@ -50,6 +50,10 @@ pub struct Storage {
     pub by_run: BTreeMap<RunId, Vec<MachineRunId>>,
     jobs: BTreeMap<String, JobRecord>,
     last_look: Option<Wall>,
+    /// The look before a step of the clock that is still in doubt.
+    doubt: Option<Wall>,
+    /// Verdicts given since that look (or the last one) was stored.
+    since_look: Vec<VerdictRecord>,
     history_clock: Option<Wall>,
     pending: VecDeque<Write>,
     commit_scheduled: bool,
@@ -109,12 +113,8 @@ impl Storage {
         Recovered {
             last_look: self.last_look,
             history_clock: self.history_clock,
-            verdicts: self
-                .verdicts
-                .values()
-                .filter(|verdict| self.last_look.is_some_and(|look| verdict.until > look))
-                .map(|verdict| (verdict.job.clone(), verdict.due, verdict.until))
-                .collect(),
+            doubt: self.doubt,
+            verdicts: self.since_look.clone(),
             next_run: self.runs.keys().next_back().map_or(1, |id| id.0 + 1),
             next_machine_run: self.next_machine_run(),
             jobs: self.jobs.values().cloned().collect(),
@@ -336,13 +336,27 @@ impl World {
                             && matches!(verdict.verdict, Verdict::Started { .. })
                     });
                     if replaces {
+                        storage.since_look.push(verdict.clone());
                         storage.verdicts.insert(key, verdict);
                     }
                 }
                 Fact::Job(job) => {
                     storage.jobs.insert(job.job.clone(), job);
                 }
-                Fact::LastLook(at) => storage.last_look = Some(at),
+                Fact::LastLook(at) => {
+                    storage.last_look = Some(at);
+                    if storage.doubt.is_none() {
+                        storage.since_look.clear();
+                    }
+                }
+                Fact::Doubt(at) => storage.doubt = at,
+                Fact::Withdraw { job, due, until } => {
+                    let key = (job, due.0, until.0);
+                    storage
+                        .since_look
+                        .retain(|v| (&v.job, v.due.0, v.until.0) != (&key.0, key.1, key.2));
+                    storage.verdicts.remove(&key);
+                }
                 Fact::HistoryClock(at) => storage.history_clock = Some(at),
                 Fact::Control(control) => storage.controls.push(*control),
             }
