@@ -84,6 +84,17 @@ impl Store {
         self.path(file).is_file()
     }
 
+    /// The files of which something is kept.
+    pub fn files(&self) -> BTreeSet<String> {
+        let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        let names = entries.filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            let file = name.strip_suffix(SUFFIX)?;
+            file.ends_with(".yaml").then(|| file.to_string())
+        });
+        names.collect()
+    }
+
     /// What is kept of the file; nothing if nothing is, or if it is not readable. Jobs that this version of the
     /// daemon does not take are left out.
     pub fn read(&self, file: &str, group: &str, defaults: &Defaults) -> Good {

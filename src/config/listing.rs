@@ -8,7 +8,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use super::Problem;
+use super::{Problem, Severity};
 use crate::{clock, limits};
 
 /// What the name of a job file ends with; what stands before it is the group.
@@ -44,6 +44,16 @@ pub(super) fn list(dir: &Path) -> io::Result<Found> {
     let now_us = clock::wall().0;
     for entry in fs::read_dir(dir)? {
         let name = entry?.file_name();
+        if has_short_suffix(&name) {
+            found.problems.push(Problem {
+                severity: Severity::Warning,
+                ..Problem::of_file(
+                    &name.to_string_lossy(),
+                    None,
+                    "is not read: names of job files end with .yaml; rename it".into(),
+                )
+            });
+        }
         if !is_job_file(&name) {
             continue;
         }
@@ -77,6 +87,12 @@ pub(super) fn is_job_file(name: &OsString) -> bool {
     bytes.ends_with(SUFFIX.as_bytes()) && !bytes.starts_with(b".")
 }
 
+/// Whether a directory entry looks like a job file that is not read. Hidden ones are left alone.
+pub(super) fn has_short_suffix(name: &OsString) -> bool {
+    let bytes = name.as_encoded_bytes();
+    bytes.ends_with(b".yml") && !bytes.starts_with(b".")
+}
+
 impl Stamp {
     fn new(metadata: &Metadata, now_us: i64) -> Stamp {
         let changed_us = metadata.ctime().saturating_mul(1_000_000) + metadata.ctime_nsec() / 1_000;
@@ -90,8 +106,8 @@ impl Stamp {
         }
     }
 
-    /// Of a file that cannot be looked at: tried again every time.
-    fn unknown() -> Stamp {
+    /// Of a file that cannot be examined: tried again every time.
+    pub(super) fn unknown() -> Stamp {
         Stamp {
             device: 0,
             inode: 0,

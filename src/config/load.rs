@@ -101,11 +101,21 @@ impl Loader {
     /// force, with a problem.
     pub fn load(&mut self) -> Result<Arc<Config>, String> {
         match listing::list(&self.dir) {
-            Ok(found) => {
+            Ok(mut found) => {
                 self.store_is_new = false;
+                let known = self.files.len();
+                let is_emptied = found.files.is_empty() && self.keeps_what_was_there();
+                if is_emptied {
+                    found.problems.push(self.emptied());
+                }
                 let as_before = self.dir_problems == found.problems;
                 self.dir_problems = found.problems;
-                if !self.take(found.files)
+                let has_changed = if is_emptied {
+                    self.files.len() != known
+                } else {
+                    self.take(found.files)
+                };
+                if !has_changed
                     && as_before
                     && let Some(current) = &self.current
                 {
@@ -129,6 +139,31 @@ impl Loader {
         Ok(self.publish())
     }
 
+    /// Whether something is in force, or was before a restart, although the directory holds no job file any more: a mount
+    /// that is gone or a copy under way does not mean that all jobs are to go.
+    fn keeps_what_was_there(&mut self) -> bool {
+        if self.files.is_empty() {
+            let kept = self.store.as_ref().map(Store::files).unwrap_or_default();
+            for file in kept {
+                let content = Err("is missing".to_string());
+                let seen = seen(&self.hasher, &content);
+                self.evaluate(file, Stamp::unknown(), seen, content);
+            }
+            self.defaults = settings::defaults(&self.settings().0);
+        }
+        self.files.values().any(|state| !state.good.is_empty())
+    }
+
+    fn emptied(&self) -> Problem {
+        let reason = format!(
+            "the directory '{}' holds no job files any more; the last content of {} files stays in force; put the files \
+             back, or write '{{}}' into one to drop all jobs",
+            self.dir.display(),
+            self.files.len()
+        );
+        Problem::of_file("", None, reason)
+    }
+
     /// Writes the last good content of the files that were read since the last call; slow, so it is apart from
     /// [`Loader::load`]. A failure is logged.
     pub fn save_last_good(&mut self) {
@@ -144,7 +179,11 @@ impl Loader {
             }
         }
         let names: BTreeSet<&str> = self.files.keys().map(String::as_str).collect();
-        if self.dir_problems.is_empty() {
+        if self
+            .dir_problems
+            .iter()
+            .all(|problem| problem.severity == Severity::Warning)
+        {
             store.forget_others(&names);
         }
     }

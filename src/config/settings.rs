@@ -19,6 +19,8 @@ pub const CONFIG_SECTION: &str = "saltpeter_config";
 /// The key of a file's maintenance.
 pub const MAINTENANCE_SECTION: &str = "saltpeter_maintenance";
 
+const TOKENS: &str = "api_tokens";
+
 /// What it takes.
 pub const KEYS: [&str; 33] = [
     "logdir",
@@ -112,7 +114,35 @@ pub fn merge<'a>(
     let mut raw = serde_json::Map::new();
     for (file, keys) in files {
         for (key, node) in keys {
-            if let Some((earlier, other)) = from.insert(key, (file, node))
+            let earlier = from.insert(key, (file, node));
+            if key == TOKENS {
+                // a second list does not lock out those whom the first lets in
+                let known = std::mem::take(&mut settings.api_tokens);
+                let _ = apply(&mut settings, key, node, base);
+                if let Some((earlier, _)) = earlier {
+                    let twice = settings
+                        .api_tokens
+                        .iter()
+                        .filter(|token| {
+                            known
+                                .iter()
+                                .any(|other| other.name == token.name && other != *token)
+                        })
+                        .map(|token| {
+                            (
+                                file.to_string(),
+                                format!("{key}.{}", token.name),
+                                earlier.to_string(),
+                            )
+                        });
+                    conflicts.extend(twice);
+                }
+                settings.api_tokens = unite(known, std::mem::take(&mut settings.api_tokens));
+                let shown = raw.remove(key);
+                raw.insert(key.clone(), joined(shown, masked(key, node)));
+                continue;
+            }
+            if let Some((earlier, other)) = earlier
                 && earlier != file
                 && other != node
             {
@@ -125,6 +155,24 @@ pub fn merge<'a>(
     }
     settings.raw = Arc::new(raw);
     (settings, conflicts)
+}
+
+/// The tokens of two files; where a name stands in both, the later file's counts.
+fn unite(mut known: Vec<ApiToken>, later: Vec<ApiToken>) -> Vec<ApiToken> {
+    known.retain(|token| later.iter().all(|other| other.name != token.name));
+    known.extend(later);
+    known
+}
+
+/// Two lists as one, for display.
+fn joined(first: Option<Value>, second: Value) -> Value {
+    match (first, second) {
+        (Some(Value::Array(mut first)), Value::Array(second)) => {
+            first.extend(second);
+            Value::Array(first)
+        }
+        (_, second) => second,
+    }
 }
 
 /// One file's maintenance; unknown keys go to `doubt`.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -879,12 +879,7 @@ fn an_unchanged_directory_gives_the_same_configuration() {
 
 #[test]
 fn what_is_no_job_file_is_left_alone() {
-    let dir = Dir::with(&[
-        (".hidden.yaml", "x: ["),
-        ("note.txt", "["),
-        ("a.yaml~", "["),
-        ("b.yml", "["),
-    ]);
+    let dir = Dir::with(&[(".hidden.yaml", "x: ["), ("note.txt", "["), ("a.yaml~", "[")]);
     fs::create_dir(dir.0.join("sub.yaml")).unwrap();
     std::os::unix::fs::symlink("nowhere", dir.0.join("link.yaml")).unwrap();
     rustix::fs::mkfifoat(rustix::fs::CWD, dir.0.join("pipe.yaml"), rustix::fs::Mode::RUSR).unwrap();
@@ -899,7 +894,8 @@ fn what_is_no_job_file_is_left_alone() {
 
 #[test]
 fn a_job_file_that_becomes_a_link_to_nowhere_or_no_file_keeps_its_last_content() {
-    let dir = Dir::with(&[]);
+    // one more file: a directory without any keeps everything
+    let dir = Dir::with(&[("b.yaml", "{}\n")]);
     let path = dir.0.join("a.yaml");
     let mut loader = dir.loader();
     let link = || std::os::unix::fs::symlink("nowhere", &path).unwrap();
@@ -952,6 +948,105 @@ fn an_emptied_file_keeps_its_jobs_over_a_restart_until_it_says_what_it_wants() {
     // one that never held a job is no problem
     dir.write("b.yaml", "");
     assert_eq!(loader.load().unwrap().problems, []);
+}
+
+#[test]
+fn a_directory_that_became_empty_keeps_all_jobs_over_a_restart_until_a_file_is_back() {
+    let dir = Dir::with(&[("a.yaml", &job("one", "")), ("b.yaml", &job("two", ""))]);
+    let store = dir.0.join("state/last-good");
+    let loaded = |store: &Path| {
+        let mut loader = Loader::new(dir.0.clone());
+        // the daemon learns where its state is from the configuration itself
+        loader.load().unwrap();
+        loader.set_last_good(Some(store.to_path_buf()));
+        let config = loader.load().unwrap();
+        loader.save_last_good();
+        (loader, config)
+    };
+    let (mut loader, config) = loaded(&store);
+    assert_eq!(config.problems, []);
+    // a file that is removed drops its jobs
+    fs::remove_file(dir.0.join("b.yaml")).unwrap();
+    let config = loader.load().unwrap();
+    assert_eq!(config.jobs.keys().collect::<Vec<_>>(), ["one"]);
+    dir.write("b.yaml", job("two", ""));
+    loader.load().unwrap();
+    loader.save_last_good();
+    for file in ["a.yaml", "b.yaml"] {
+        fs::remove_file(dir.0.join(file)).unwrap();
+    }
+    let is_kept = |config: &Config| {
+        let told = config.problems.iter().filter(|problem| problem.file.is_empty());
+        let told: Vec<&str> = told.map(|problem| problem.reason.as_str()).collect();
+        assert!(
+            told.len() == 1 && told[0].contains("holds no job files"),
+            "{told:?}"
+        );
+        assert_eq!(config.jobs.keys().collect::<Vec<_>>(), ["one", "two"]);
+    };
+    let config = loader.load().unwrap();
+    is_kept(&config);
+    assert!(Arc::ptr_eq(&config, &loader.load().unwrap()));
+    loader.save_last_good();
+    let (mut fresh, config) = loaded(&store);
+    is_kept(&config);
+    is_kept(&loaded(&store).1);
+    dir.write("a.yaml", "{}\n");
+    for loader in [&mut loader, &mut fresh] {
+        let config = loader.load().unwrap();
+        assert!(
+            config.jobs.is_empty() && config.problems.is_empty(),
+            "{:?}",
+            config.problems
+        );
+        loader.save_last_good();
+    }
+    fs::remove_file(dir.0.join("a.yaml")).unwrap();
+    assert_eq!(loader.load().unwrap().problems, []);
+    assert!(loaded(&store).1.problems.is_empty());
+}
+
+#[test]
+fn a_file_with_the_short_suffix_is_warned_about() {
+    let dir = Dir::with(&[("a.yaml", &job("one", "")), ("b.yml", &job("two", ""))]);
+    let mut loader = Loader::new(dir.0.clone());
+    let config = loader.load().unwrap();
+    let problem = one_problem(&config);
+    assert_eq!(
+        (problem.file.as_str(), problem.severity),
+        ("b.yml", Severity::Warning)
+    );
+    assert!(problem.reason.contains("end with .yaml"), "{}", problem.reason);
+}
+
+#[test]
+fn tokens_of_two_files_are_united_and_a_name_in_both_is_a_problem() {
+    let entry = |name: &str, role: &str, digit: &str| {
+        format!("{{name: {name}, role: {role}, sha256: '{}'}}", digit.repeat(64))
+    };
+    let file = |entries: &[String]| format!("saltpeter_config: {{api_tokens: [{}]}}\n", entries.join(", "));
+    let dir = Dir::with(&[
+        (
+            "a.yaml",
+            &file(&[entry("ops", "admin", "1"), entry("both", "read", "2")]),
+        ),
+        (
+            "b.yaml",
+            &file(&[entry("page", "read", "3"), entry("both", "read", "4")]),
+        ),
+    ]);
+    let config = Loader::new(dir.0.clone()).load().unwrap();
+    let tokens = config.settings.api_tokens.iter();
+    let tokens: Vec<(&str, u8)> = tokens
+        .map(|token| (token.name.as_str(), token.sha256[0]))
+        .collect();
+    assert_eq!(tokens, [("ops", 0x11), ("page", 0x33), ("both", 0x44)]);
+    let problem = one_problem(&config);
+    assert_eq!(
+        (problem.file.as_str(), problem.field.as_str()),
+        ("b.yaml", "saltpeter_config.api_tokens.both")
+    );
+    assert!(!config.settings.raw["api_tokens"].to_string().contains("1111"));
 }
 
 #[test]
@@ -1185,6 +1280,11 @@ fn wait_for(changes: &Receiver<Arc<Config>>, fits: impl Fn(&Config) -> bool) -> 
     }
 }
 
+fn holds_no_files(config: &Config) -> bool {
+    let mut problems = config.problems.iter();
+    problems.any(|problem| problem.reason.contains("holds no job files"))
+}
+
 #[test]
 fn the_watcher_reports_changes_new_files_and_removals() {
     let dir = Dir::with(&[("a.yaml", &job("one", ""))]);
@@ -1210,7 +1310,7 @@ fn the_watcher_reports_changes_new_files_and_removals() {
     });
     fs::create_dir(&dir.0).unwrap();
     wait_for(&changes, |config| {
-        config.problems.is_empty() && config.jobs.is_empty()
+        holds_no_files(config) && config.jobs.len() == 1
     });
     dir.write("c.yaml", job("four", ""));
     wait_for(&changes, |config| config.jobs.contains_key("four"));
@@ -1235,7 +1335,7 @@ fn the_watcher_follows_links_and_a_directory_made_anew() {
     });
     fs::create_dir(&dir_of_links.0).unwrap();
     wait_for(&changes, |config| {
-        config.jobs.is_empty() && config.problems.is_empty()
+        holds_no_files(config) && config.jobs.len() == 1
     });
     dir_of_links.write("b.yaml", job("two", ""));
     wait_for(&changes, |config| config.jobs.contains_key("two"));

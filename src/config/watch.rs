@@ -288,6 +288,7 @@ impl Directory {
                     }
                     pending.note(now);
                 }
+                Some(name) if listing::has_short_suffix(&name) => pending.note(now),
                 Some(_) => {}
                 // the queue overflowed, or something befell the directory itself
                 None => {
