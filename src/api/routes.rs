@@ -68,7 +68,11 @@ pub const ROUTES: &[Route] = &[
 const UI: &[Route] = &[
     route("GET", "/", Needs::Page, ui::index),
     route("GET", "/jobs/{job}", Needs::Page, ui::index),
+    route("GET", "/runs", Needs::Page, ui::index),
     route("GET", "/runs/{instance}", Needs::Page, ui::index),
+    route("GET", "/machines", Needs::Page, ui::index),
+    route("GET", "/problems", Needs::Page, ui::index),
+    route("GET", "/audit", Needs::Page, ui::index),
     route("GET", "/ui/{file}", Needs::Nothing, ui::file),
 ];
 

@@ -15,7 +15,7 @@ use crate::config::{Problem, Role};
 use crate::engine::board::{JobBoard, MachineBoard, RunBoard};
 use crate::engine::id::RunId;
 use crate::limits;
-use crate::storage::{AuditFilter, PageOf, RunBrief, RunFilter, RunOutcome};
+use crate::storage::{AuditFilter, EventKinds, PageOf, RunBrief, RunFilter, RunOutcome};
 
 /// The description of this API.
 pub const OPENAPI: &str = include_str!("openapi.json");
@@ -196,8 +196,13 @@ pub fn events(call: &Call) -> Answered {
         .query
         .number("limit", 1..=limits::HISTORY_PAGE as u64)?
         .unwrap_or(PAGE) as usize;
+    let kinds = match call.query.get("type") {
+        None => EventKinds::All,
+        Some("not_started") => EventKinds::NotStarted,
+        Some(_) => return Err(bad("'type' must be not_started")),
+    };
     let reader = call.shared.reader.lock();
-    let found = reader.history_events(from, until, call.query.get("job"), limit);
+    let found = reader.history_events(from, until, call.query.get("job"), kinds, limit);
     drop(reader);
     let shown: Vec<Value> = found.map_err(unreadable)?.iter().map(views::event).collect();
     let (from, until) = (from.iso(), until.iso());

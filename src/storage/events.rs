@@ -36,6 +36,14 @@ pub enum HistoryEventKind {
     },
 }
 
+/// Which events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventKinds {
+    All,
+    /// Due times that started nothing.
+    NotStarted,
+}
+
 impl Reader {
     /// What happened at `from` or later and before `until`: the latest `limit` of it (at most
     /// [`limits::HISTORY_PAGE`]), ascending. `job`: of that one alone.
@@ -44,27 +52,17 @@ impl Reader {
         from: Wall,
         until: Wall,
         job: Option<&str>,
+        kinds: EventKinds,
         limit: usize,
     ) -> Result<Vec<HistoryEvent>, String> {
         let limit = limit.min(limits::HISTORY_PAGE) as i64;
+        let statement = match kinds {
+            EventKinds::All => format!("{MACHINE_EVENTS} UNION ALL {NOT_STARTED} ORDER BY at DESC LIMIT ?4"),
+            EventKinds::NotStarted => format!("{NOT_STARTED} ORDER BY at DESC LIMIT ?4"),
+        };
         let mut found: Vec<HistoryEvent> = self.with_state(|connection| {
             connection
-                .prepare_cached(
-                    "SELECT * FROM (SELECT machine_runs.started AS at, runs.job, runs.instance, 'start', machine, NULL, NULL
-                         FROM machine_runs JOIN runs ON runs.id = machine_runs.run
-                         WHERE machine_runs.started >= ?1 AND machine_runs.started < ?2
-                           AND (?3 IS NULL OR runs.job = ?3) ORDER BY machine_runs.started DESC LIMIT ?4)
-                     UNION ALL
-                     SELECT * FROM (SELECT machine_runs.ended AS at, runs.job, runs.instance, 'end', machine, retcode, NULL
-                         FROM machine_runs JOIN runs ON runs.id = machine_runs.run
-                         WHERE machine_runs.ended >= ?1 AND machine_runs.ended < ?2
-                           AND (?3 IS NULL OR runs.job = ?3) ORDER BY machine_runs.ended DESC LIMIT ?4)
-                     UNION ALL
-                     SELECT * FROM (SELECT due AS at, job, NULL, verdict, NULL, count, reason
-                         FROM verdicts WHERE verdict <> 'started' AND due >= ?1 AND due < ?2
-                           AND (?3 IS NULL OR job = ?3) ORDER BY due DESC LIMIT ?4)
-                     ORDER BY at DESC LIMIT ?4",
-                )?
+                .prepare_cached(&statement)?
                 .query_map(params![from.0, until.0, job, limit], event_of_row)?
                 .collect()
         })?;
@@ -72,6 +70,21 @@ impl Reader {
         Ok(found)
     }
 }
+
+const MACHINE_EVENTS: &str =
+    "SELECT * FROM (SELECT machine_runs.started AS at, runs.job, runs.instance, 'start', machine, NULL, NULL
+         FROM machine_runs JOIN runs ON runs.id = machine_runs.run
+         WHERE machine_runs.started >= ?1 AND machine_runs.started < ?2
+           AND (?3 IS NULL OR runs.job = ?3) ORDER BY machine_runs.started DESC LIMIT ?4)
+     UNION ALL
+     SELECT * FROM (SELECT machine_runs.ended AS at, runs.job, runs.instance, 'end', machine, retcode, NULL
+         FROM machine_runs JOIN runs ON runs.id = machine_runs.run
+         WHERE machine_runs.ended >= ?1 AND machine_runs.ended < ?2
+           AND (?3 IS NULL OR runs.job = ?3) ORDER BY machine_runs.ended DESC LIMIT ?4)";
+
+const NOT_STARTED: &str = "SELECT * FROM (SELECT due AS at, job, NULL, verdict, NULL, count, reason
+         FROM verdicts WHERE verdict <> 'started' AND due >= ?1 AND due < ?2
+           AND (?3 IS NULL OR job = ?3) ORDER BY due DESC LIMIT ?4)";
 
 fn event_of_row(row: &Row<'_>) -> rusqlite::Result<HistoryEvent> {
     let word: String = row.get(3)?;

@@ -37,7 +37,7 @@ use crate::protocol::DaemonFrame;
 use crate::thread::{self, Actor};
 
 pub use controls::{AuditEntry, AuditFilter};
-pub use events::{HistoryEvent, HistoryEventKind};
+pub use events::{EventKinds, HistoryEvent, HistoryEventKind};
 pub use reader::Reader;
 pub use runs::{MachineTally, PageOf, RunBrief, RunFilter, RunOutcome};
 pub use stream::{OutputShape, OutputStream};

@@ -6,12 +6,12 @@ use serde_json::{Value, json};
 use crate::browser::{self, Browser};
 use crate::support::daemon::{Daemon, Plan, job_with};
 
-fn token(name: &str, role: &str) -> Value {
+pub fn token(name: &str, role: &str) -> Value {
     let hash = sha256(name);
     json!({"name": name, "role": role, "sha256": data_encoding::HEXLOWER.encode(&hash)})
 }
 
-fn log_in(browser: &mut Browser, secret: &str) {
+pub fn log_in(browser: &mut Browser, secret: &str) {
     browser.until("the login", "document.activeElement?.name === 'token'");
     browser.write(secret);
     browser.press("Enter", 13);

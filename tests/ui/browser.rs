@@ -124,6 +124,12 @@ impl Browser {
 
     /// A call of the DevTools protocol.
     pub fn call(&mut self, method: &str, params: Value) -> Value {
+        let answer = self.ask(method, params);
+        answer.unwrap_or_else(|error| panic!("{method}: {error}"))
+    }
+
+    /// The same; a page that is just left answers with an error.
+    fn ask(&mut self, method: &str, params: Value) -> Result<Value, Value> {
         self.next += 1;
         let mut message = json!({"id": self.next, "method": method, "params": params});
         if !self.session.is_empty() {
@@ -136,8 +142,10 @@ impl Browser {
             };
             let heard: Value = serde_json::from_str(&text).unwrap();
             if heard["id"] == self.next {
-                assert!(heard.get("error").is_none(), "{method}: {heard}");
-                return heard["result"].clone();
+                return match heard.get("error") {
+                    Some(error) => Err(error.clone()),
+                    None => Ok(heard["result"].clone()),
+                };
             }
             self.note(&heard);
         }
@@ -185,7 +193,8 @@ impl Browser {
         let ends_at = saltpeter::clock::mono().plus_ms(PATIENCE_MS);
         loop {
             let params = json!({"expression": asked, "returnByValue": true});
-            if self.call("Runtime.evaluate", params)["result"]["value"] == true {
+            let answer = self.ask("Runtime.evaluate", params);
+            if answer.is_ok_and(|answer| answer["result"]["value"] == true) {
                 return;
             }
             if saltpeter::clock::mono() >= ends_at {

@@ -44,6 +44,41 @@ const NAMELESS: &str = r#"(() => {
     return faults;
 })()"#;
 
+/// Every page: its path, and what is true once it is complete.
+fn pages(long: &str, instance: &str) -> Vec<(String, &'static str)> {
+    let all = [
+        ("/", "document.body.innerText.includes('wrong.yaml:2')"),
+        ("/jobs/ok", "document.body.innerText.includes('a look')"),
+        (
+            &format!("/jobs/{long}"),
+            "document.body.innerText.includes('It has never run.')",
+        ),
+        (
+            &format!("/runs/{instance}"),
+            "document.querySelector('pre.output').textContent === 'no\\n'",
+        ),
+        (
+            "/runs",
+            "document.querySelectorAll('.history tbody tr').length === 3",
+        ),
+        (
+            "/runs?outcome=not_started",
+            "document.body.innerText.includes('Nothing in the history')",
+        ),
+        (
+            "/machines",
+            "document.querySelectorAll('.history tbody tr').length === 3",
+        ),
+        ("/problems", "document.body.innerText.includes('wrong.yaml:2')"),
+        (
+            "/audit",
+            "document.querySelectorAll('.history tbody tr').length > 0",
+        ),
+        ("/login", "true"),
+    ];
+    all.map(|(path, ready)| (path.to_string(), ready)).into()
+}
+
 #[test]
 fn it_is_legible_in_light_and_dark_and_on_a_phone_and_everything_has_a_name() {
     let Some(mut browser) = browser::open() else {
@@ -70,21 +105,9 @@ fn it_is_legible_in_light_and_dark_and_on_a_phone_and_everything_has_a_name() {
         .to_string();
     for (scheme, width) in [("light", 1280), ("dark", 390)] {
         browser.appear(scheme, width, 844);
-        for (path, ready) in [
-            ("/", "document.body.innerText.includes('wrong.yaml:2')"),
-            ("/jobs/ok", "document.body.innerText.includes('a look')"),
-            (
-                &format!("/jobs/{long}"),
-                "document.body.innerText.includes('It has never run.')",
-            ),
-            (
-                &format!("/runs/{instance}"),
-                "document.querySelector('pre.output').textContent === 'no\\n'",
-            ),
-            ("/login", "true"),
-        ] {
-            browser.visit(&daemon, path);
-            browser.until(path, ready);
+        for (path, ready) in pages(&long, &instance) {
+            browser.visit(&daemon, &path);
+            browser.until(&path, ready);
             assert_eq!(browser.eval(FAINT), json!([]), "{path} {scheme}");
             assert_eq!(browser.eval(NAMELESS), json!([]), "{path}");
             let wide = browser.number("document.documentElement.scrollWidth - innerWidth");

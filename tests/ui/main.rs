@@ -19,5 +19,6 @@ mod access;
 mod looks;
 mod output;
 mod overview;
+mod pages;
 mod picture;
 mod runs;

@@ -106,6 +106,10 @@ fn the_pictures_of_the_documentation() {
                 ("overview", "/"),
                 ("job", "/jobs/vacuum"),
                 ("run", &format!("/runs/{instance}")),
+                ("runs", "/runs"),
+                ("machines", "/machines"),
+                ("problems", "/problems"),
+                ("audit", "/audit"),
                 ("login", "/login"),
             ] {
                 browser.visit(&daemon, path);

@@ -9,6 +9,7 @@ use crate::clock;
 use crate::engine::effect::Done;
 use crate::engine::event::Ask;
 use crate::limits;
+use crate::storage::EventKinds;
 
 /// The timeline without a start begins so long before its end.
 const TIMELINE_MS: i64 = 3_600_000;
@@ -47,7 +48,7 @@ pub fn timeline(call: &Call) -> Answered {
         return Err(bad("'start_date' must not be after 'end_date'"));
     }
     let reader = call.shared.reader.lock();
-    let found = reader.history_events(from, until, None, limits::HISTORY_PAGE);
+    let found = reader.history_events(from, until, None, EventKinds::All, limits::HISTORY_PAGE);
     drop(reader);
     let content = shapes::timeline(&found.map_err(unreadable)?);
     Ok(Response::json(

@@ -79,6 +79,16 @@ export function post(path, body = {}) {
   });
 }
 
+/** Sets something. */
+export function put(path, body) {
+  return json(path, { method: "PUT", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
+}
+
+/** Takes something back. */
+export function remove(path) {
+  return json(path, { method: "DELETE" });
+}
+
 /** A machine's output from that byte on, while it comes: gives the body to be read. */
 export async function follow(instance, machine, from, signal) {
   const headers = from > 0 ? { Range: `bytes=${from}-` } : {};

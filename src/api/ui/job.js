@@ -54,7 +54,9 @@ export function jobView(app, name) {
     pausedText,
     actions,
     problems,
-    h("section", { "aria-labelledby": "recent-title" }, h("h2", { id: "recent-title" }, "Recent runs"), noRuns, runsTable),
+    h("section", { "aria-labelledby": "recent-title" }, h("h2", { id: "recent-title" }, "Recent runs"), noRuns, runsTable,
+      h("p", {}, h("a", { href: `/runs?job=${part(name)}` }, "All runs of this job"), " · ",
+        h("a", { href: `/runs?job=${part(name)}&outcome=not_started` }, "Due times that did not start"))),
     h(
       "div",
       { class: "columns" },

@@ -1,21 +1,35 @@
 // The frame: polls how everything stands, shows what concerns all, and the view that the address names.
 //
 // Reading order: `api.js` asks the daemon; `dom.js`, `time.js`, `dialog.js` make and change elements; `overview.js`,
-// `job.js`, `run.js` are the views, `output.js` a part of the last. A view is `{node, title, changed, stop}`: `changed`
+// `job.js`, `run.js`, `runs.js`, `machines.js`, `problems.js`, `audit.js` are the views, `output.js` is a part of a run's,
+// `pages.js` of those that are long lists. A view is `{node, title, changed, stop}`: `changed`
 // is called after each poll, `title` for the window's title.
 
 import { Refused, Unreachable, get, part } from "./api.js";
-import { badge, counted, h, list, setText, show } from "./dom.js";
+import { badge, counted, h, list, setAttr, setText, show } from "./dom.js";
 import { clock, now, synchronize, tick } from "./time.js";
+import { auditView } from "./audit.js";
 import { jobView } from "./job.js";
-import { overviewView } from "./overview.js";
+import { machinesView } from "./machines.js";
+import { hasFailed, overviewView } from "./overview.js";
+import { problemsView } from "./problems.js";
 import { runView } from "./run.js";
+import { runsView } from "./runs.js";
 
 /** Between two polls, in milliseconds: while somebody looks, and while the window is behind others. */
 const POLL_MS = 2_000;
 const POLL_HIDDEN_MS = 30_000;
 /** What an action's result stays on the page, in milliseconds. */
 const SAID_MS = 8_000;
+
+/** The pages of the navigation bar: path, name, and how many things there are wrong. */
+const PAGES = [
+  ["/", "Overview", () => [...state.jobs.values()].filter(hasFailed).length],
+  ["/runs", "Runs", () => 0],
+  ["/machines", "Machines", () => 0],
+  ["/problems", "Problems", () => state.problems.length + state.troubles.length],
+  ["/audit", "Audit", () => 0],
+];
 
 const ROLES = ["read", "operate", "admin"];
 
@@ -119,6 +133,12 @@ function frame() {
     show(element("logout"), you.session);
     show(element("login"), you.login && !you.session);
   }
+  list(element("pages"), PAGES, ([path]) => path, ([path, name]) => h("a", { href: path }, name, " ", h("span", { class: "badge bad" })), (node, [path, , wrong]) => {
+    const count = wrong();
+    show(node.lastChild, count > 0);
+    setText(node.lastChild, count > 0 ? String(count) : "");
+    setAttr(node, "aria-current", location.pathname === path ? "page" : null);
+  });
   list(element("banner"), bars(), (bar) => bar.key, makeBar, (node, bar) => {
     setText(node.firstChild.nextSibling, bar.text);
   });
@@ -160,13 +180,13 @@ function bars() {
       text: `${counted(maintenance.machines.length, "machine")} left out of every run: ${names}${more}. ${reasons}`,
     });
   }
-  if (problems.length > 0 && location.pathname !== "/") {
+  if (problems.length > 0 && !["/", "/problems"].includes(location.pathname)) {
     const errors = problems.filter((problem) => problem.severity === "error").length;
     found.push({
       key: "problems", kind: errors > 0 ? "bad" : "warn", word: "job files",
       text: [[errors, "error"], [problems.length - errors, "warning"]].filter(([count]) => count > 0)
         .map(([count, word]) => counted(count, word)).join(" and "),
-      link: { path: "/", text: "Show" },
+      link: { path: "/problems", text: "Show" },
     });
   }
   return found;
@@ -205,15 +225,22 @@ function open() {
   } catch {
     // no name of ours
   }
-  if (parts[1] === "jobs") view = jobView(app, name);
-  else if (parts[1] === "runs") view = runView(app, name);
-  else view = overviewView(app);
+  view = viewOf(parts[1], name);
   const main = element("main");
   main.replaceChildren(view.node);
   frame();
   if (state.you) view.changed();
   title();
   scrollTo(0, 0);
+}
+
+function viewOf(page, name) {
+  if (page === "jobs") return jobView(app, name);
+  if (page === "runs") return name ? runView(app, name) : runsView(app);
+  if (page === "machines") return machinesView(app);
+  if (page === "problems") return problemsView(app);
+  if (page === "audit") return auditView(app);
+  return overviewView(app);
 }
 
 function title() {
@@ -226,7 +253,7 @@ document.addEventListener("click", (event) => {
   const isPlain = event.button === 0 && !event.metaKey && !event.ctrlKey && !event.shiftKey && !event.altKey;
   if (!target || !isPlain || event.defaultPrevented || target.hasAttribute("download")) return;
   const url = new URL(target.href);
-  if (url.origin !== location.origin || url.hash || !/^\/($|jobs\/|runs\/)/.test(url.pathname)) return;
+  if (url.origin !== location.origin || url.hash || !/^\/($|jobs\/|runs($|\/)|machines$|problems$|audit$)/.test(url.pathname)) return;
   event.preventDefault();
   if (view.stays?.(url)) {
     history.pushState(null, "", url);

@@ -35,6 +35,11 @@ const FILES: &[File] = &[
     script("job.js", include_str!("job.js")),
     script("run.js", include_str!("run.js")),
     script("output.js", include_str!("output.js")),
+    script("pages.js", include_str!("pages.js")),
+    script("runs.js", include_str!("runs.js")),
+    script("machines.js", include_str!("machines.js")),
+    script("problems.js", include_str!("problems.js")),
+    script("audit.js", include_str!("audit.js")),
     File {
         name: "icon.svg",
         content_type: "image/svg+xml",

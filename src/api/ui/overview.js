@@ -6,6 +6,8 @@ import { moment, setLasting, setMoment } from "./time.js";
 
 /** Rows shown at once; more on request. */
 const ROWS = 200;
+/** Runs shown of those that are under way: at first, and on request. */
+const RUNS_FIRST = 5;
 const RUNS = 50;
 const PROBLEMS = 8;
 
@@ -17,6 +19,11 @@ const CHOICES = [
   ["paused", "Paused", (job) => job.state === "paused"],
   ["disabled", "Disabled", (job) => job.state === "disabled" || job.state === "gone"],
 ];
+
+/** Its last run has failed, and it is a job that should run. */
+export function hasFailed(job) {
+  return rank(job) === 0;
+}
 
 /** Failed first; then what needs a look; what does not run last. Running changes no order: rows stay where they are. */
 function rank(job) {
@@ -31,6 +38,7 @@ export function overviewView(app) {
   const asked = new URLSearchParams(location.search);
   let choice = CHOICES.some(([key]) => key === asked.get("show")) ? asked.get("show") : "all";
   let rows = ROWS;
+  let runRows = RUNS_FIRST;
   let allProblems = false;
 
   const problems = h("section", { "aria-labelledby": "problems-title", class: "problems", hidden: true });
@@ -47,6 +55,7 @@ export function overviewView(app) {
     head("Run", "Job", "Started", "For", "Machines"),
     runs,
   );
+  const runsAll = h("button", { on: { click: () => { runRows = RUNS; changed(); } } });
   const noRuns = h("p", { class: "quiet" }, "Nothing runs at the moment.");
 
   const search = h("input", {
@@ -66,8 +75,17 @@ export function overviewView(app) {
     chips.append(button);
     return { key, button, count };
   });
+  const columns = () => head("State", "Job", "Last run", "Next run", "Notes");
+  const failed = h("tbody");
+  const failedPart = h(
+    "section",
+    { "aria-labelledby": "failed-title" },
+    h("h2", { id: "failed-title" }, "Failed"),
+    h("table", { class: "jobs" }, columns(), failed),
+  );
   const jobs = h("tbody");
-  const jobsTable = h("table", { class: "jobs" }, head("State", "Job", "Last run", "Next run", "Notes"), jobs);
+  const jobsTable = h("table", { class: "jobs" }, columns(), jobs);
+  const jobsTitle = h("h2", { id: "jobs-title" });
   const noJobs = h("p", { class: "quiet" });
   const jobsMore = h("button", { hidden: true, on: { click: () => { rows += 5 * ROWS; changed(); } } });
 
@@ -75,12 +93,14 @@ export function overviewView(app) {
     "div",
     {},
     h("h1", { class: "hidden" }, "Overview"),
+    h("div", { class: "tools" }, search, chips),
+    failedPart,
     problems,
-    h("section", { "aria-labelledby": "runs-title" }, h("h2", { id: "runs-title" }, "Running"), noRuns, runsTable, runsMore),
+    h("section", { "aria-labelledby": "runs-title" }, h("h2", { id: "runs-title" }, "Running"), noRuns, runsTable, runsMore, runsAll),
     h(
       "section",
       { "aria-labelledby": "jobs-title" },
-      h("div", { class: "tools" }, h("h2", { id: "jobs-title" }, "Jobs"), search, chips),
+      jobsTitle,
       noJobs,
       jobsTable,
       jobsMore,
@@ -115,8 +135,10 @@ export function overviewView(app) {
     const found = [...app.state.running].sort((a, b) => (a.started < b.started ? 1 : -1));
     show(noRuns, found.length === 0);
     show(runsTable, found.length > 0);
-    list(runs, found.slice(0, RUNS), (run) => run.instance, makeRun, updateRun);
-    show(runsMore, found.length > RUNS);
+    list(runs, found.slice(0, runRows), (run) => run.instance, makeRun, updateRun);
+    show(runsAll, runRows < RUNS && found.length > runRows);
+    setText(runsAll, `Show all ${found.length.toLocaleString("en")} runs`);
+    show(runsMore, runRows === RUNS && found.length > RUNS);
     setText(runsMore, `and ${found.length - RUNS} more: see the jobs that are running, below`);
   }
 
@@ -135,8 +157,16 @@ export function overviewView(app) {
     const is = CHOICES.find(([key]) => key === choice)[2];
     const chosen = found.filter(is).map((job) => [rank(job), job.name, job]);
     chosen.sort((a, b) => a[0] - b[0] || (a[1] < b[1] ? -1 : 1));
-    list(jobs, chosen.slice(0, rows).map(([, , job]) => job), (job) => job.name, makeJob, updateJob);
-    show(jobsTable, chosen.length > 0);
+    // what failed comes before what runs; a choice of jobs is one table
+    const first = choice === "all" ? chosen.filter(([ranked]) => ranked === 0).map(([, , job]) => job) : [];
+    const rest = chosen.slice(first.length).map(([, , job]) => job);
+    const upper = first.slice(0, rows);
+    const lower = rest.slice(0, Math.max(0, rows - first.length));
+    list(failed, upper, (job) => job.name, makeJob, updateJob);
+    list(jobs, lower, (job) => job.name, makeJob, updateJob);
+    show(failedPart, first.length > 0);
+    setText(jobsTitle, first.length > 0 ? "Other jobs" : "Jobs");
+    show(jobsTable, rest.length > 0);
     show(noJobs, chosen.length === 0);
     setText(noJobs, all.length === 0 ? "No jobs yet. Save a job file; it takes effect within 2 seconds."
       : "No jobs match the filter.");
@@ -159,7 +189,7 @@ export function head(...names) {
   return h("thead", {}, h("tr", {}, ...names.map((name) => h("th", { scope: "col" }, name))));
 }
 
-function makeProblem(problem) {
+export function makeProblem(problem) {
   const place = problem.file ? `${problem.file}${problem.line ? `:${problem.line}` : ""}` : "";
   return h(
     "li",

@@ -6,7 +6,7 @@ import { question } from "./dialog.js";
 import { setOutcome } from "./job.js";
 import { outputPanel } from "./output.js";
 import { head } from "./overview.js";
-import { moment, setLasting, setMoment } from "./time.js";
+import { clock, moment, setLasting, setMoment } from "./time.js";
 
 /** Rows shown at once; more on request. */
 const ROWS = 200;
@@ -75,12 +75,16 @@ export function runView(app, instance) {
       outputSection,
     ),
   );
+  const titleJob = h("span", { class: "name" });
+  const titleTime = h("span");
+  const reason = h("p", { class: "bad", hidden: true });
   const missing = h("p", { class: "quiet" }, "Loading …");
   const node = h(
     "div",
     {},
     h("p", { class: "path" }, h("a", { href: "/" }, "All jobs"), jobLink),
-    h("h1", {}, h("span", { class: "name" }, instance), " ", outcome),
+    h("h1", {}, titleJob, " ", titleTime, " ", outcome, " ", h("span", { class: "name group" }, instance)),
+    reason,
     missing,
     whole,
   );
@@ -136,6 +140,10 @@ export function runView(app, instance) {
     show(outcome, true);
     setOutcome(outcome, run.outcome);
     list(jobLink, [run.job], (job) => job, (job) => h("span", {}, " / ", link(jobPath(job), job)), () => {});
+    setText(titleJob, run.job);
+    setText(titleTime, clock(Date.parse(run.started)));
+    setText(reason, reasonOf(run));
+    show(reason, run.outcome === "failed");
     updateFacts();
     const order = [...run.machines].sort((a, b) => rank(a) - rank(b) || byName(a.machine, b.machine));
     if (machine === null && order.length > 0) ({ machine } = order[0]);
@@ -261,7 +269,7 @@ export function runView(app, instance) {
   return {
     node,
     changed,
-    title: () => (run === null ? instance : `${instance}: ${run.outcome}`),
+    title: () => (run === null ? instance : `${run.job} ${clock(Date.parse(run.started))}: ${run.outcome}`),
     stop() {
       gone.abort();
       panel.stop();
@@ -290,6 +298,20 @@ function timeIn(cell, iso) {
 
 function hasFailed(entry) {
   return entry.counted && entry.retcode !== null && entry.retcode !== 0;
+}
+
+/** Why a run has failed, in one line. */
+function reasonOf(run) {
+  const counting = run.machines.filter((entry) => entry.counted);
+  const failed = counting.filter(hasFailed);
+  if (run.machines.length === 0) return run.note ?? "No machines were matched.";
+  const words = new Map();
+  for (const entry of failed) {
+    const text = entry.outcome === "failed" ? `exit code ${entry.retcode}` : entry.outcome.replace("_", " ");
+    words.set(text, (words.get(text) ?? 0) + 1);
+  }
+  const parts = [...words].sort(([, a], [, b]) => b - a).map(([text, count]) => (words.size === 1 ? text : `${count} ${text}`));
+  return `${failed.length} of ${counted(counting.length, "machine")} failed: ${parts.join(", ")}`;
 }
 
 /** What failed first, then what runs. */

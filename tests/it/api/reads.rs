@@ -416,10 +416,21 @@ fn recent_runs_tell_how_their_machines_ended_to_who_asks() {
     expect(&daemon.get("/api/v1/jobs/j?machines=yes"), 400);
 }
 
+/// Paths that show the web UI.
+const PAGES: &[&str] = &[
+    "/",
+    "/jobs/a%2F..%2Fb",
+    "/runs/x?machine=y",
+    "/runs",
+    "/machines",
+    "/problems",
+    "/audit",
+];
+
 #[test]
 fn the_pages_files_are_served_to_anybody_and_only_once() {
     let daemon = Plan::new(json!({})).start();
-    for path in ["/", "/jobs/a%2F..%2Fb", "/runs/x?machine=y"] {
+    for path in PAGES {
         let page = daemon.get(path);
         assert_eq!(
             (page.status, page.header("content-type")),
@@ -482,7 +493,7 @@ fn the_pages_files_are_served_to_anybody_and_only_once() {
         "/ui/main.js/",
         "/jobs/",
         "/jobs/a/b",
-        "/runs",
+        "/jobs",
     ] {
         assert_eq!(daemon.get(path).status, 404, "{path}");
     }

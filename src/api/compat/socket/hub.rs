@@ -23,7 +23,7 @@ use crate::config::{Config, Maintenance, Role};
 use crate::engine::board::{Board, MachineBoard, RunBoard};
 use crate::engine::id::{MachineRunId, RunId};
 use crate::limits;
-use crate::storage::{PageOf, Reader, RunFilter};
+use crate::storage::{EventKinds, PageOf, Reader, RunFilter};
 use crate::thread::{self, Actor};
 use crate::wake::Waker;
 
@@ -169,7 +169,7 @@ impl Hub {
     pub fn timeline(&self, from: Option<Wall>, until: Option<Wall>) -> Result<(Vec<Value>, u64), String> {
         let (from, until) = (from.unwrap_or(Wall(i64::MIN)), until.unwrap_or(Wall(i64::MAX)));
         let history = self.history.lock();
-        let found = history.history_events(from, until, None, limits::HISTORY_PAGE)?;
+        let found = history.history_events(from, until, None, EventKinds::All, limits::HISTORY_PAGE)?;
         drop(history);
         let serial = self.timelines.fetch_add(1, Ordering::Relaxed) + 1;
         Ok((shapes::timeline(&found), serial))

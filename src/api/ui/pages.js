@@ -1,0 +1,51 @@
+// A long list that the daemon gives page by page, newest first. Must not know: what the entries show.
+
+import { Refused, get } from "./api.js";
+
+/** Entries of one page. */
+export const PAGE = 100;
+/** The newest page is asked for again after so many polls, while nobody has gone further back. */
+const POLLS = 5;
+
+/**
+ * Fetches a list. `path(before)` is the request for the page before that entry (null: the newest), `take(answer)` gives
+ * `{entries, next}`, `update(list)` shows `{entries, next, message}`.
+ */
+export function paged(app, path, take, update) {
+  let gone = new AbortController();
+  let list = { entries: [], next: null, message: "Loading …" };
+  let polls = 0;
+  let isAsking = false;
+
+  async function load(before) {
+    const { signal } = gone;
+    isAsking = true;
+    try {
+      const answer = take(await get(path(before), signal));
+      const entries = before === null ? answer.entries : [...list.entries, ...answer.entries];
+      list = { entries, next: answer.next, message: "" };
+    } catch (problem) {
+      if (signal.aborted) return;
+      if (problem instanceof Refused) list = { entries: [], next: null, message: problem.message };
+      else app.trouble(problem);
+    }
+    isAsking = false;
+    update(list);
+  }
+
+  return {
+    /** The request has changed: starts from the newest entry. */
+    restart() {
+      gone.abort();
+      gone = new AbortController();
+      load(null);
+    },
+    older: () => load(list.next),
+    /** After each poll of the frame. */
+    changed() {
+      polls += 1;
+      if (polls % POLLS === 0 && !isAsking && list.entries.length <= PAGE) load(null);
+    },
+    stop: () => gone.abort(),
+  };
+}

@@ -1,0 +1,120 @@
+//! The pages beside the overview: runs, machines, problems, audit.
+
+use serde_json::{Value, json};
+
+use crate::access::{log_in, token};
+use crate::browser;
+use crate::support::daemon::{Plan, job, job_with};
+
+#[test]
+fn what_failed_is_found_by_filters_that_the_address_holds() {
+    let Some(mut browser) = browser::open() else {
+        return;
+    };
+    let daemon = Plan::new(json!({
+        "backup": job_with("[ $SP_MACHINE_ID = m2 ] && exit 7; true", json!({"targets": "*"})),
+        "report": job("true"),
+    }))
+    .start();
+    let failed = daemon.run("backup");
+    daemon.wait_ended(&failed);
+    daemon.run_to_end("report");
+    daemon.run_to_end("report");
+
+    browser.visit(&daemon, "/");
+    browser.click("nav a", "Runs");
+    let jobs = "[...document.querySelectorAll('.history tbody td:nth-child(2) a')].map((node) => node.textContent).join()";
+    browser.until("all runs", &format!("{jobs} === 'report,report,backup'"));
+    assert_eq!(browser.count("nav a[aria-current=page]", "Runs"), 1);
+    browser.eval("(() => { const node = named('.filters select', null)[1]; node.value = 'failed'; node.dispatchEvent(new Event('change')); })()");
+    browser.until("the failed one", &format!("{jobs} === 'backup'"));
+    browser.click("button", "Today");
+    browser.until("the day", "location.search.includes('day=')");
+    browser.until("still the failed one", &format!("{jobs} === 'backup'"));
+    assert!(browser.shows("1 of 3 machines failed"));
+    browser.call("Page.reload", json!({}));
+    browser.until("the same again", &format!("{jobs} === 'backup'"));
+    browser.click("button", "Yesterday");
+    browser.until_shown("Nothing in the history matches the filters.");
+    browser.click("button", "Any day");
+    browser.click(".history a", &failed);
+    browser.until_shown("1 of 3 machines failed: exit code 7");
+    browser.until("its title", "document.title.startsWith('backup ')");
+    browser.is_clean(&[]);
+}
+
+#[test]
+fn a_due_time_that_did_not_start_is_shown_with_the_reason() {
+    let Some(mut browser) = browser::open() else {
+        return;
+    };
+    let fields = json!({"year": "*", "sec": "*", "min": "*", "hour": "*"});
+    let daemon = Plan::new(json!({"j": job_with("true", fields)})).start();
+    daemon.post("/api/v1/jobs/j/pause", &json!({"reason": "disk <b>swap</b>"}));
+    browser.visit(&daemon, "/runs?job=j&outcome=not_started");
+    browser.until(
+        "the verdict",
+        "named('.history .badge', null).some((node) => node.textContent.startsWith('paused'))",
+    );
+    browser.is_clean(&[]);
+}
+
+#[test]
+fn machines_are_left_out_of_runs_and_taken_in_again() {
+    let Some(mut browser) = browser::open() else {
+        return;
+    };
+    let daemon = Plan::new(json!({"j": job_with("exit 3", json!({"targets": "m2"}))}))
+        .setting("api_tokens", json!([token("chief", "admin")]))
+        .start();
+    let instance = daemon.run("j");
+    daemon.wait_ended(&instance);
+    browser.visit(&daemon, "/login?next=/machines");
+    log_in(&mut browser, "chief");
+    let row = "[...document.querySelectorAll('.history tbody tr')].find((row) => row.querySelector('th').textContent === 'm2').innerText";
+    browser.until("the last run", &format!("{row}.includes('j_')"));
+    browser.click_on("[...document.querySelectorAll('.history tbody tr')].find((row) => row.querySelector('th').textContent === 'm2').querySelector('button')");
+    browser.until(
+        "the question",
+        "document.activeElement?.closest('dialog') !== null",
+    );
+    browser.write("new disk");
+    browser.click("dialog button", "Start maintenance");
+    browser.until(
+        "it is out",
+        &format!("{row}.includes('left out') && {row}.includes('new disk')"),
+    );
+    browser.until_shown("1 machine left out of every run: m2. new disk");
+    browser.click("button", "End maintenance");
+    browser.until("it is in", &format!("!{row}.includes('left out')"));
+    browser.click("button", "Maintenance of all machines …");
+    browser.write("power");
+    browser.click("dialog button", "Start maintenance");
+    browser.until_shown("No run starts. power");
+    browser.click("button", "End maintenance of all machines");
+    browser.until("no bar", "!document.body.innerText.includes('No run starts.')");
+
+    // who did it
+    browser.click("nav a", "Audit");
+    browser.until_shown("power");
+    let entries: Value = browser.eval("document.querySelectorAll('.history tbody tr').length");
+    assert_eq!(entries, json!(5), "a run, and two switches set and ended");
+    browser.is_clean(&[]);
+}
+
+#[test]
+fn problems_are_counted_in_the_bar_and_told_with_file_and_line() {
+    let Some(mut browser) = browser::open() else {
+        return;
+    };
+    let daemon = Plan::new(json!({"j": job("true")})).start();
+    browser.visit(&daemon, "/problems");
+    browser.until_shown("No problems.");
+    daemon.write_file("bad.yaml", "bad:\n  min: 99\n");
+    browser.until_shown("bad.yaml:2 bad.min: '99'");
+    browser.until(
+        "the count",
+        "Number(named('nav a .badge', null)[0]?.textContent) > 0",
+    );
+    browser.is_clean(&[]);
+}
