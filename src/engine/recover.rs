@@ -69,8 +69,9 @@ impl Engine {
         }
     }
 
+    /// Continues one run that was open when the daemon stopped.
     #[allow(clippy::too_many_lines, reason = "one step for each stage of a run")]
-    fn resume(&mut self, turn: &mut Turn, id: RunId) {
+    pub(super) fn resume(&mut self, turn: &mut Turn, id: RunId) {
         let Some(run) = self.runs.get_mut(&id).filter(|run| run.is_stored) else {
             return;
         };

@@ -203,7 +203,17 @@ impl Engine {
             && !self.runs.contains_key(&stored.run.id)
         {
             let run = Run::new(stored.run, stored.machines, turn.awake);
+            let (id, is_open) = (run.record.id, run.is_open());
+            let job: Arc<str> = run.record.job.as_str().into();
             self.insert_run(run);
+            if is_open {
+                // not ended after all: it is watched, shown and killed like any other open run of its job
+                let state = self.jobs.entry(job.clone()).or_default();
+                state.record.job = job.to_string();
+                state.open.push(id);
+                self.touch_run(id);
+                self.resume(turn, id);
+            }
             for arrival in waiting {
                 self.take(turn, arrival);
             }
@@ -402,5 +412,72 @@ impl Engine {
             instance,
             machine,
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{Now, Wall};
+    use crate::engine::EngineSettings;
+    use crate::engine::event::{Ask, Event};
+    use crate::engine::id::RequestId;
+    use crate::engine::record::{
+        MachineRecord, MachineStage, OutputPosition, Recovered, RunRecord, RunStage,
+    };
+
+    #[test]
+    fn an_open_run_that_storage_still_has_is_shown_and_killed_even_if_its_job_is_gone() {
+        let now = Now {
+            mono: Mono(0),
+            wall: Wall::from_secs(1_795_000_000),
+        };
+        let mut engine = Engine::new(
+            EngineSettings::default(),
+            Arc::default(),
+            Recovered::default(),
+            now,
+        );
+        let mut effects = Vec::new();
+        engine.handle(now, Event::Listening, &mut effects);
+        let run = RunRecord {
+            id: RunId(7),
+            instance: "backup_1".into(),
+            job: "backup".into(),
+            stage: RunStage::Running,
+            ..RunRecord::default()
+        };
+        let machine = MachineRecord {
+            id: MachineRunId(9),
+            run: RunId(7),
+            machine: "web1".into(),
+            stage: MachineStage::Started,
+            env_delivery: true,
+            ..MachineRecord::default()
+        };
+        let stored = StoredRun {
+            run,
+            machines: vec![(machine, OutputPosition::default())],
+        };
+        let loaded = Event::RunLoaded {
+            instance: "backup_1".into(),
+            run: Some(Box::new(stored)),
+        };
+        engine.handle(now, loaded, &mut effects);
+        let board = engine.take_board(now).unwrap();
+        assert!(board.running.contains_key("backup_1"));
+        let kill = Event::Request {
+            request: RequestId(1),
+            ask: Ask::Kill {
+                job: "backup".into(),
+                machine: None,
+                instance: None,
+            },
+            who: "test".into(),
+        };
+        effects.clear();
+        engine.handle(now, kill, &mut effects);
+        let refused = |effect: &Effect| matches!(effect, Effect::Answer { answer: Err(_), .. });
+        assert!(!effects.iter().any(refused), "{effects:?}");
     }
 }
