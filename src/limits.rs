@@ -361,6 +361,14 @@ pub const WRAPPER_QUEUE: usize = 256;
 pub const STOP_PATIENCE_MS: u64 = 10_000;
 /// From the last acknowledgment to the wrapper's exit, for the closing frame.
 pub const LINK_CLOSE_MS: u64 = 500;
+/// A lock file that is replaced again and again under our hands is given up.
+pub const LOCK_ATTEMPTS: usize = 8;
+/// A lock file may seem older than the process that wrote it by this much: both clocks count in steps.
+pub const LOCK_CLOCK_SLACK_S: i64 = 2;
+/// Kept of a process's arguments and environment.
+pub const PROCESS_TEXT_BYTES: u64 = 1 << 20;
+/// The command's descriptor of its lock has this number or a higher one: scripts use the low ones.
+pub const LOCK_DESCRIPTOR: i32 = 200;
 /// Stack of the wrapper's threads: name services run on one of them.
 pub const WRAPPER_STACK_BYTES: usize = 512 << 10;
 /// Longest reason in the wrapper's log.

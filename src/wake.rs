@@ -1,14 +1,33 @@
-//! Wait for a socket (or any descriptor) and a queue together: an eventfd stands for the queue.
-//! Must not know: what is queued.
+//! Every poll(2) there is: waiting for descriptors, and for a queue, which an eventfd stands for.
+//! Must not know: what is queued, who writes.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
-/// Wakes a thread that waits in [`wait`]. Cheap to call often: wakes that nobody has consumed yet fold into one.
+/// Wakes a thread that waits in [`wait`] or [`poll_any`]. Cheap to call often: wakes that nobody has consumed yet fold
+/// into one.
 #[derive(Debug)]
 pub struct Waker(OwnedFd);
+
+/// A descriptor, and what it is waited for.
+#[derive(Clone, Copy, Debug)]
+pub struct Slot<'a> {
+    fd: BorrowedFd<'a>,
+    for_writing: bool,
+}
+
+/// What [`poll_any`] saw of one descriptor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// It can be read, or has ended, or is broken.
+    pub readable: bool,
+    /// It can be written.
+    pub writable: bool,
+    /// The other side has closed it.
+    pub has_hung_up: bool,
+}
 
 /// What [`wait`] saw.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -17,7 +36,7 @@ pub struct Ready {
     pub readable: bool,
     /// The descriptor can be written.
     pub writable: bool,
-    /// The waker was rung (and is silent again).
+    /// The waker was woken (and is silent again).
     pub woken: bool,
 }
 
@@ -27,7 +46,7 @@ impl Waker {
         Ok(Waker(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?))
     }
 
-    /// Rings. A full counter means that it rings already.
+    /// Wakes. A full counter means that it is awake already.
     pub fn wake(&self) {
         let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
     }
@@ -44,48 +63,80 @@ impl AsFd for Waker {
     }
 }
 
-/// Waits until `fd` is readable (or writable, where `for_writing`), or `waker` rings, or `timeout_ms` passed
-/// (None: without end). An interrupting signal counts as nothing seen.
+impl<'a> Slot<'a> {
+    /// Waited for until it can be read.
+    pub fn readable(fd: impl Into<BorrowedFd<'a>>) -> Slot<'a> {
+        Slot {
+            fd: fd.into(),
+            for_writing: false,
+        }
+    }
+
+    /// Waited for until it can be read, or written where `for_writing`.
+    pub fn either(fd: BorrowedFd<'a>, for_writing: bool) -> Slot<'a> {
+        Slot { fd, for_writing }
+    }
+}
+
+/// Waits until one of `slots` is ready or `timeout_ms` have passed (None: without end); what it saw of each, in their
+/// order. An interrupting signal counts as nothing seen.
+pub fn poll_any(slots: &[Slot<'_>], timeout_ms: Option<u64>) -> io::Result<Vec<Seen>> {
+    let mut polled: Vec<PollFd<'_>> = slots.iter().map(as_polled).collect();
+    poll_all(&mut polled, timeout_ms)?;
+    Ok(polled.iter().map(|slot| seen(slot.revents())).collect())
+}
+
+/// Waits until `fd` is readable (or writable, where `for_writing`), or `waker` is woken, or `timeout_ms` passed
+/// (None: without end). An interrupting signal counts as nothing seen. Allocates nothing: each connection waits here.
 pub fn wait(
     fd: Option<BorrowedFd<'_>>,
     for_writing: bool,
     waker: &Waker,
     timeout_ms: Option<u64>,
 ) -> io::Result<Ready> {
-    let mut interest = PollFlags::IN;
-    if for_writing {
-        interest |= PollFlags::OUT;
-    }
-    let timeout = timeout_ms.map(|ms| Timespec {
-        tv_sec: (ms / 1_000) as i64,
-        tv_nsec: (ms % 1_000 * 1_000_000) as i64,
-    });
-    let wake_slot = PollFd::new(waker, PollFlags::IN);
-    let (wake_events, fd_events) = match fd {
-        Some(fd) => {
-            let mut slots = [wake_slot, PollFd::from_borrowed_fd(fd, interest)];
-            ignore_interrupt(poll(&mut slots, timeout.as_ref()))?;
-            (slots[0].revents(), slots[1].revents())
-        }
-        None => {
-            let mut slots = [wake_slot];
-            ignore_interrupt(poll(&mut slots, timeout.as_ref()))?;
-            (slots[0].revents(), PollFlags::empty())
-        }
-    };
-    let woken = wake_events.contains(PollFlags::IN);
+    let waker_slot = Slot::readable(waker.as_fd());
+    let fd_slot = fd.map_or(waker_slot, |fd| Slot::either(fd, for_writing));
+    let mut polled = [as_polled(&waker_slot), as_polled(&fd_slot)];
+    let count = if fd.is_some() { 2 } else { 1 };
+    poll_all(&mut polled[..count], timeout_ms)?;
+    let woken = polled[0].revents().contains(PollFlags::IN);
     if woken {
         waker.clear();
     }
+    let seen = if fd.is_some() {
+        seen(polled[1].revents())
+    } else {
+        Seen::default()
+    };
     Ok(Ready {
-        readable: fd_events.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR),
-        writable: fd_events.contains(PollFlags::OUT),
+        readable: seen.readable,
+        writable: seen.writable,
         woken,
     })
 }
 
-fn ignore_interrupt(polled: rustix::io::Result<usize>) -> io::Result<()> {
-    match polled {
+fn as_polled<'a>(slot: &Slot<'a>) -> PollFd<'a> {
+    let mut interest = PollFlags::IN;
+    if slot.for_writing {
+        interest |= PollFlags::OUT;
+    }
+    PollFd::from_borrowed_fd(slot.fd, interest)
+}
+
+fn seen(events: PollFlags) -> Seen {
+    Seen {
+        readable: events.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL),
+        writable: events.contains(PollFlags::OUT),
+        has_hung_up: events.contains(PollFlags::HUP),
+    }
+}
+
+fn poll_all(slots: &mut [PollFd<'_>], timeout_ms: Option<u64>) -> io::Result<()> {
+    let timeout = timeout_ms.map(|ms| Timespec {
+        tv_sec: (ms / 1_000) as i64,
+        tv_nsec: (ms % 1_000 * 1_000_000) as i64,
+    });
+    match poll(slots, timeout.as_ref()) {
         Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
         Err(error) => Err(error.into()),
     }

@@ -33,8 +33,9 @@ use crate::executor::{self, CurrentSettings};
 use crate::logfile::{self, JobLog};
 use crate::machines::{self, Connections, Lanes};
 use crate::net::accept::Acceptor;
-use crate::net::capacity::{self, Capacity, Pool};
+use crate::net::capacity::{Capacity, Pool};
 use crate::net::identity::Identity;
+use crate::process::descriptors;
 use crate::storage::{self, Request};
 use crate::thread::Actor;
 use crate::{clock, limits, logging};
@@ -49,7 +50,7 @@ use turns::{Inbox, Turns};
 /// Serves the configuration in `config_dir` until SIGTERM. The error is one line for people: why it could not start.
 pub fn serve(config_dir: &Path) -> Result<(), String> {
     let signals = Caught::new().map_err(|error| format!("cannot catch signals: {error}"))?;
-    let descriptors = capacity::raise_descriptor_limit();
+    let descriptors = descriptors::raise_limit();
     let opened = open::open(config_dir)?;
     let ready_line = opened.ports.ready_line();
     let log = logging::to_background().map_err(|error| format!("cannot start: {error}"))?;

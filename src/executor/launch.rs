@@ -11,6 +11,7 @@ use std::process::{Child, Command, Stdio};
 use super::link::Link;
 use crate::config::{JobSpec, Settings};
 use crate::engine::effect::Dispatch;
+use crate::process::descriptors;
 
 /// What the wrapper keeps of the daemon's own environment: what a command may see of its launcher, and where a
 /// wrapper without root has its private directories.
@@ -138,6 +139,9 @@ pub fn environment(
         environment.insert(name.into(), value.into());
     }
     environment.insert("SP_MACHINE_ID".into(), machine.into());
+    if let Some(limit) = descriptors::inherited_limit() {
+        environment.insert("SP_DESCRIPTOR_LIMIT".into(), limit.to_string().into());
+    }
     if let Some(lockfile) = dispatch.spec.lockfile.as_ref().filter(|_| dispatch.env_delivery) {
         // several machines share this host's file system (rules.md 28)
         environment.insert("SP_LOCKFILE".into(), format!("{lockfile}.{machine}").into());

@@ -5,8 +5,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-
 use crate::limits;
 
 /// Mappings that the kernel counts for one thread: stack, its guard, and the same for signals.
@@ -133,27 +131,6 @@ impl Drop for Slot {
             pool.0.fetch_add(cost, Ordering::AcqRel);
         }
     }
-}
-
-/// Raises the soft limit of descriptors to the hard one and says how many there may be. Wrappers that the local
-/// executor starts inherit it.
-pub fn raise_descriptor_limit() -> usize {
-    let limit = getrlimit(Resource::Nofile);
-    if limit.current != limit.maximum {
-        let raised = Rlimit {
-            current: limit.maximum,
-            maximum: limit.maximum,
-        };
-        if let Err(error) = setrlimit(Resource::Nofile, raised) {
-            log::warn!(
-                "cannot raise the limit of open descriptors: {error}; fewer machines can be connected"
-            );
-        }
-    }
-    // None: unlimited
-    getrlimit(Resource::Nofile)
-        .current
-        .map_or(usize::MAX, |current| current as usize)
 }
 
 /// How many wrappers may be connected, given `descriptors`.

@@ -5,6 +5,9 @@ use std::io;
 
 use rustix::fs::{Mode, OFlags};
 
+/// Signals have the numbers 1 to this.
+const LAST_SIGNAL: i32 = 64;
+
 /// Which of the two processes returns from [`detach`].
 #[derive(Debug, PartialEq, Eq)]
 pub enum Detached {
@@ -60,9 +63,27 @@ pub(super) fn set_dispositions(signals: &[i32], disposition: libc::sighandler_t)
     }
 }
 
+/// Gives every signal its default disposition. By the system call: the library refuses two of them.
+pub(super) fn reset_dispositions() {
+    // what the kernel calls sigaction: handler, flags, restorer, mask; all zero is the default
+    let default = [0u64; 4];
+    for signal in 1..=LAST_SIGNAL {
+        // SAFETY: the structure outlives the call; a signal that cannot be changed is refused
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                default.as_ptr(),
+                std::ptr::null_mut::<u64>(),
+                8usize,
+            )
+        };
+    }
+}
+
 /// Unblocks every signal.
 pub(super) fn unblock_signals() {
-    // SAFETY: the set lives on this stack and is initialised by sigemptyset
+    // SAFETY: the set lives on this stack and is initialized by sigemptyset
     unsafe {
         let mut none = std::mem::zeroed::<libc::sigset_t>();
         libc::sigemptyset(&mut none);

@@ -7,12 +7,17 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, WaitOptions, getpid, set_child_subreaper, setpgid, waitpid};
 
+use crate::process::command::{Descriptors, Starting};
 use crate::process::detach::{check, exit_now, set_dispositions};
-use crate::process::order::{Launch, Order, Report, receive_order, send_report};
-use crate::process::{command, family, lock};
+use crate::process::lock::Held;
+use crate::process::order::{CommandSpec, GuardianOrder, Report, receive_order, send_report};
+use crate::process::{GUARDIAN_NAME, command, drain, family, lock};
+use crate::wake::{Slot, poll_any};
+
+/// Between two rounds of SIGKILL, unless a child ends before.
+const END_ALL_PAUSE_MS: u64 = 10;
 
 /// The wrapper's end of it.
 #[derive(Debug)]
@@ -33,8 +38,9 @@ pub fn fork_guardian(pipe_bytes: usize) -> io::Result<Guardian> {
     // SAFETY: the process has a single thread, so the child may do whatever its parent could
     let pid = check(unsafe { libc::fork() })?;
     if pid == 0 {
-        drop((socket, output));
-        let code = i32::from(Watch::new(far_socket, writer).and_then(Watch::run).is_err());
+        drop(socket);
+        let watch = Watch::new(far_socket, output, writer);
+        let code = i32::from(watch.and_then(Watch::run).is_err());
         exit_now(code);
     }
     Ok(Guardian {
@@ -54,7 +60,7 @@ pub fn reap(guardian: Pid) {
     let _ = waitpid(Some(guardian), WaitOptions::empty());
 }
 
-/// The wrapper's part after `Order::Finish`: what still lives belongs to init from now on.
+/// The wrapper's part after `GuardianOrder::Finish`: what still lives belongs to init from now on.
 pub fn release() {
     let _ = set_child_subreaper(None);
 }
@@ -63,19 +69,35 @@ pub fn release() {
 struct Watch {
     wrapper: UnixStream,
     children: File,
-    output: Option<OwnedFd>,
-    lock: Option<OwnedFd>,
+    /// Not read as long as the wrapper does.
+    output: OwnedFd,
+    /// For the command; gone once it has it.
+    output_end: Option<OwnedFd>,
+    lock: Option<Held>,
     command: Option<Pid>,
-    exit_told: bool,
-    empty_told: bool,
+    /// Until it is known whether it was executed.
+    starting: Option<Starting>,
+    is_exit_told: bool,
+    is_empty_told: bool,
+    /// False: it was to be ended, and something of it resists SIGKILL.
+    is_clean: bool,
+}
+
+/// What a wait has seen.
+#[derive(Default)]
+struct Wakeup {
+    /// An order waits, or the wrapper has ended.
+    has_order: bool,
+    has_verdict: bool,
+    child_died: bool,
 }
 
 impl Watch {
-    fn new(wrapper: UnixStream, output: OwnedFd) -> io::Result<Watch> {
-        let _ = rustix::thread::set_name(c"sp-guardian");
+    fn new(wrapper: UnixStream, output: OwnedFd, output_end: OwnedFd) -> io::Result<Watch> {
+        let _ = rustix::thread::set_name(GUARDIAN_NAME);
         setpgid(None, None)?;
         set_child_subreaper(Some(getpid()))?;
-        // who wants the run to end tells the wrapper; the guardian has to outlive it
+        // to end the run is the wrapper's part; the guardian has to outlive it
         set_dispositions(
             &[
                 libc::SIGTERM,
@@ -89,97 +111,135 @@ impl Watch {
         Ok(Watch {
             wrapper,
             children: child_signals()?,
-            output: Some(output),
+            output,
+            output_end: Some(output_end),
             lock: None,
             command: None,
-            exit_told: false,
-            empty_told: false,
+            starting: None,
+            is_exit_told: false,
+            is_empty_told: false,
+            is_clean: true,
         })
     }
 
     /// Serves until the wrapper says `Finish`, or dies: then everything dies, and last of all the lock goes.
     fn run(mut self) -> io::Result<()> {
         loop {
-            let (order_waits, child_died) = self.wait(None)?;
-            if child_died {
+            let wakeup = self.wait(None)?;
+            if wakeup.has_verdict {
+                self.look_at_start();
+            }
+            if wakeup.child_died {
                 self.look_at_children();
             }
-            if !order_waits {
+            if !wakeup.has_order {
                 continue;
             }
             match receive_order(&mut self.wrapper) {
-                Ok(Some(Order::Finish)) => {
-                    // before the socket's end tells the wrapper so
-                    drop(self.lock.take());
+                Ok(Some(GuardianOrder::Finish)) => {
+                    self.finish();
                     return Ok(());
                 }
                 Ok(Some(order)) => self.obey(order),
                 Ok(None) | Err(_) => {
-                    self.end_all();
+                    self.is_clean = self.end_all();
+                    self.free_lock();
                     return Ok(());
                 }
             }
         }
     }
 
-    fn obey(&mut self, order: Order) {
+    fn obey(&mut self, order: GuardianOrder) {
         match order {
-            Order::Start(launch) => self.start(&launch),
-            Order::Terminate => {
+            GuardianOrder::Start(spec) => self.start(&spec),
+            GuardianOrder::Terminate => {
                 if let Some(command) = self.command {
                     family::terminate(command);
                 }
             }
-            Order::EndAll => {
-                let clean = self.end_all();
+            GuardianOrder::EndAll => {
+                self.is_clean = self.end_all();
+                self.look_at_start();
                 self.look_at_children();
-                self.report(&Report::AllEnded { clean });
+                self.report(&Report::AllEnded { clean: self.is_clean });
             }
-            Order::NameLeftovers => {
+            GuardianOrder::NameLeftovers => {
                 let names = family::names(&family::living(self.command));
                 self.report(&Report::Leftovers { names });
             }
             // handled by the caller
-            Order::Finish => {}
+            GuardianOrder::Finish => {}
         }
     }
 
-    fn start(&mut self, launch: &Launch) {
-        let Some(output) = self.output.take() else {
+    fn start(&mut self, spec: &CommandSpec) {
+        let Some(output) = self.output_end.take() else {
             let message = "cannot start the command: it was started before".to_string();
             return self.report(&Report::NotStarted { message });
         };
-        if let Some(wish) = &launch.lock {
-            match lock::take(wish) {
+        if let Some(request) = &spec.lock {
+            match lock::take(request) {
                 Ok(held) => self.lock = Some(held),
                 Err(message) => return self.report(&Report::Locked { message }),
             }
         }
-        match command::start(launch, output.as_fd()) {
-            Ok(pid) => {
-                self.command = Some(pid);
-                self.report(&Report::Started {
-                    pid: pid.as_raw_nonzero().get(),
-                });
-                self.look_at_children();
+        // taking the lock may have taken long: what was decided meanwhile counts
+        if self.wait(Some(0)).is_ok_and(|wakeup| wakeup.has_order) {
+            let message = "the command was ended before it was started".to_string();
+            return self.report(&Report::NotStarted { message });
+        }
+        let descriptors = Descriptors {
+            output: output.as_fd(),
+            lock: self.lock.as_ref().map(Held::descriptor),
+            wrapper: self.wrapper.as_fd(),
+        };
+        match command::start(spec, descriptors) {
+            Ok(starting) => {
+                self.command = Some(starting.pid);
+                self.starting = Some(starting);
             }
             Err(message) => self.report(&Report::NotStarted { message }),
         }
     }
 
-    fn look_at_children(&mut self) {
-        family::reap_others(self.command);
-        let Some(command) = self.command else {
+    /// Whether the command was executed may be known by now.
+    fn look_at_start(&mut self) {
+        let Some(starting) = &mut self.starting else {
             return;
         };
-        if !self.exit_told
+        let pid = starting.pid;
+        match starting.verdict() {
+            None => {}
+            Some(Ok(())) => {
+                self.starting = None;
+                self.report(&Report::Started {
+                    pid: pid.as_raw_nonzero().get(),
+                });
+                self.look_at_children();
+            }
+            Some(Err(message)) => {
+                self.starting = None;
+                self.command = None;
+                let _ = waitpid(Some(pid), WaitOptions::empty());
+                self.report(&Report::NotStarted { message });
+            }
+        }
+    }
+
+    fn look_at_children(&mut self) {
+        family::reap_others(self.command);
+        let Some(command) = self.command.filter(|_| self.starting.is_none()) else {
+            return;
+        };
+        if !self.is_exit_told
             && let Some(exit) = family::exit_of(command)
         {
-            self.exit_told = true;
+            self.is_exit_told = true;
             self.report(&Report::Exited(exit));
         }
-        if self.exit_told && !self.empty_told && family::is_alone(command) {
-            self.empty_told = true;
+        if self.is_exit_told && !self.is_empty_told && family::is_alone(command) {
+            self.is_empty_told = true;
             self.report(&Report::Empty);
         }
     }
@@ -187,8 +247,21 @@ impl Watch {
     fn end_all(&mut self) -> bool {
         let command = self.command;
         family::end_all(command, || {
-            let _ = self.wait(Some(10));
+            let _ = self.wait_for_children(END_ALL_PAUSE_MS);
         })
+    }
+
+    /// What lives on may go on writing. All this before the socket's end tells the wrapper.
+    fn finish(&mut self) {
+        let _ = drain::leave_reader(self.output.as_fd());
+        self.free_lock();
+    }
+
+    /// What could not be ended keeps the lock, by its descriptor.
+    fn free_lock(&mut self) {
+        if let Some(lock) = self.lock.take().filter(|_| self.is_clean) {
+            lock.release();
+        }
     }
 
     /// A wrapper that cannot be told has died, which the next turn sees.
@@ -196,28 +269,37 @@ impl Watch {
         let _ = send_report(&mut self.wrapper, report);
     }
 
-    /// Waits for the wrapper or a child: (an order or the wrapper's end, a child's end).
-    fn wait(&mut self, only_children_ms: Option<i64>) -> io::Result<(bool, bool)> {
-        let timeout = only_children_ms.map(|ms| Timespec {
-            tv_sec: 0,
-            tv_nsec: ms * 1_000_000,
-        });
-        let mut slots = [
-            PollFd::new(&self.children, PollFlags::IN),
-            PollFd::new(&self.wrapper, PollFlags::IN),
+    fn wait(&mut self, timeout_ms: Option<u64>) -> io::Result<Wakeup> {
+        let mut slots = vec![
+            Slot::readable(self.children.as_fd()),
+            Slot::readable(self.wrapper.as_fd()),
         ];
-        let watched = if only_children_ms.is_some() { 1 } else { 2 };
-        match poll(&mut slots[..watched], timeout.as_ref()) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-        let child_died = !slots[0].revents().is_empty();
-        let order_waits = !slots[1].revents().is_empty();
+        slots.extend(
+            self.starting
+                .iter()
+                .map(|starting| Slot::readable(starting.as_fd())),
+        );
+        let seen = poll_any(&slots, timeout_ms)?;
+        let wakeup = Wakeup {
+            child_died: seen[0].readable,
+            has_order: seen[1].readable,
+            has_verdict: seen.get(2).is_some_and(|seen| seen.readable),
+        };
+        self.clear_children(wakeup.child_died);
+        Ok(wakeup)
+    }
+
+    fn wait_for_children(&mut self, timeout_ms: u64) -> io::Result<()> {
+        let seen = poll_any(&[Slot::readable(self.children.as_fd())], Some(timeout_ms))?;
+        self.clear_children(seen[0].readable);
+        Ok(())
+    }
+
+    /// Several deaths fold into one signal: only that there was one counts.
+    fn clear_children(&mut self, child_died: bool) {
         if child_died {
-            // several deaths fold into one signal: only that it rang counts
             let _ = self.children.read(&mut [0u8; 8 * 128]);
         }
-        Ok((order_waits, child_died))
     }
 }
 

@@ -7,7 +7,14 @@ pub mod guardian;
 pub mod order;
 
 pub mod command;
+pub mod descriptors;
+pub mod drain;
 pub mod family;
 pub mod host;
 pub mod lock;
+pub mod old_lock;
+pub mod private;
 pub mod user;
+
+/// The guardian as `ps` shows it.
+pub const GUARDIAN_NAME: &std::ffi::CStr = c"sp-guardian";

@@ -1,5 +1,5 @@
-//! What wrapper and guardian say to each other over their socket pair: length, tag, fields; bytes stay bytes.
-//! Must not know: who acts on it.
+//! The messages between wrapper and guardian over their socket pair: length, tag, fields; bytes stay bytes.
+//! Must not know: who acts on them.
 
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
@@ -7,9 +7,9 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 /// From the wrapper.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Order {
+pub enum GuardianOrder {
     /// Start the command; once in a guardian's life.
-    Start(Box<Launch>),
+    Start(Box<CommandSpec>),
     /// SIGTERM to the command's group and to all that descends from it.
     Terminate,
     /// SIGKILL to all of them; answered by [`Report::AllEnded`].
@@ -22,7 +22,7 @@ pub enum Order {
 
 /// All that the guardian needs to start a command.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Launch {
+pub struct CommandSpec {
     pub command: OsString,
     pub cwd: Option<OsString>,
     pub user: Option<OsString>,
@@ -31,12 +31,14 @@ pub struct Launch {
     /// Comes last and wins: the run's names and the job's own.
     pub own: Vec<(OsString, OsString)>,
     /// None: overlap is allowed, no lock is taken.
-    pub lock: Option<LockWish>,
+    pub lock: Option<LockRequest>,
+    /// Its limit of open descriptors, where the launcher raised its own. None: the wrapper's.
+    pub descriptors: Option<u64>,
 }
 
 /// Which lock to hold while the command lives.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct LockWish {
+pub struct LockRequest {
     /// None: the default path for job and machine.
     pub path: Option<OsString>,
     pub job: OsString,
@@ -80,39 +82,41 @@ pub enum Exit {
 const LARGEST_BYTES: usize = 64 << 20;
 
 /// Writes an order, whole.
-pub fn send_order(to: &mut impl Write, order: &Order) -> io::Result<()> {
+pub fn send_order(to: &mut impl Write, order: &GuardianOrder) -> io::Result<()> {
     let mut out = Fields::default();
     match order {
-        Order::Start(launch) => {
+        GuardianOrder::Start(spec) => {
             out.number(1);
-            out.bytes(launch.command.as_bytes());
-            out.maybe(launch.cwd.as_ref());
-            out.maybe(launch.user.as_ref());
-            out.pairs(&launch.inherited);
-            out.pairs(&launch.own);
-            out.number(i32::from(launch.lock.is_some()));
-            if let Some(lock) = &launch.lock {
+            out.bytes(spec.command.as_bytes());
+            out.maybe(spec.cwd.as_ref());
+            out.maybe(spec.user.as_ref());
+            out.pairs(&spec.inherited);
+            out.pairs(&spec.own);
+            out.number(i32::from(spec.lock.is_some()));
+            if let Some(lock) = &spec.lock {
                 out.maybe(lock.path.as_ref());
                 out.bytes(lock.job.as_bytes());
                 out.bytes(lock.machine.as_bytes());
             }
+            let descriptors = spec.descriptors.map(|limit| OsString::from(limit.to_string()));
+            out.maybe(descriptors.as_ref());
         }
-        Order::Terminate => out.number(2),
-        Order::EndAll => out.number(3),
-        Order::NameLeftovers => out.number(4),
-        Order::Finish => out.number(5),
+        GuardianOrder::Terminate => out.number(2),
+        GuardianOrder::EndAll => out.number(3),
+        GuardianOrder::NameLeftovers => out.number(4),
+        GuardianOrder::Finish => out.number(5),
     }
     out.send(to)
 }
 
 /// Reads an order. None: the other side has gone.
-pub fn receive_order(from: &mut impl Read) -> io::Result<Option<Order>> {
+pub fn receive_order(from: &mut impl Read) -> io::Result<Option<GuardianOrder>> {
     let Some(body) = receive(from)? else {
         return Ok(None);
     };
     let mut body = &body[..];
     let order = match take_number(&mut body)? {
-        1 => Order::Start(Box::new(Launch {
+        1 => GuardianOrder::Start(Box::new(CommandSpec {
             command: take_os(&mut body)?,
             cwd: take_maybe(&mut body)?,
             user: take_maybe(&mut body)?,
@@ -120,17 +124,18 @@ pub fn receive_order(from: &mut impl Read) -> io::Result<Option<Order>> {
             own: take_pairs(&mut body)?,
             lock: match take_number(&mut body)? {
                 0 => None,
-                _ => Some(LockWish {
+                _ => Some(LockRequest {
                     path: take_maybe(&mut body)?,
                     job: take_os(&mut body)?,
                     machine: take_os(&mut body)?,
                 }),
             },
+            descriptors: take_maybe(&mut body)?.and_then(|limit| limit.to_str()?.parse().ok()),
         })),
-        2 => Order::Terminate,
-        3 => Order::EndAll,
-        4 => Order::NameLeftovers,
-        5 => Order::Finish,
+        2 => GuardianOrder::Terminate,
+        3 => GuardianOrder::EndAll,
+        4 => GuardianOrder::NameLeftovers,
+        5 => GuardianOrder::Finish,
         _ => return Err(garbled()),
     };
     Ok(Some(order))
@@ -268,25 +273,26 @@ mod tests {
     #[test]
     fn orders_and_reports_arrive_as_they_were_sent() {
         let odd = OsString::from_vec(vec![b'a', 0xff, b'\n']);
-        let launch = Launch {
+        let spec = CommandSpec {
             command: odd.clone(),
             cwd: Some("/".into()),
             user: None,
             inherited: vec![("PATH".into(), odd.clone())],
             own: vec![],
-            lock: Some(LockWish {
+            lock: Some(LockRequest {
                 path: None,
                 job: "j".into(),
                 machine: odd,
             }),
+            descriptors: Some(u64::MAX),
         };
         let orders = [
-            Order::Start(Box::new(launch)),
-            Order::Start(Box::default()),
-            Order::Terminate,
-            Order::EndAll,
-            Order::NameLeftovers,
-            Order::Finish,
+            GuardianOrder::Start(Box::new(spec)),
+            GuardianOrder::Start(Box::default()),
+            GuardianOrder::Terminate,
+            GuardianOrder::EndAll,
+            GuardianOrder::NameLeftovers,
+            GuardianOrder::Finish,
         ];
         for order in orders {
             let mut wire = Vec::new();

@@ -14,7 +14,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::limits;
 use crate::process::guardian::{self, Guardian};
-use crate::process::order::{Launch, Order, receive_report, send_order};
+use crate::process::order::{CommandSpec, GuardianOrder, receive_report, send_order};
 use crate::wake::{self, Waker};
 use crate::wrapper::event::{Event, spawn};
 use crate::wrapper::spool::{Appended, Spool};
@@ -65,8 +65,8 @@ impl Child {
     }
 
     /// Orders the start; the answer is a report.
-    pub fn start(&mut self, launch: Launch) -> io::Result<()> {
-        send_order(&mut self.socket, &Order::Start(Box::new(launch)))
+    pub fn start(&mut self, launch: CommandSpec) -> io::Result<()> {
+        send_order(&mut self.socket, &GuardianOrder::Start(Box::new(launch)))
     }
 
     /// The guardian has reported the command's pid.
@@ -75,14 +75,14 @@ impl Child {
     }
 
     /// Sends an order. A guardian that cannot be reached has died, which is an event of its own.
-    pub fn order(&mut self, order: &Order) {
+    pub fn order(&mut self, order: &GuardianOrder) {
         let _ = send_order(&mut self.socket, order);
     }
 
     /// Has the guardian free the lock and exit; what lives on belongs to init.
     pub fn finish(&mut self) {
         guardian::release();
-        self.order(&Order::Finish);
+        self.order(&GuardianOrder::Finish);
     }
 
     /// Makes the guardian believe that we are dead: it ends everything.

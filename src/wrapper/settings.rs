@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
 use crate::limits;
-use crate::process::order::{Launch, LockWish};
+use crate::process::order::{CommandSpec, LockRequest};
 use crate::protocol::JobOrder;
 use crate::wrapper::channel::{Address, Security};
 
@@ -24,6 +24,8 @@ pub struct Settings {
     pub own_job: Option<OwnJob>,
     pub tuning: Tuning,
     pub log_directory: OsString,
+    /// What the launcher had before it raised its own limit.
+    descriptors: Option<u64>,
     /// The launcher's environment, for the command's part of it.
     environment: Vec<(OsString, OsString)>,
 }
@@ -50,12 +52,13 @@ pub struct Tuning {
 /// A run's launch, and for how long it may run (0: for ever).
 #[derive(Clone, Debug)]
 pub struct Start {
-    pub launch: Launch,
+    pub launch: CommandSpec,
     pub timeout_s: u64,
 }
 
 /// Settings of the wrapper that the command must not see.
-const PRIVATE: [&str; 13] = [
+const PRIVATE: [&str; 14] = [
+    "SP_DESCRIPTOR_LIMIT",
     "SP_WEBSOCKET_URL",
     "SP_COMMAND",
     "SP_CWD",
@@ -106,6 +109,7 @@ impl Settings {
             tuning.apply(&name.to_string_lossy(), &value.to_string_lossy());
         }
         let machine = text("SP_MACHINE_ID");
+        let descriptors = text("SP_DESCRIPTOR_LIMIT").and_then(|limit| limit.parse().ok());
         let log_directory = raw("SP_WRAPPER_LOGDIR")
             .cloned()
             .unwrap_or_else(|| "/var/log/sp_wrapper".into());
@@ -118,6 +122,7 @@ impl Settings {
             own_job,
             tuning,
             log_directory,
+            descriptors,
             environment,
         })
     }
@@ -130,13 +135,14 @@ impl Settings {
             .iter()
             .filter(|(name, _)| !PRIVATE.iter().any(|private| name == private))
             .cloned();
-        let mut launch = Launch {
+        let mut launch = CommandSpec {
             command: own.command.clone(),
             cwd: own.cwd.clone(),
             user: own.user.clone(),
             inherited: inherited.collect(),
             own: self.names_of_the_run(machine),
             lock: self.lock(own.allow_overlap, own.lockfile.as_ref(), machine),
+            descriptors: self.descriptors,
         };
         if !launch
             .inherited
@@ -164,7 +170,7 @@ impl Settings {
             .filter(|(name, _)| is_inherited(name))
             .cloned();
         Start {
-            launch: Launch {
+            launch: CommandSpec {
                 command: order.command.clone().into(),
                 cwd: order
                     .cwd
@@ -179,6 +185,7 @@ impl Settings {
                 inherited: inherited.collect(),
                 own,
                 lock: self.lock(order.allow_overlap, lockfile.as_ref(), machine),
+                descriptors: self.descriptors,
             },
             timeout_s: order.timeout,
         }
@@ -193,8 +200,8 @@ impl Settings {
         ]
     }
 
-    fn lock(&self, allow_overlap: bool, path: Option<&OsString>, machine: &str) -> Option<LockWish> {
-        (!allow_overlap).then(|| LockWish {
+    fn lock(&self, allow_overlap: bool, path: Option<&OsString>, machine: &str) -> Option<LockRequest> {
+        (!allow_overlap).then(|| LockRequest {
             path: path.filter(|path| !path.is_empty()).cloned(),
             job: (&self.job).into(),
             machine: machine.into(),
@@ -239,10 +246,10 @@ impl Tuning {
 }
 
 fn is_inherited(name: &OsStr) -> bool {
-    matches!(name.as_bytes(), b"PATH" | b"LANG" | b"LANGUAGE") || name.as_bytes().starts_with(b"LC_")
+    matches!(name.as_bytes(), b"PATH" | b"LANG" | b"LANGUAGE" | b"TZ") || name.as_bytes().starts_with(b"LC_")
 }
 
-/// Whole seconds, fractions rounded up; what is no number is no time-out.
+/// Whole seconds, fractions rounded up; no timeout where it is not a number.
 fn seconds(value: &str) -> u64 {
     let seconds: f64 = value.trim().parse().unwrap_or(0.0);
     // a cast of a float saturates; NaN becomes 0

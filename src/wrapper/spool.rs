@@ -15,7 +15,7 @@ use rustix::process::geteuid;
 
 use crate::clock;
 use crate::limits;
-use crate::process::lock;
+use crate::process::private;
 use crate::safe_name::safe_name;
 use crate::wake::Waker;
 use crate::wrapper::chunk;
@@ -487,8 +487,8 @@ impl Home {
 
     fn create_file(&mut self) -> io::Result<(PathBuf, File)> {
         if self.lock.is_none() {
-            lock::make_private(&self.root)?;
-            lock::make_private(&self.path())?;
+            private::make_private(&self.root)?;
+            private::make_private(&self.path())?;
             let directory = open_directory(&self.path())?;
             flock(&directory, FlockOperation::NonBlockingLockExclusive)?;
             self.lock = Some(directory);
@@ -510,7 +510,7 @@ pub fn root() -> PathBuf {
     if geteuid().is_root() {
         return PathBuf::from("/var/lib/sp-wrapper");
     }
-    lock::private_directory().join("sp-wrapper").join("spool")
+    private::private_directory().join("sp-wrapper").join("spool")
 }
 
 /// Removes what wrappers that are dead for more than a day have left under `root`.

@@ -12,7 +12,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use crate::clock::{self, Mono};
 use crate::limits;
 use crate::process::guardian::Guardian;
-use crate::process::order::{Exit, Order, Report};
+use crate::process::order::{Exit, GuardianOrder, Report};
 use crate::protocol::{DaemonFrame, JobOrder, SessionKey};
 use crate::wrapper::child::Child;
 use crate::wrapper::chunk::Pace;
@@ -241,7 +241,7 @@ impl Supervisor {
 
     fn act(&mut self, action: Action, now: Mono) {
         match action {
-            Action::Start(order) => self.start(order),
+            Action::Start(order) => self.start(order, now),
             Action::NoJob(reason) => self.finish(254, format!("[SALTPETER ERROR: {reason}]\n")),
             Action::Kill => self.kill(now),
             Action::Delivered => {
@@ -259,7 +259,7 @@ impl Supervisor {
         }
     }
 
-    fn start(&mut self, order: Option<Box<JobOrder>>) {
+    fn start(&mut self, order: Option<Box<JobOrder>>, now: Mono) {
         if self.stage != Stage::Waiting {
             return;
         }
@@ -276,6 +276,8 @@ impl Supervisor {
         self.stage = Stage::Starting {
             timeout_s: start.timeout_s,
         };
+        // a directory on a hung mount takes for ever: kill and timeout hold from here on
+        self.course.started(start.timeout_s, now);
         if let Err(error) = self.child.start(start.launch) {
             self.finish(
                 255,
@@ -332,6 +334,12 @@ impl Supervisor {
                 }
                 self.stage = Stage::Running;
                 panic_for_tests("start");
+            }
+            Report::Locked { .. } | Report::NotStarted { .. } if self.course.reason().is_some() => {
+                // it was to be ended anyway: that is its outcome
+                self.course.exited(Exit::Signal(9), now);
+                self.course.family_ended(now);
+                self.course.leftovers(String::new());
             }
             Report::Locked { message } => self.not_started(254, format!("LOCKFILE ERROR: {message}\n")),
             Report::NotStarted { message } => {
@@ -408,15 +416,15 @@ impl Supervisor {
     fn perform(&mut self, step: Step, now: Mono) {
         match step {
             Step::Terminate => {
-                self.child.order(&Order::Terminate);
+                self.child.order(&GuardianOrder::Terminate);
                 log::info!("SIGTERM to the command: {:?}", self.course.reason());
                 self.flush = true;
             }
             Step::EndAll => {
                 log::info!("SIGKILL to the command");
-                self.child.order(&Order::EndAll);
+                self.child.order(&GuardianOrder::EndAll);
             }
-            Step::NameLeftovers => self.child.order(&Order::NameLeftovers),
+            Step::NameLeftovers => self.child.order(&GuardianOrder::NameLeftovers),
             Step::StopReading => {
                 self.spool.close();
                 self.child.stop_reading();

@@ -484,6 +484,27 @@ fn a_lock_that_another_run_holds_ends_a_run_with_254() {
     assert_eq!(daemon.run_to_end("other"), (0, "ran\n".into()));
 }
 
+/// F: a job got the limit that the daemon had raised for its own connections.
+#[test]
+fn a_command_gets_the_descriptor_limit_that_the_daemon_was_started_with() {
+    let inherited = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let daemon = daemon(json!({"limit": job("ulimit -Sn")}));
+    let (code, output) = daemon.run_to_end("limit");
+    assert_eq!(code, 0, "{output}");
+    assert_eq!(output.trim().parse().ok(), inherited, "{output}");
+    let raised = std::fs::read_to_string(format!("/proc/{}/limits", daemon.pid())).unwrap();
+    let of_daemon = raised
+        .lines()
+        .find(|line| line.starts_with("Max open files"))
+        .unwrap();
+    let mut numbers = of_daemon.split_ascii_whitespace().skip(3);
+    assert_eq!(
+        numbers.next(),
+        numbers.next(),
+        "the daemon raised its own: {of_daemon}"
+    );
+}
+
 #[test]
 fn machines_on_one_host_do_not_lock_each_other_out() {
     // each test's jobs have an explicit `lockfile` (support/daemon.rs); these machines hold it at the same time

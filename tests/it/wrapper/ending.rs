@@ -72,6 +72,69 @@ fn a_timeout_ends_the_whole_group_with_124() {
     assert!(!is_alive(family.command));
 }
 
+/// A file system that answers nothing, like a hung NFS server's. None where this host allows no such mount.
+struct Hung {
+    server: std::process::Child,
+    directory: std::path::PathBuf,
+}
+
+impl Hung {
+    fn mount(directory: std::path::PathBuf) -> Option<Hung> {
+        std::fs::create_dir(&directory).unwrap();
+        let script = "exec 5<>/dev/fuse && mount -i -t fuse -o fd=5,rootmode=40000,user_id=0,group_id=0 hung \"$0\" \
+                      && echo mounted && read end";
+        let mut server = std::process::Command::new("/bin/sh")
+            .args(["-c", script])
+            .arg(&directory)
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut said = [0; 8];
+        let told = std::io::Read::read_exact(server.stdout.as_mut().unwrap(), &mut said);
+        if told.is_err() {
+            let _ = server.wait();
+            eprintln!("SKIPPED: this host allows no FUSE mount");
+            return None;
+        }
+        Some(Hung { server, directory })
+    }
+}
+
+impl Drop for Hung {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount")
+            .arg("-l")
+            .arg(&self.directory)
+            .status();
+        drop(self.server.stdin.take());
+        let _ = self.server.wait();
+    }
+}
+
+/// 20: the guardian itself waited for the directory, and nobody heard of the kill.
+#[test]
+fn a_directory_on_a_hung_mount_keeps_neither_a_kill_nor_a_timeout_from_its_end() {
+    let scratch = crate::support::Scratch::new();
+    let Some(hung) = Hung::mount(scratch.path().join("hung")) else {
+        return;
+    };
+    let mut job = order("echo never");
+    job.cwd = Some(hung.directory.to_string_lossy().into_owned());
+    let killed = FakeDaemon::with_job(job.clone());
+    let run = launch(&killed, "hungkill");
+    killed.until("the connect", |told| (told.connects > 0).then_some(()));
+    until("the permission", || run.log().contains("connected").then_some(()));
+    killed.kill();
+    assert_eq!(killed.outcome(), 143);
+    job.timeout = 1;
+    let late = FakeDaemon::with_job(job);
+    let _run = launch(&late, "hungtime");
+    assert_eq!(late.outcome(), 124);
+    assert_eq!(late.text() + &killed.text(), "");
+}
+
 /// 10: `timeout: 0` killed at once.
 #[test]
 fn a_timeout_of_zero_is_none() {

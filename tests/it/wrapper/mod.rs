@@ -2,6 +2,8 @@
 
 mod ending;
 mod family;
+mod inherits;
+mod locks;
 mod output;
 mod starting;
 mod throughput;

@@ -244,12 +244,13 @@ fn what_cannot_be_started_is_a_reported_255_that_names_the_fault() {
     user.user = Some("no-such-user".into());
     let mut file = order("true");
     file.cwd = Some("/etc/passwd".into());
-    let large = order(&"x".repeat(200_000));
+    let mut large = order("true");
+    large.env.insert("LARGE".into(), "x".repeat(200_000));
     for (job, fault) in [
         (cwd, "/no/such/directory"),
         (user, "no-such-user"),
         (file, "/etc/passwd"),
-        (large, "/bin/sh"),
+        (large, "its environment is too large"),
     ] {
         let daemon = FakeDaemon::with_job(job);
         let _run = launch(&daemon, "cannot");
@@ -313,25 +314,6 @@ fn a_lock_is_free_when_the_outcome_is_told() {
         daemon.cut();
         assert_eq!(daemon.outcome(), 0);
     }
-}
-
-#[test]
-fn the_old_wrappers_lock_is_honoured() {
-    let job_name = format!("oldlock{}", std::process::id());
-    let path = format!("/tmp/sp_wrapper_{job_name}.lock");
-    std::fs::write(&path, std::process::id().to_string()).unwrap();
-    let mut job = order("true");
-    job.allow_overlap = false;
-    let daemon = FakeDaemon::with_job(job);
-    let _run = launch(&daemon, &job_name);
-    let outcome = daemon.outcome();
-    std::fs::remove_file(&path).unwrap();
-    assert_eq!(outcome, 254);
-    assert!(
-        daemon.notices().contains("LOCKFILE ERROR: "),
-        "{}",
-        daemon.notices()
-    );
 }
 
 #[test]
