@@ -23,7 +23,7 @@ pub struct Session {
     wrapper_id: String,
     version: String,
     wants_job: bool,
-    line: Line,
+    link: LinkState,
     /// What the daemon agreed to; None until its first ack.
     features: Option<Features>,
     permission_given: bool,
@@ -83,13 +83,15 @@ pub enum Action {
         code: ErrorCode,
         message: String,
     },
-    /// The connection is to be made anew.
+    /// The connection is to be made again.
     Reconnect,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Line {
+enum LinkState {
     Down,
+    /// A daemon without `resume` has been asked what it holds.
+    Asking,
     /// `connect` is on its way, its ack is not here.
     Greeting,
     Open,
@@ -109,7 +111,7 @@ impl Session {
             wrapper_id,
             version: version.to_string(),
             wants_job,
-            line: Line::Down,
+            link: LinkState::Down,
             features: None,
             permission_given: false,
             pid: None,
@@ -136,17 +138,14 @@ impl Session {
         self.progress_at = now;
         self.next_beat_at = now.plus_ms(limits::HEARTBEAT_INTERVAL_MS);
         match self.features {
-            Some(features) if !features.resume => self.greet_old_daemon(now),
-            _ => {
-                self.line = Line::Greeting;
-                self.queue.push_back(self.connect_frame());
-            }
+            Some(features) if !features.resume && !self.unacked.is_empty() => self.ask(),
+            _ => self.greet(),
         }
     }
 
     /// The connection is gone; what was on its way counts as unsent.
     pub fn disconnected(&mut self) {
-        self.line = Line::Down;
+        self.link = LinkState::Down;
         self.queue.clear();
         self.sent = 0;
         self.complete_sent = false;
@@ -167,7 +166,10 @@ impl Session {
             DaemonFrame::OutputAck { seq } => self.held(now, seq.saturating_add(1)),
             DaemonFrame::NackOutOfOrder { expected_seq, .. } => self.nacked(now, expected_seq),
             DaemonFrame::SyncResponse { last_seq } => {
-                self.held(now, u64::try_from(last_seq.saturating_add(1)).unwrap_or(0))
+                self.held(now, u64::try_from(last_seq.saturating_add(1)).unwrap_or(0));
+                if self.link == LinkState::Asking {
+                    self.greet();
+                }
             }
             DaemonFrame::CompleteAck { .. } if self.complete_sent => {
                 self.closed = true;
@@ -192,7 +194,7 @@ impl Session {
     /// The command runs.
     pub fn started(&mut self, pid: i32) {
         self.pid = Some(pid);
-        if self.line == Line::Open {
+        if self.link == LinkState::Open {
             self.queue.push_back(self.start_frame(pid));
         }
     }
@@ -227,7 +229,7 @@ impl Session {
 
     /// True while the daemon answers on this connection.
     pub fn is_open(&self) -> bool {
-        self.line == Line::Open && !self.closed
+        self.link == LinkState::Open && !self.closed
     }
 
     /// True when nothing more will be said, whether delivered or refused.
@@ -238,7 +240,7 @@ impl Session {
     /// Looks at the time: a peer that acknowledges nothing any more is left.
     pub fn tick(&mut self, now: Mono) -> Option<Action> {
         let stuck = self.wants_ack() && now >= self.progress_at.plus_ms(limits::ACK_TIMEOUT_MS);
-        if stuck && self.line != Line::Down && !self.closed {
+        if stuck && self.link != LinkState::Down && !self.closed {
             self.progress_at = now;
             return Some(Action::Reconnect);
         }
@@ -247,7 +249,7 @@ impl Session {
 
     /// When `tick` or `next` has to be asked again at the latest.
     pub fn deadline(&self) -> Option<Mono> {
-        if self.line == Line::Down || self.closed {
+        if self.link == LinkState::Down || self.closed {
             return None;
         }
         let stuck_at = self.progress_at.plus_ms(limits::ACK_TIMEOUT_MS);
@@ -260,7 +262,7 @@ impl Session {
 
     /// The next frame to send, beats before output.
     pub fn next(&mut self, now: Mono) -> Option<Outgoing> {
-        if self.line == Line::Down || self.closed {
+        if self.link == LinkState::Down || self.closed {
             return None;
         }
         let waited = self.wants_ack();
@@ -279,7 +281,7 @@ impl Session {
             self.next_beat_at = now.plus_ms(limits::HEARTBEAT_INTERVAL_MS);
             return Some(Outgoing::Control(WrapperBody::Heartbeat));
         }
-        let features = self.features.filter(|_| self.line == Line::Open)?;
+        let features = self.features.filter(|_| self.link == LinkState::Open)?;
         // an old daemon's next answer after `start` is taken to be that of `start`
         if self.pid.is_some() && !self.start_acked && !features.window {
             return None;
@@ -307,7 +309,10 @@ impl Session {
 
     fn wants_ack(&self) -> bool {
         let start = self.pid.is_some() && !self.start_acked;
-        self.line == Line::Greeting || start || self.sent > 0 || self.complete_sent
+        matches!(self.link, LinkState::Asking | LinkState::Greeting)
+            || start
+            || self.sent > 0
+            || self.complete_sent
     }
 
     fn connect_frame(&self) -> WrapperBody {
@@ -333,26 +338,30 @@ impl Session {
         }
     }
 
-    /// A daemon without `resume` knows the session still: say where we are, and that we live.
-    fn greet_old_daemon(&mut self, now: Mono) {
-        self.line = Line::Open;
-        if let Some(pid) = self.pid.filter(|_| !self.start_acked) {
-            self.queue.push_back(self.start_frame(pid));
-        } else {
-            let first_unacked = self.next_seq - self.unacked.len() as u64;
-            self.queue.push_back(WrapperBody::SyncRequest {
-                last_acked_seq: Some(first_unacked as i64 - 1),
-                next_seq: Some(self.next_seq as i64),
-            });
-        }
-        self.next_beat_at = now;
+    fn greet(&mut self) {
+        self.link = LinkState::Greeting;
+        self.queue.push_back(self.connect_frame());
+    }
+
+    /// A daemon without `resume` forgets a session with its socket, but it may not have noticed yet that the last one is
+    /// closed. Then it still says what it holds of the frame that was on its way; `connect` begins a new session.
+    fn ask(&mut self) {
+        self.link = LinkState::Asking;
+        self.queue.push_back(WrapperBody::SyncRequest {
+            last_acked_seq: Some(self.first_unacked() as i64 - 1),
+            next_seq: Some(self.next_seq as i64),
+        });
+    }
+
+    fn first_unacked(&self) -> u64 {
+        self.next_seq - self.unacked.len() as u64
     }
 
     fn greeted(&mut self, now: Mono, ack: ConnectAck) -> Option<Action> {
-        if self.line != Line::Greeting {
+        if self.link != LinkState::Greeting {
             return None;
         }
-        self.line = Line::Open;
+        self.link = LinkState::Open;
         self.progress_at = now;
         let agreed = ack.features.unwrap_or_default();
         let has = |feature: &str| agreed.iter().any(|agreed| agreed == feature);
@@ -365,7 +374,10 @@ impl Session {
         if !self.permission_given {
             return self.permitted(ack.job);
         }
-        if let Some(last_seq) = ack.last_seq.filter(|_| features.resume) {
+        if !features.resume {
+            // what it has acknowledged is in the run's output already: the rest is a session of its own
+            self.renumber(0);
+        } else if let Some(last_seq) = ack.last_seq {
             let expected = u64::try_from(last_seq.saturating_add(1)).unwrap_or(0);
             self.rebase(expected);
             self.held(now, expected);
@@ -419,10 +431,10 @@ impl Session {
         self.rewound_to = Some(expected);
     }
 
-    /// The daemon has lost what it had acknowledged (its state was taken away): what is left is numbered anew from
-    /// where it stands, behind a line that says so. Waiting would be for ever.
+    /// The daemon has lost what it had acknowledged (its state was taken away): what is left is numbered from where it
+    /// stands, behind a line that says so. Waiting would never end.
     fn rebase(&mut self, expected: u64) {
-        let first_unacked = self.next_seq - self.unacked.len() as u64;
+        let first_unacked = self.first_unacked();
         if expected >= first_unacked {
             return;
         }
@@ -436,10 +448,14 @@ impl Session {
             stream: STDERR,
             data: Arc::new(lost.into_bytes()),
         });
-        for (chunk, seq) in self.unacked.iter_mut().zip(expected..) {
+        self.renumber(expected);
+    }
+
+    fn renumber(&mut self, first: u64) {
+        for (chunk, seq) in self.unacked.iter_mut().zip(first..) {
             chunk.seq = seq;
         }
-        self.next_seq = expected + self.unacked.len() as u64;
+        self.next_seq = first + self.unacked.len() as u64;
         self.sent = 0;
     }
 }

@@ -256,24 +256,47 @@ fn an_old_daemon_gets_one_frame_at_a_time_and_only_text() {
     assert_eq!(due(&mut session, 3), ["complete 0 2"]);
 }
 
-#[test]
-fn an_old_daemon_is_asked_what_it_holds_after_a_cut() {
+/// Two chunks, of which the first is acknowledged and the second on its way when the connection is cut.
+fn cut_with_old_daemon() -> Session {
     let mut session = running_with_old_daemon();
     due(&mut session, 0);
     session.receive(Mono(0), DaemonFrame::StartAck);
     offer(&mut session, &["a", "b"]);
     due(&mut session, 0);
     session.receive(Mono(0), DaemonFrame::OutputAck { seq: 0 });
+    assert_eq!(due(&mut session, 0), ["1 b"]);
+    session.disconnected();
     session.connected(Mono(1_000), false);
-    assert_eq!(due(&mut session, 1_000), ["sync 0 2", "beat", "1 b"]);
+    assert_eq!(due(&mut session, 1_000), ["sync 0 2"]);
+    session
+}
+
+/// 16: it waited for ever for a session that was gone with its socket.
+#[test]
+fn an_old_daemon_that_forgot_the_session_gets_a_new_one_that_counts_from_0() {
+    let mut session = cut_with_old_daemon();
     session.receive(Mono(1_001), DaemonFrame::SyncResponse { last_seq: -1 });
-    assert_eq!(
-        session.unacked().count(),
-        1,
-        "-1 does not lose what is unacknowledged"
-    );
+    assert_eq!(due(&mut session, 1_001), ["connect"]);
+    offer(&mut session, &["c"]);
+    assert_eq!(session.receive(Mono(1_002), ack(None, false, None)), None);
+    // no start: that daemon discards what it has when it hears one
+    assert_eq!(due(&mut session, 1_002), ["0 b"]);
+    session.receive(Mono(1_003), DaemonFrame::OutputAck { seq: 0 });
+    assert_eq!(due(&mut session, 1_003), ["1 c"]);
+    session.receive(Mono(1_004), DaemonFrame::OutputAck { seq: 1 });
+    session.complete(0);
+    assert_eq!(due(&mut session, 1_004), ["complete 0 2"]);
+}
+
+#[test]
+fn an_old_daemon_that_has_not_noticed_the_cut_says_what_it_holds() {
+    let mut session = cut_with_old_daemon();
     session.receive(Mono(1_001), DaemonFrame::SyncResponse { last_seq: 1 });
     assert_eq!(session.unacked().count(), 0);
+    assert_eq!(due(&mut session, 1_001), ["connect"]);
+    session.receive(Mono(1_002), ack(None, false, None));
+    offer(&mut session, &["c"]);
+    assert_eq!(due(&mut session, 1_002), ["0 c"]);
 }
 
 #[test]
@@ -281,7 +304,15 @@ fn an_old_daemon_that_never_acknowledged_the_start_gets_it_again() {
     let mut session = running_with_old_daemon();
     assert_eq!(due(&mut session, 0), ["start 7"]);
     session.connected(Mono(1_000), false);
-    assert_eq!(due(&mut session, 1_000), ["start 7", "beat"]);
+    assert_eq!(due(&mut session, 1_000), ["connect"]);
+    session.receive(Mono(1_001), ack(None, false, None));
+    assert_eq!(due(&mut session, 1_001), ["start 7"]);
+}
+
+#[test]
+fn an_old_daemon_that_answers_nothing_after_a_cut_is_left() {
+    let mut session = cut_with_old_daemon();
+    assert_eq!(session.tick(Mono(21_000)), Some(Action::Reconnect));
 }
 
 #[test]

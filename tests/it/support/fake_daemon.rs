@@ -15,7 +15,8 @@ use super::until;
 /// How it behaves; may be changed while it runs.
 #[derive(Clone, Default)]
 pub struct Script {
-    /// None: an old daemon.
+    /// None: an old daemon. It forgets a session with its socket, and without a session takes output, but neither
+    /// acknowledges nor counts it.
     pub features: Option<Vec<&'static str>>,
     pub job: Option<JobOrder>,
     pub refuse: Option<ErrorCode>,
@@ -38,6 +39,8 @@ pub struct Told {
     pub output_bytes: u64,
     pub notices: String,
     pub next_seq: u64,
+    /// An old daemon's session exists.
+    pub has_session: bool,
     pub output_frames: u64,
     pub duplicates: u64,
     pub nacked: u64,
@@ -192,9 +195,14 @@ impl Shared {
         let waker = Arc::new(Waker::new().unwrap());
         let wish = Arc::new(Mutex::new(Wish::default()));
         self.connections.lock().push((waker.clone(), wish.clone()));
+        self.serve_frames(&mut socket, &waker, &wish);
+        self.told.lock().has_session = false;
+    }
+
+    fn serve_frames(&self, socket: &mut WebSocket<TcpStream>, waker: &Waker, wish: &Mutex<Wish>) {
         let mut key = None;
         let mut frames = 0;
-        while self.turn(&mut socket, &mut key, &mut frames).is_some() {
+        while self.turn(socket, &mut key, &mut frames).is_some() {
             let wish = std::mem::take(&mut *wish.lock());
             if wish.cut {
                 return;
@@ -202,9 +210,9 @@ impl Shared {
             if wish.kill
                 && let Some(key) = key.clone()
             {
-                say(&mut socket, &DaemonFrame::Kill { key });
+                say(socket, &DaemonFrame::Kill { key });
             }
-            wake::wait(Some(socket.get_ref().as_fd()), false, &waker, None).unwrap();
+            wake::wait(Some(socket.get_ref().as_fd()), false, waker, None).unwrap();
         }
     }
 
@@ -254,6 +262,9 @@ impl Told {
             WrapperBody::Start { pid, .. } => {
                 self.starts += 1;
                 self.pid = pid.map(|pid| pid as i32);
+                if script.features.is_none() {
+                    self.output.clear();
+                }
                 return Some(DaemonFrame::StartAck);
             }
             WrapperBody::Output(output) => return self.take_output(output, script),
@@ -261,7 +272,11 @@ impl Told {
             WrapperBody::SyncRequest { .. } => {
                 self.syncs += 1;
                 return Some(DaemonFrame::SyncResponse {
-                    last_seq: self.next_seq as i64 - 1,
+                    last_seq: if self.forgot(script) {
+                        -1
+                    } else {
+                        self.next_seq as i64 - 1
+                    },
                 });
             }
             WrapperBody::Complete { retcode, seq } => {
@@ -293,6 +308,10 @@ impl Told {
             return refusal(ErrorCode::NotStartedAgain);
         }
         let features = script.features.as_ref();
+        if features.is_none() {
+            self.next_seq = 0;
+            self.has_session = true;
+        }
         DaemonFrame::ConnectAck(Box::new(ConnectAck {
             job: script.job.clone().filter(|_| self.starts == 0),
             last_seq: features.map(|_| self.next_seq as i64 - 1),
@@ -300,8 +319,16 @@ impl Told {
         }))
     }
 
+    fn forgot(&self, script: &Script) -> bool {
+        script.features.is_none() && !self.has_session
+    }
+
     fn take_output(&mut self, output: OutputBody, script: &Script) -> Option<DaemonFrame> {
         let seq = output.seq.unwrap();
+        if self.forgot(script) {
+            self.output.extend_from_slice(&output.data);
+            return None;
+        }
         if seq > self.next_seq {
             self.nacked += 1;
             return Some(DaemonFrame::NackOutOfOrder {
