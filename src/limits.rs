@@ -19,6 +19,8 @@ pub const KILL_GIVE_UP_MS: u64 = 30_000;
 pub const KILL_REPEAT_MS: u64 = 1_000;
 /// How long past a job's `timeout` the daemon waits for the wrapper's own 124.
 pub const TIMEOUT_SECOND_LINE_MS: u64 = 30_000;
+/// A Python wrapper that reports SIGTERM without a kill this shortly before its `timeout` ended the command itself.
+pub const TIMEOUT_SLACK_MS: u64 = 2_000;
 /// Kill and timeout deadlines move with output that is still arriving, at most by this (rules.md 5).
 pub const DRAIN_EXTENSION_MS: u64 = 600_000;
 /// A longer gap between two turns of the engine is a stall: deadlines move by it (rules.md 3).

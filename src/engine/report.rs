@@ -12,6 +12,7 @@ use crate::engine::machine_run::MachineRun;
 use crate::engine::outcome::notice;
 use crate::engine::record::MachineStage;
 use crate::engine::{Engine, Turn};
+use crate::limits;
 use crate::protocol::{DaemonFrame, WrapperBody};
 
 impl Engine {
@@ -254,7 +255,7 @@ impl Engine {
         }
         let timeout_s = run.record.spec.timeout_s;
         let ran_ms = turn.awake.saturating_sub(m.clocks.started) + m.clocks.ran_before_ms;
-        let time_is_up = timeout_s > 0 && ran_ms / 1_000 >= timeout_s;
+        let time_is_up = is_time_up(timeout_s, ran_ms, retcode);
         let retcode = true_code(retcode, m.record.kill_asked.is_some(), time_is_up);
         m.record.wrapper_ended = timestamp;
         let text = format!(
@@ -288,5 +289,37 @@ fn true_code(reported: Option<i64>, kill_asked: bool, time_is_up: bool) -> i32 {
         Some(_) if time_is_up => 124,
         Some(signal) => 128_i32.saturating_sub(signal),
         None => 255,
+    }
+}
+
+/// Whether a Python wrapper may have ended its command at its `timeout`. It counts from before it connects, so the SIGTERM
+/// with which it begins comes a little before the daemon's time is up; its SIGKILL follows later.
+fn is_time_up(timeout_s: u64, ran_ms: u64, reported: Option<i64>) -> bool {
+    let slack_ms = if reported == Some(-15) {
+        limits::TIMEOUT_SLACK_MS
+    } else {
+        0
+    };
+    timeout_s > 0 && ran_ms.saturating_add(slack_ms) >= timeout_s.saturating_mul(1_000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sigterm_that_nobody_asked_for_is_a_timeout_only_when_the_time_is_up() {
+        let code = |signal: i64, kill_asked, timeout_s, ran_ms| {
+            let reported = Some(-signal);
+            true_code(reported, kill_asked, is_time_up(timeout_s, ran_ms, reported))
+        };
+        assert_eq!(code(15, false, 10, 8_000), 124);
+        assert_eq!(code(15, false, 10, 10_500), 124);
+        assert_eq!(code(15, false, 10, 7_999), 143);
+        assert_eq!(code(15, false, 0, u64::MAX), 143);
+        assert_eq!(code(15, true, 10, 10_000), 143);
+        // any other signal is the command's own until the time is up
+        assert_eq!(code(9, false, 10, 9_999), 137);
+        assert_eq!(code(9, false, 10, 10_000), 124);
     }
 }
