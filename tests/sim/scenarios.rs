@@ -869,3 +869,23 @@ fn an_outcome_that_could_not_be_stored_for_long_is_stored_when_there_is_room() {
     assert_eq!(machine(&world, &instance, "web00").retcode, Some(0));
     assert_eq!(ended(&world, &instance), Some(true));
 }
+
+#[test]
+fn a_python_wrapper_that_ends_its_command_shortly_before_the_daemons_time_is_up_reports_a_timeout() {
+    for (signal, ms, retcode) in [(15, 28_500, 124), (15, 27_000, 143), (9, 28_500, 137)] {
+        let mut python = job(Kind::Python);
+        python.timeout_s = 30;
+        let behaviour = Behaviour {
+            end: End::Signal(signal),
+            ..Behaviour::silent(ms, 0)
+        };
+        let mut world = with(quiet(vec![python], 1), behaviour);
+        let instance = start(&mut world);
+        run_for(&mut world, 40);
+        assert_eq!(
+            machine(&world, &instance, "web00").retcode,
+            Some(retcode),
+            "signal {signal} after {ms} ms"
+        );
+    }
+}
