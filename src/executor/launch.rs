@@ -12,6 +12,7 @@ use super::link::Link;
 use crate::config::{JobSpec, Settings};
 use crate::engine::effect::Dispatch;
 use crate::process::descriptors;
+use crate::safe_name::safe_name;
 
 /// What the wrapper keeps of the daemon's own environment: what a command may see of its launcher, and where a
 /// wrapper without root has its private directories.
@@ -125,6 +126,7 @@ pub fn check(path: &Path) -> Result<(), String> {
 pub fn environment(
     dispatch: &Dispatch,
     machine: &str,
+    program: &Path,
     link: &Link,
     settings: &Settings,
     own: impl Iterator<Item = (OsString, OsString)>,
@@ -142,11 +144,31 @@ pub fn environment(
     if let Some(limit) = descriptors::inherited_limit() {
         environment.insert("SP_DESCRIPTOR_LIMIT".into(), limit.to_string().into());
     }
-    if let Some(lockfile) = dispatch.spec.lockfile.as_ref().filter(|_| dispatch.env_delivery) {
-        // several machines share this host's file system (rules.md 28)
-        environment.insert("SP_LOCKFILE".into(), format!("{lockfile}.{machine}").into());
+    if let Some(lockfile) = lockfile(dispatch, machine, program, settings) {
+        environment.insert("SP_LOCKFILE".into(), lockfile.into());
     }
     environment
+}
+
+/// Several machines share this host's file system (rules.md 28). A Python wrapper's own lock is named after the job alone: where
+/// the executor plays several machines, each gets a lock file.
+fn lockfile(dispatch: &Dispatch, machine: &str, program: &Path, settings: &Settings) -> Option<String> {
+    if !dispatch.env_delivery {
+        return None;
+    }
+    if let Some(lockfile) = &dispatch.spec.lockfile {
+        return Some(format!("{lockfile}.{machine}"));
+    }
+    let is_python = program.extension().is_some_and(|extension| extension == "py");
+    let plays_several = settings
+        .local_machines
+        .as_ref()
+        .is_some_and(|machines| machines.len() > 1);
+    let is_needed = is_python && plays_several && !dispatch.spec.allow_overlap;
+    is_needed.then(|| {
+        let (job, machine) = (safe_name(&dispatch.job), safe_name(machine));
+        format!("/tmp/sp_wrapper_{job}.lock.{machine}")
+    })
 }
 
 /// What every wrapper of a dispatch is told, whichever machine it is on.
@@ -238,6 +260,7 @@ mod tests {
         environment(
             &dispatch(env_delivery),
             "web01",
+            Path::new("/usr/bin/sp-wrapper"),
             &Link {
                 url: "ws://127.0.0.1:1/".into(),
                 pin: None,
@@ -283,6 +306,30 @@ mod tests {
             !environment.contains_key("SP_TIMEOUT"),
             "0 means none, and must not be sent"
         );
+    }
+
+    #[test]
+    fn python_wrappers_of_several_local_machines_have_a_lock_file_each() {
+        let lockfile_of = |machine: &str, program: &str, machines: &[&str], given: Option<&str>| {
+            let mut dispatch = dispatch(true);
+            Arc::make_mut(&mut dispatch.spec).lockfile = given.map(str::to_string);
+            let settings = Settings {
+                local_machines: Some(machines.iter().map(|id| id.to_string()).collect()),
+                ..Settings::default()
+            };
+            lockfile(&dispatch, machine, Path::new(program), &settings)
+        };
+        let (python, ours) = ("/usr/local/bin/sp_wrapper.py", "/usr/bin/sp-wrapper");
+        let both = ["web01", "web02"];
+        for machine in both {
+            let expected = format!("/tmp/sp_wrapper_backup.lock.{machine}");
+            assert_eq!(lockfile_of(machine, python, &both, None), Some(expected));
+            assert_eq!(lockfile_of(machine, ours, &both, None), None);
+        }
+        // one machine: the lock that every Python wrapper of the job takes
+        assert_eq!(lockfile_of("web01", python, &["web01"], None), None);
+        let given = lockfile_of("web01", python, &both, Some("/run/lock/b"));
+        assert_eq!(given.as_deref(), Some("/run/lock/b.web01"));
     }
 
     #[test]

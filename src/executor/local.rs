@@ -298,7 +298,14 @@ fn start(
     let name = program.path.display().to_string();
     launch::check(&program.path)?;
     let link = entrance.local_link(&dispatch.spec, settings);
-    let environment = launch::environment(dispatch, machine, &link, settings, std::env::vars_os());
+    let environment = launch::environment(
+        dispatch,
+        machine,
+        &program.path,
+        &link,
+        settings,
+        std::env::vars_os(),
+    );
     let child = launch::spawn(&program, &environment)
         .map_err(|error| format!("cannot start the wrapper '{name}': {error}"))?;
     // a child's id fits and is not 0
