@@ -323,7 +323,7 @@ impl Settings {
         })
     }
 
-    /// Whether the wrapper of that job is told to come with TLS, unless it comes over loopback. One that is to take its
+    /// Whether the wrapper of that job is told to connect with TLS. One that is to take its
     /// job from the socket is taken for ours under any name.
     pub fn is_wrapper_tls(&self, spec: &JobSpec, by_default: bool) -> bool {
         let is_ours = spec.delivery == Delivery::Socket || self.is_wrapper_ours(spec, by_default);

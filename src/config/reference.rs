@@ -130,7 +130,7 @@ pub const SETTINGS: &[Field] = &[
     field("wrapper_delivery", Kind::Choice(DELIVERIES), "auto", "env", "how command and environment reach wrappers, where a job says nothing"),
     field("start_timeout", Kind::Seconds, "30", "60", "seconds from a wrapper's launch until it must have connected"),
     field("heartbeat_timeout", Kind::Seconds, "15", "60", "seconds without a sign of life until a machine's run counts as lost; wrappers beat every 5"),
-    field("wrapper_tls", Kind::Flag, "true", "false", "wrappers of ours come with TLS, unless over loopback, and verify the daemon's key"),
+    field("wrapper_tls", Kind::Flag, "true", "false", "sp-wrapper connects with TLS and verifies the daemon's key"),
     field("tls_cert", Kind::Text, "the daemon's own", "/etc/saltpeter/tls/cert.pem", "certificate chain, PEM, of the machines port (until restart) and, where given, of the API's, which reads it again when it changes; needs `tls_key`"),
     field("tls_key", Kind::Text, "the daemon's own", "/etc/saltpeter/tls/key.pem", "its key, PEM"),
     field("salt_config", Kind::Text, "/etc/salt", "/etc/salt", "the Salt master's configuration, a directory or a file"),

@@ -3,7 +3,6 @@
 
 use std::net::Ipv6Addr;
 
-use crate::address::is_loopback_host;
 use crate::config::{JobSpec, Settings};
 use crate::tls::Pin;
 
@@ -29,10 +28,10 @@ pub struct Link {
 }
 
 impl Entrance {
-    /// The way for wrappers of that job, which reach this host as `host`. Over loopback nobody listens, and a Python
-    /// wrapper knows no pin: both come without TLS.
+    /// The way for wrappers of that job, which reach this host as `host`. Over loopback too: while the daemon is down, any
+    /// local user can listen on its port. A Python wrapper knows no pin, so it comes without TLS.
     pub fn link(&self, host: &str, spec: &JobSpec, settings: &Settings) -> Link {
-        let is_tls = !is_loopback_host(host) && settings.is_wrapper_tls(spec, self.own_wrapper_by_default);
+        let is_tls = settings.is_wrapper_tls(spec, self.own_wrapper_by_default);
         let scheme = if is_tls { "wss" } else { "ws" };
         let host = match host.parse::<Ipv6Addr>() {
             Ok(address) => format!("[{address}]"),
@@ -78,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn our_wrapper_comes_with_tls_wherever_somebody_may_listen() {
+    fn our_wrapper_comes_with_tls_over_loopback_too_and_a_python_one_as_ever() {
         use Delivery::{Auto, Env, Socket};
         let (ours, python) = ("/usr/bin/sp-wrapper", "/usr/local/bin/sp_wrapper.py");
         let plain = ("ws://cron:8889/".to_string(), false);
@@ -91,9 +90,10 @@ mod tests {
         assert_eq!(link("cron", ours, Auto, false), plain);
         assert_eq!(
             link("localhost", ours, Auto, true),
-            ("ws://localhost:8889/".into(), false)
+            ("wss://localhost:8889/".into(), true)
         );
-        assert_eq!(link("::1", ours, Auto, true), ("ws://[::1]:8889/".into(), false));
+        assert!(!link("localhost", python, Auto, true).1);
+        assert_eq!(link("::1", ours, Auto, true), ("wss://[::1]:8889/".into(), true));
         assert_eq!(
             link("fe80::2", ours, Auto, true),
             ("wss://[fe80::2]:8889/".into(), true)

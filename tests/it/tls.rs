@@ -175,6 +175,50 @@ fn a_false_daemon_is_told_nothing_and_the_wrapper_goes_on_looking_for_the_true_o
     assert!(!log.contains(token(&orders)));
 }
 
+/// The local executor's wrappers believed whoever listened on loopback.
+#[test]
+fn who_binds_the_port_of_a_daemon_that_is_down_is_told_nothing() {
+    let daemon = Plan::new(json!({})).start();
+    let ours = daemon.script(
+        "sp-wrapper",
+        &std::fs::read_to_string(daemon.told_wrapper()).unwrap(),
+    );
+    daemon.write_jobs(
+        "jobs",
+        &json!({"j": overlapping("echo obeyed", json!({"wrapper_path": ours}))}),
+    );
+    daemon.wait_jobs(1);
+    let instance = daemon.run("j");
+    let environment = daemon.environment(&instance, "m1");
+    let get = |name: &str| {
+        let found = environment.iter().find(|(known, _)| known == name);
+        found.map(|(_, value)| value.as_str())
+    };
+    let url = get("SP_WEBSOCKET_URL").unwrap();
+    let port = format!(":{}/", daemon.machines_port());
+    assert!(
+        url.starts_with("wss://127.0.0.1:") && url.contains(&port),
+        "{url}"
+    );
+    // the same dispatch, with a stranger at that address
+    let impostor = Impostor::start();
+    let tap = Tap::to(impostor.port);
+    let orders = daemon.orders(&instance, "m1");
+    let way = format!("wss://127.0.0.1:{}", tap.port);
+    wrapper(
+        &daemon,
+        &orders,
+        &way,
+        &[("SP_TLS_PIN", get("SP_TLS_PIN").unwrap())],
+    );
+    until("a second attempt", || (tap.connections() >= 2).then_some(()));
+    assert_eq!(*impostor.told.lock(), b"");
+    assert!(!tap.heard(token(&orders)));
+    tap.turn_to(daemon.machines_port());
+    daemon.wait_ended(&instance);
+    assert_eq!(daemon.output_text(&instance, "m1"), "obeyed\n");
+}
+
 #[test]
 fn one_port_serves_plain_and_tls_by_pin_and_by_authority_at_once() {
     let daemon = daemon("echo $SP_MACHINE_ID", json!({"targets": "*"}));

@@ -286,7 +286,7 @@ fn the_dispatch_of_a_wrapper_carries_no_command_and_lets_the_minion_fill_in_its_
     };
     let call = json!(wrapper_call(&dispatch, &Settings::default(), &entrance()));
     assert!(!call.to_string().contains("secret"), "{call}");
-    assert_eq!(call["env"]["SP_WEBSOCKET_URL"], "ws://[::1]:8889/?token=t");
+    assert_eq!(call["env"]["SP_WEBSOCKET_URL"], "wss://[::1]:8889/?token=t");
     let command = call["cmd"].as_str().unwrap();
     assert!(
         command.ends_with("env SP_MACHINE_ID='{{ grains['id'] }}' /usr/bin/sp-wrapper"),
