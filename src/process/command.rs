@@ -3,10 +3,11 @@
 //! Only for a process with one thread (the guardian). Must not know: locks, orders, what becomes of it.
 
 use std::ffi::{CString, OsStr, OsString};
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use rustix::fs::{Mode, OFlags};
@@ -202,10 +203,8 @@ fn hand_over_script(spec: &CommandSpec, verdict: RawFd, arguments: Vec<CString>)
     }
     // a shell knows descriptors of one digit
     let number = if verdict == 9 { 8 } else { 9 };
-    // SAFETY: the name ends with NUL
-    let memory = check(unsafe { libc::memfd_create(c"command".as_ptr(), libc::MFD_CLOEXEC) })?;
-    // SAFETY: it has just been opened and belongs to nobody else
-    let mut file = unsafe { File::from_raw_fd(memory) };
+    let mut file = unnamed_file()?;
+    let memory = file.as_raw_fd();
     file.write_all(format!("exec {number}<&-\n").as_bytes())?;
     file.write_all(spec.command.as_bytes())?;
     // SAFETY: in this process nothing uses that descriptor any more; a number that is the file's own is freed below
@@ -217,6 +216,34 @@ fn hand_over_script(spec: &CommandSpec, verdict: RawFd, arguments: Vec<CString>)
     }
     let read = CString::new(format!(". /dev/fd/{number}"))?;
     Ok(vec![c"/bin/sh".into(), c"-c".into(), read])
+}
+
+/// A file without a name, that the command's user can open again through `/dev/fd`: in memory, or, where the kernel
+/// does not know that (before Linux 3.17), an unlinked one in `/tmp`.
+fn unnamed_file() -> io::Result<File> {
+    // SAFETY: the name ends with NUL. A system call, because the C library has no function for it before 2.27
+    let memory = unsafe { libc::syscall(libc::SYS_memfd_create, c"command".as_ptr(), libc::MFD_CLOEXEC) };
+    if memory >= 0 {
+        // SAFETY: it has just been opened and belongs to nobody else
+        return Ok(unsafe { File::from_raw_fd(memory as RawFd) });
+    }
+    let error = io::Error::last_os_error();
+    if error.raw_os_error() != Some(libc::ENOSYS) {
+        return Err(error);
+    }
+    unlinked_file()
+}
+
+fn unlinked_file() -> io::Result<File> {
+    let path = format!("/tmp/.sp-wrapper.{}", std::process::id());
+    let mut options = File::options();
+    // `create_new` follows no link and takes no existing file
+    options.read(true).write(true).create_new(true).mode(0o600);
+    let file = options.open(&path)?;
+    std::fs::remove_file(&path)?;
+    // nobody can reach it any more who does not have it open
+    file.set_permissions(Permissions::from_mode(0o444))?;
+    Ok(file)
 }
 
 fn text(value: &OsStr, what: &str) -> Result<CString, String> {
@@ -333,6 +360,19 @@ mod tests {
             pair("A", "2"),
         ];
         assert_eq!(environment, expected);
+    }
+
+    #[test]
+    fn a_file_for_a_long_command_has_no_name_and_can_be_opened_again() {
+        for mut file in [unnamed_file().unwrap(), unlinked_file().unwrap()] {
+            file.write_all(b"true").unwrap();
+            let again = format!("/proc/self/fd/{}", file.as_raw_fd());
+            assert_eq!(std::fs::read(&again).unwrap(), b"true");
+            assert_eq!(
+                std::os::unix::fs::MetadataExt::nlink(&file.metadata().unwrap()),
+                0
+            );
+        }
     }
 
     #[test]

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use rustix::fs::{FallocateFlags, fallocate, statvfs};
+use rustix::io::Errno;
 use serde_json::json;
 
 use crate::support::daemon::{Daemon, Plan, every_second, free_port, job, job_with};
@@ -94,15 +96,24 @@ impl SmallDisk {
         None
     }
 
+    /// Takes what is free, to the last page, but not what the daemon frees for its facts meanwhile.
     fn fill(&self) {
-        // in ever smaller pieces, to the last byte
-        let script = "for size in 65536 4096 1; do dd if=/dev/zero bs=$size status=none >>\"$0\" 2>/dev/null; done; true";
-        let filled = Command::new("/bin/sh")
-            .arg("-c")
-            .arg(script)
-            .arg(self.0.join("filler"))
-            .status();
-        assert!(filled.unwrap().success());
+        let filler = std::fs::File::create(self.0.join("filler")).unwrap();
+        let reserve = self.0.join("reserve");
+        let had_reserve = reserve.exists();
+        let mut filled = 0;
+        loop {
+            let space = statvfs(&self.0).unwrap();
+            if space.f_bavail == 0 || had_reserve && !reserve.exists() {
+                return;
+            }
+            let free = space.f_bavail * space.f_frsize;
+            match fallocate(&filler, FallocateFlags::empty(), filled, free) {
+                Ok(()) => filled += free,
+                // the daemon has taken some of it since
+                Err(error) => assert_eq!(error, Errno::NOSPC),
+            }
+        }
     }
 
     fn clear(&self) {
