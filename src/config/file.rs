@@ -10,32 +10,24 @@ use serde::de::{
     DeserializeSeed, Deserializer, EnumAccess, Error, MapAccess, SeqAccess, VariantAccess, Visitor,
 };
 
+use super::cause::{self, Unreadable};
 use super::node::Node;
 use crate::limits;
 
 /// Before UTF-8 text, as some editors put it.
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
-/// Why a file cannot be read as one YAML document.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unreadable {
-    /// 1-based; None where the parser cannot tell.
-    pub line: Option<usize>,
-    /// Quotes nothing of the file: it may hold secrets.
-    pub reason: String,
-}
-
 /// Reads one YAML document. An empty file is [`Node::Null`].
 pub fn read(bytes: &[u8]) -> Result<Node, Unreadable> {
     // the parser would count the mark as a column, and take the next key for another document's
     let bytes = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes);
+    if let Some(why) = cause::not_utf8(bytes) {
+        return Err(why);
+    }
     let budget = Cell::new(limits::CONFIG_NODES);
     let seed = NodeSeed { budget: &budget };
     seed.deserialize(serde_yaml::Deserializer::from_slice(bytes))
-        .map_err(|error| Unreadable {
-            line: error.location().map(|place| place.line()),
-            reason: error.to_string(),
-        })
+        .map_err(|error| cause::explain(bytes, &error))
 }
 
 /// Cuts the text of a large block mapping into pieces of about `piece_bytes` that hold whole entries, so that not all

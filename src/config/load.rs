@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::last_good::{Good, Store};
+use super::lines::Lines;
 use super::listing::{self, Content, SUFFIX, Stamp};
 use super::reading::{self, Past, Taken};
 use super::settings::{self, CONFIG_SECTION};
@@ -308,6 +309,26 @@ impl Loader {
         self.files.insert(file, state);
     }
 
+    /// A job of that name in two files. Read again for the lines, as no job remembers its own.
+    fn defined_twice(&self, name: &str, file: &str, earlier: &str) -> Problem {
+        let line_in = |file: &str| {
+            let bytes = listing::read(&self.dir.join(file)).ok()?;
+            Lines::new(&bytes).line_of(&[name])
+        };
+        let earlier = match line_in(earlier) {
+            Some(line) => format!("{earlier}:{line}"),
+            None => earlier.to_string(),
+        };
+        Problem {
+            field: name.to_string(),
+            ..Problem::of_file(
+                file,
+                line_in(file),
+                format!("also defined in '{earlier}': this one counts; rename one"),
+            )
+        }
+    }
+
     fn settings(&self) -> (Settings, Vec<(String, String, String)>) {
         let files = self
             .files
@@ -325,15 +346,7 @@ impl Loader {
             problems.extend_from_slice(&state.problems);
             for (name, job) in &state.good.jobs {
                 if let Some(earlier) = jobs.insert(name.clone(), job.clone()) {
-                    let group = &earlier.group;
-                    problems.push(Problem {
-                        field: name.clone(),
-                        ..Problem::of_file(
-                            file,
-                            None,
-                            format!("also defined in '{group}{SUFFIX}': this one counts; rename one"),
-                        )
-                    });
+                    problems.push(self.defined_twice(name, file, &format!("{}{SUFFIX}", earlier.group)));
                 }
             }
             maintenance.global |= state.good.maintenance.global;

@@ -15,7 +15,9 @@ use serde_json::{Map, Value};
 use crate::limits;
 use crate::schedule::{Schedule, Tz};
 
+mod cause;
 mod file;
+pub mod glob;
 mod last_good;
 mod lines;
 mod listing;

@@ -385,6 +385,32 @@ fn a_misspelt_field_is_a_warning_with_the_likeliest_name() {
 }
 
 #[test]
+fn a_field_of_another_scheduler_is_answered_with_ours() {
+    let text = "j:\n  cron: '* * * * *'\n  tz: UTC\n  command: x\n  targets: '*'\n";
+    let dir = Dir::with(&[("a.yaml", text)]);
+    let told: Vec<String> = dir.load().problems.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        told,
+        [
+            "a.yaml:1: error: j: has no schedule: give min, hour, dom, mon and dow; each may be '*'; no job is made",
+            "a.yaml:2: warning: j.cron: unknown field, ignored; write the schedule as 'min', 'hour', 'dom', 'mon' and \
+             'dow'",
+            "a.yaml:3: warning: j.tz: unknown field, ignored; did you mean 'timezone'?",
+        ]
+    );
+}
+
+#[test]
+fn a_schedule_whose_years_are_over_is_warned_about() {
+    let dir = Dir::with(&[("a.yaml", &job("j", "  year: 2020"))]);
+    let config = dir.load();
+    assert_eq!(
+        one_problem(&config).to_string(),
+        "a.yaml:9: warning: j.year: is over: the schedule has no due time from now on"
+    );
+}
+
+#[test]
 fn what_yaml_1_1_read_otherwise_is_warned_about() {
     let text =
         "a:\n  min: 010\n  hour: '010'\n  dom: '*'\n  mon: '*'\n  dow: '*'\n  targets: on\n  command: date\n";

@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::lines::{Lines, Style};
 use super::node::{Node, python_text};
 use super::{Delivery, Job, JobSpec, Problem, RawJob, Severity, Targets, value, yaml11};
+use crate::clock;
 use crate::limits;
 use crate::schedule::{self, FieldError, Fields, Schedule, Tz};
 
@@ -77,6 +78,7 @@ pub const ALLOW_OVERLAP: &str = "i know what i am doing!";
 const TIMEOUT_S: u64 = 3_600;
 
 const SCHEDULE_FIELDS: [&str; 7] = ["sec", "min", "hour", "dom", "mon", "dow", "year"];
+const REQUIRED_FIELDS: [&str; 5] = ["min", "hour", "dom", "mon", "dow"];
 const OTHER_FIELDS: [&str; 31] = [
     "utc",
     "command",
@@ -122,6 +124,28 @@ const IGNORED_FIELDS: [(&str, &str); 4] = [
     ),
     ("group", "is ignored: a job's group is its file's name"),
     ("name", "is ignored: a job's name is its key in the file"),
+];
+
+/// What other schedulers call a field, and what to write here.
+const FOREIGN_FIELDS: [(&str, &str); 12] = [
+    (
+        "cron",
+        "write the schedule as 'min', 'hour', 'dom', 'mon' and 'dow'",
+    ),
+    (
+        "schedule",
+        "write the schedule as 'min', 'hour', 'dom', 'mon' and 'dow'",
+    ),
+    ("tz", "did you mean 'timezone'?"),
+    ("day", "did you mean 'dom' (day of month) or 'dow' (day of week)?"),
+    ("weekday", "did you mean 'dow' (day of week)?"),
+    ("cmd", "did you mean 'command'?"),
+    ("script", "did you mean 'command'?"),
+    ("hosts", "did you mean 'targets'?"),
+    ("machines", "did you mean 'targets'?"),
+    ("workdir", "did you mean 'cwd'?"),
+    ("run_as", "did you mean 'user'?"),
+    ("disabled", "write 'enabled: false'"),
 ];
 
 /// Every field that a job may have, those that are ignored too.
@@ -226,7 +250,7 @@ impl<'a> JobFields<'_, 'a> {
             if let Some((_, reason)) = IGNORED_FIELDS.iter().find(|(ignored, _)| *ignored == field) {
                 self.warning(&field, *reason);
             } else if !SCHEDULE_FIELDS.contains(&field.as_str()) && !OTHER_FIELDS.contains(&field.as_str()) {
-                self.warning(&field, value::unknown("field", &field, known_fields()));
+                self.warning(&field, unknown_field(&field));
             }
             if self.values.insert(field.clone(), value).is_some() {
                 self.warning(&field, "given twice: the later one counts; remove one");
@@ -291,6 +315,16 @@ impl<'a> JobFields<'_, 'a> {
     }
 
     fn schedule(&mut self, defaults: &Defaults, schedules: &mut Schedules) -> Option<Schedule> {
+        if !REQUIRED_FIELDS
+            .iter()
+            .any(|field| self.values.contains_key(*field))
+        {
+            self.error(
+                "",
+                "has no schedule: give min, hour, dom, mon and dow; each may be '*'",
+            );
+            return None;
+        }
         let [sec, min, hour, dom, mon, dow, year] = SCHEDULE_FIELDS.map(|field| self.schedule_field(field));
         let zone = self.zone(defaults);
         // each bad field is told by itself: those that are there are parsed even if others are missing
@@ -306,7 +340,11 @@ impl<'a> JobFields<'_, 'a> {
         };
         match schedules.parse(&parsed, zone?) {
             Ok(schedule) => {
-                for (field, warning) in schedule.warnings() {
+                let mut warnings = schedule.warnings();
+                if warnings.is_empty() && schedule.next_after(clock::wall().utc()).is_none() {
+                    warnings.push(("year", "is over: the schedule has no due time from now on".into()));
+                }
+                for (field, warning) in warnings {
                     self.warning(field, warning);
                 }
                 Some(schedule)
@@ -323,7 +361,7 @@ impl<'a> JobFields<'_, 'a> {
     /// One of the seven fields (schedule.md R1, R10); None: missing or no text.
     fn schedule_field(&mut self, field: &str) -> Option<String> {
         let Some(node) = self.values.get(field).copied() else {
-            if !matches!(field, "sec" | "year") {
+            if REQUIRED_FIELDS.contains(&field) {
                 self.error(field, "is missing; it may be '*'");
             }
             return None;
@@ -657,6 +695,13 @@ pub const DELIVERIES: [(&str, Delivery); 3] = [
     ("env", Delivery::Env),
     ("socket", Delivery::Socket),
 ];
+
+fn unknown_field(field: &str) -> String {
+    match FOREIGN_FIELDS.iter().find(|(foreign, _)| *foreign == field) {
+        Some((_, advice)) => format!("unknown field, ignored; {advice}"),
+        None => value::unknown("field", field, known_fields()),
+    }
+}
 
 /// What is odd about a wrapper's log level.
 pub fn loglevel_doubt(level: &str) -> Option<&'static str> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use log::Level;
 
 use crate::clock::Wall;
-use crate::config::JobSpec;
+use crate::config::{JobSpec, glob};
 use crate::engine::effect::{Done, Effect, Fact, Refusal, Write};
 use crate::engine::event::{Ask, RunOrder};
 use crate::engine::id::RequestId;
@@ -102,6 +102,17 @@ impl Engine {
         let Some(known) = self.config.jobs.get(job) else {
             return Err(Refusal::UnknownJob { job: job.into() });
         };
+        if !known.enabled {
+            let reason = "is disabled ('enabled: false' in its file): enable it to run it";
+            return Err(Refusal::Conflict(format!("{job} {reason}")));
+        }
+        // of several, those that are no target are told so by their outcome, and the others run
+        let is_target = |machine: &String| glob::may_match(&known.spec, machine);
+        if !order.machines.is_empty() && !order.machines.iter().any(is_target) {
+            let names = order.machines.join(", ").escape_debug().to_string();
+            let reason = format!("{job} has no such target: {names}");
+            return Err(Refusal::Invalid(reason));
+        }
         if self.maintenance.global {
             return Err(Refusal::Conflict("global maintenance: no run starts".into()));
         }
@@ -184,10 +195,21 @@ impl Engine {
             let refusal = Refusal::Conflict("too many machines are switched".into());
             return self.refuse(turn, request, audit, refusal);
         }
-        let told = format!("maintenance ({object}) is {word} until {}", switch.until.iso());
+        let mut told = format!("maintenance ({object}) is {word} until {}", switch.until.iso());
+        if let Some(machine) = &switch.machine
+            && !self.is_targeted(machine)
+        {
+            told.push_str("; warning: no job has this machine among its targets, check its name");
+        }
         self.switches.insert(switch.machine.clone(), switch.clone());
         self.weigh_maintenance();
         self.settle(turn, request, Control::Switch(switch), audit, told);
+    }
+
+    /// Whether a job may run on the machine.
+    fn is_targeted(&self, machine: &str) -> bool {
+        let mut jobs = self.config.jobs.values();
+        jobs.any(|job| glob::may_match(&job.spec, machine))
     }
 
     fn switch_back_asked(

@@ -15,9 +15,9 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::launch::{self, Programs};
 use super::link::Entrance;
-use super::{CurrentSettings, Order, glob};
+use super::{CurrentSettings, Order};
 use crate::clock::{self, Mono};
-use crate::config::{JobSpec, Settings};
+use crate::config::{JobSpec, Settings, glob};
 use crate::engine::effect::Dispatch;
 use crate::engine::event::Event;
 use crate::engine::id::{MachineRunId, RunId};

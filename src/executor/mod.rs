@@ -1,7 +1,6 @@
 //! What reaches machines: finds out which match, and starts wrappers on them.
 //! Must not know: the engine's state, what becomes of a run.
 
-mod glob;
 mod launch;
 pub mod link;
 pub mod local;

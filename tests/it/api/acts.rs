@@ -87,6 +87,40 @@ fn a_machine_that_the_job_does_not_match_is_told_so_and_runs_nothing() {
 }
 
 #[test]
+fn a_run_on_machines_that_are_no_targets_or_of_a_disabled_job_is_refused() {
+    let jobs = json!({
+        "j": job_with("true", json!({"targets": "m*"})),
+        "off": job_with("true", json!({"enabled": false})),
+    });
+    let daemon = Plan::new(jobs).start();
+    let refused = expect(
+        &daemon.post("/api/v1/jobs/j/run", &json!({"targets": ["web1", "web2"]})),
+        400,
+    );
+    assert_eq!(refused["detail"], "j has no such target: web1, web2");
+    let refused = expect(&daemon.post("/api/v1/jobs/off/run", &json!({})), 409);
+    assert_eq!(
+        refused["detail"],
+        "off is disabled ('enabled: false' in its file): enable it to run it"
+    );
+    assert_eq!(daemon.get("/api/v1/runs").json()["runs"], json!([]));
+}
+
+#[test]
+fn maintenance_of_a_machine_that_no_job_targets_is_set_with_a_warning() {
+    let daemon = Plan::new(json!({"j": job_with("true", json!({"targets": "m*"}))})).start();
+    let put = |machine: &str| {
+        let body = json!({"on": true, "reason": "r", "machine": machine});
+        let told = expect(&control(&daemon, "PUT", "/api/v1/maintenance", &body), 200);
+        told["message"]
+            .as_str()
+            .unwrap()
+            .contains("no job has this machine")
+    };
+    assert!(put("web1") && !put("m7"));
+}
+
+#[test]
 fn a_retry_runs_on_the_machines_that_failed_with_the_same_values() {
     let command = "[ \"$SP_MACHINE_ID\" != m2 ] || [ -e $OK ] && echo \"$SP_PARAM_X\"";
     let daemon = Plan::new(json!({})).prepare();

@@ -3,7 +3,7 @@
 
 use regex_lite::Regex;
 
-use crate::config::Targets;
+use super::{JobSpec, Targets};
 
 /// The ids that match, in the order given. The error is for people: an unknown kind of target, a bad pattern.
 pub fn select(targets: &Targets, target_type: &str, ids: &[String]) -> Result<Vec<String>, String> {
@@ -29,6 +29,12 @@ pub fn select(targets: &Targets, target_type: &str, ids: &[String]) -> Result<Ve
         }
     };
     Ok(ids.iter().filter(|id| is_match(id)).cloned().collect())
+}
+
+/// Whether the job may run on the machine. What only Salt can decide (grains, compound ...) counts as a match.
+pub fn may_match(spec: &JobSpec, machine: &str) -> bool {
+    let ids = [machine.to_string()];
+    select(&spec.targets, &spec.target_type, &ids).map_or(true, |found| !found.is_empty())
 }
 
 /// Like Python's `re.match`: from the start, not necessarily to the end.
