@@ -45,6 +45,7 @@
 // -- shared by both binaries
 pub mod address;
 pub mod clock;
+pub mod ending;
 pub mod limits;
 pub mod process;
 pub mod protocol;

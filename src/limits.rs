@@ -5,6 +5,8 @@
 
 /// Interval of a wrapper's heartbeats: a third of the default deadline.
 pub const HEARTBEAT_INTERVAL_MS: u64 = 5_000;
+/// A job's note of missed due times that nobody marks as seen is shown this long: whoever looks once a day sees it.
+pub const MISSED_SHOWN_MS: i64 = 86_400_000;
 /// Default of `heartbeat_timeout`: after this long without a start or a heartbeat a wrapper is lost (253).
 pub const HEARTBEAT_TIMEOUT_MS: u64 = 15_000;
 /// Default of `start_timeout`: from launch to the wrapper's connect (254).

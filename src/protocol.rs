@@ -9,6 +9,7 @@ use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Wall;
+use crate::ending::GivenBy;
 
 /// Feature: the job travels in the connect ack, and starting is a permission.
 pub const FEATURE_JOB: &str = "job";
@@ -63,6 +64,10 @@ pub enum WrapperBody {
         retcode: Option<i64>,
         /// One past the last output.
         seq: Option<u64>,
+        /// Who gave the code; None: a wrapper that does not say.
+        given_by: Option<GivenBy>,
+        /// How long the command ran, by the wrapper's monotonic clock; None: it was not started, or as above.
+        duration_ms: Option<u64>,
     },
     Killed,
     Error {
@@ -203,6 +208,8 @@ pub fn decode_wrapper_frame(text: &str) -> Result<WrapperFrame, BadFrame> {
         "complete" => WrapperBody::Complete {
             retcode: raw.retcode,
             seq: raw.seq,
+            given_by: raw.given_by.as_deref().and_then(GivenBy::of_word),
+            duration_ms: raw.duration_ms,
         },
         "killed" => WrapperBody::Killed,
         "error" => WrapperBody::Error {
@@ -262,10 +269,17 @@ pub fn encode_wrapper_frame(key: &SessionKey, body: &WrapperBody, at: Wall) -> S
             out.last_acked_seq = *last_acked_seq;
             out.next_seq = *next_seq;
         }
-        WrapperBody::Complete { retcode, seq } => {
+        WrapperBody::Complete {
+            retcode,
+            seq,
+            given_by,
+            duration_ms,
+        } => {
             out.kind = "complete";
             out.retcode = *retcode;
             out.seq = *seq;
+            out.given_by = given_by.map(GivenBy::word);
+            out.duration_ms = *duration_ms;
         }
         WrapperBody::Killed => out.kind = "killed",
         WrapperBody::Error { error } => {
@@ -396,6 +410,9 @@ struct RawWrapperFrame<'a> {
     last_acked_seq: Option<i64>,
     next_seq: Option<i64>,
     retcode: Option<i64>,
+    #[serde(borrow)]
+    given_by: Option<Cow<'a, str>>,
+    duration_ms: Option<u64>,
     error: Option<String>,
 }
 
@@ -429,6 +446,10 @@ struct RawWrapperOut<'a> {
     next_seq: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     retcode: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    given_by: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    duration_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<&'a str>,
 }
@@ -574,6 +595,8 @@ mod tests {
             WrapperBody::Complete {
                 retcode: Some(-9),
                 seq: Some(5),
+                given_by: Some(GivenBy::Kill),
+                duration_ms: Some(7),
             },
             WrapperBody::Killed,
             WrapperBody::Error { error: "no".into() },
@@ -626,7 +649,9 @@ mod tests {
             decode_wrapper_frame(bare).unwrap().body,
             WrapperBody::Complete {
                 retcode: None,
-                seq: None
+                seq: None,
+                given_by: None,
+                duration_ms: None,
             }
         );
         for rubbish in ["", "[]", "{}", "nul", r#"{"type":"connect"}"#] {

@@ -132,6 +132,13 @@ pub fn resume(call: &Call) -> Answered {
     tell(call.ask(Ask::Resume { job })?)
 }
 
+/// `POST /api/v1/jobs/{job}/seen`: its missed due times need no note any more.
+pub fn seen(call: &Call) -> Answered {
+    call.no_body()?;
+    let job = call.parts[0].clone();
+    tell(call.ask(Ask::Seen { job })?)
+}
+
 /// `PUT /api/v1/maintenance`.
 pub fn switch(call: &Call) -> Answered {
     let body: SwitchBody = call.body()?;

@@ -46,6 +46,8 @@ struct JobLine<'a> {
     last_run: Option<String>,
     last_ended: Option<String>,
     last_instance: Option<&'a str>,
+    last_outcome: Option<&'static str>,
+    last_killed_by: Option<&'a str>,
     last_failed_count: u64,
     last_total_count: u64,
     next_run: Option<String>,
@@ -108,6 +110,7 @@ fn job_line<'a>(config: &'a Config, name: &'a str, job: &'a JobBoard, is_running
     let configured = config.jobs.get(name).map(|job| &**job);
     let record = &job.record;
     let counts = views::last_counts(job);
+    let (last_outcome, last_killed_by) = views::last_outcome(job);
     let next_run = match &job.paused {
         None => job.next_run.map(|next| next.iso()),
         Some(_) => views::next_runs(job, configured, 1).pop(),
@@ -126,6 +129,8 @@ fn job_line<'a>(config: &'a Config, name: &'a str, job: &'a JobBoard, is_running
         last_run: views::iso(record.last_run),
         last_ended: views::iso(record.last_ended),
         last_instance: record.last_instance.as_deref(),
+        last_outcome,
+        last_killed_by,
         last_failed_count: counts.failed,
         last_total_count: counts.total,
         next_run,

@@ -28,6 +28,7 @@ pub const ROUTES: &[Route] = &[
     route("POST", "/api/v1/jobs/{job}/kill", OPERATE, acts::kill_job),
     route("POST", "/api/v1/jobs/{job}/pause", OPERATE, acts::pause),
     route("POST", "/api/v1/jobs/{job}/resume", OPERATE, acts::resume),
+    route("POST", "/api/v1/jobs/{job}/seen", OPERATE, acts::seen),
     route("GET", "/api/v1/runs", READ, v1::runs),
     route("GET", "/api/v1/runs/{instance}", READ, v1::run),
     route("POST", "/api/v1/runs/{instance}/kill", OPERATE, acts::kill_run),

@@ -76,9 +76,10 @@ pub fn runs(call: &Call) -> Answered {
         Some("running") => Some(RunOutcome::Unfinished),
         Some("succeeded") => Some(RunOutcome::Succeeded),
         Some("failed") => Some(RunOutcome::Failed),
+        Some("killed") => Some(RunOutcome::Killed),
         Some("skipped") => Some(RunOutcome::Skipped),
         Some(_) => {
-            let words = "'outcome' must be running, succeeded, failed or skipped";
+            let words = "'outcome' must be running, succeeded, failed, killed or skipped";
             return Err(bad(words));
         }
     };
@@ -286,6 +287,7 @@ fn job_view(call: &Call, name: &str, job: &JobBoard, recent: usize, next: usize)
         .collect();
     let record = &job.record;
     let counts = views::last_counts(job);
+    let (last_outcome, last_killed_by) = views::last_outcome(job);
     let role: Role = call.caller.role;
     Ok(json!({
         "name": name,
@@ -301,6 +303,8 @@ fn job_view(call: &Call, name: &str, job: &JobBoard, recent: usize, next: usize)
         "last_run": views::iso(record.last_run),
         "last_instance": record.last_instance,
         "last_success": views::iso(record.last_success),
+        "last_outcome": last_outcome,
+        "last_killed_by": last_killed_by,
         "last_failed_count": counts.failed,
         "last_total_count": counts.total,
         "result_ok": record.result_ok,

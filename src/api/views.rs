@@ -8,7 +8,8 @@ use serde_json::{Map, Value, json};
 
 use crate::clock::Wall;
 use crate::config::{Job, Problem, Role, Severity, likeliest};
-use crate::engine::board::{Board, JobBoard, MachineBoard, RunBoard, outcome_word};
+use crate::ending::GivenBy;
+use crate::engine::board::{Board, JobBoard, MachineBoard, RunBoard};
 use crate::engine::record::{MachineCounts, MachineStage, PauseRecord, RunRecord, RunStage, SwitchRecord};
 use crate::storage::{AuditEntry, HistoryEvent, HistoryEventKind, MachineTally, RunBrief};
 
@@ -100,8 +101,12 @@ pub fn event(happened: &HistoryEvent) -> Value {
         HistoryEventKind::MachineStarted { machine } => {
             json!({"type": "machine_started", "machine": machine})
         }
-        HistoryEventKind::MachineEnded { machine, retcode } => json!({
-            "type": "machine_ended", "machine": machine, "retcode": retcode, "outcome": outcome_word(*retcode),
+        HistoryEventKind::MachineEnded {
+            machine,
+            retcode,
+            given_by,
+        } => json!({
+            "type": "machine_ended", "machine": machine, "retcode": retcode, "outcome": given_by.outcome(*retcode),
         }),
         HistoryEventKind::NotStarted { why, reason, count } => {
             json!({"type": why, "reason": reason, "count": count})
@@ -134,11 +139,13 @@ pub fn run_summary(run: &RunRecord, board: &Board, role: Role) -> Value {
         "asked_by": run.asked_by,
         "started": run.started.iso(),
         "ended": iso(run.ended),
-        "outcome": run_outcome(run.ended, run.success),
+        "duration_ms": run.duration_ms,
+        "outcome": run_outcome(run.ended, run.success, run.is_killed()),
         "total_count": counts.total,
         "ended_count": counts.ended,
         "failed_count": counts.failed,
         "kill_asked": iso(run.kill_asked),
+        "killed_by": run.killed_by,
         "note": run.note,
         "parameters": secrets(&run.spec.parameters, role),
         "only": run.spec.only,
@@ -189,10 +196,13 @@ pub fn machine_run(machine: &MachineBoard) -> Value {
         "started": iso(record.started),
         "ended": iso(record.ended),
         "retcode": record.retcode,
-        "outcome": record.retcode.map(outcome_word),
+        "outcome": record.outcome(),
+        "given_by": record.given_by.map(GivenBy::word),
+        "duration_ms": record.duration_ms,
         "presumed": record.presumed,
         "revised_from": record.revised_from,
         "kill_asked": iso(record.kill_asked),
+        "killed_by": record.killed_by,
         "counted": !record.not_counted,
         "last_heartbeat": iso(record.last_heartbeat),
         "wrapper_version": record.wrapper_version,
@@ -207,7 +217,8 @@ pub fn brief(run: &RunBrief, board: &Board) -> Value {
     let counts = counts(run.counts, &run.instance, board);
     json!({
         "instance": run.instance, "started": run.started.iso(), "ended": iso(run.ended),
-        "outcome": run_outcome(run.ended, run.success),
+        "duration_ms": run.duration_ms, "killed_by": run.killed_by,
+        "outcome": run_outcome(run.ended, run.success, run.is_killed),
         "total_count": counts.total, "ended_count": counts.ended, "failed_count": counts.failed,
     })
 }
@@ -236,6 +247,7 @@ pub fn last_counts(job: &JobBoard) -> MachineCounts {
         total: record.last_total_count,
         ended: record.last_total_count,
         failed: record.last_failed_count,
+        killed: 0,
     };
     last.map_or(at_its_end, |last| {
         let machines = last.machines.iter().map(|machine| &machine.record);
@@ -245,18 +257,30 @@ pub fn last_counts(job: &JobBoard) -> MachineCounts {
 
 /// How a run's machines have ended: how many by outcome, and the first that failed.
 pub fn tally(tally: &MachineTally) -> Value {
-    let mut outcomes: BTreeMap<&str, u32> = BTreeMap::new();
-    for (retcode, count) in &tally.retcodes {
-        *outcomes
-            .entry(retcode.map_or("unfinished", outcome_word))
-            .or_default() += count;
-    }
+    let outcomes = tally.outcomes.iter();
+    let outcomes: BTreeMap<&str, u32> = outcomes
+        .map(|(outcome, count)| (outcome.unwrap_or("unfinished"), *count))
+        .collect();
     let failed: Vec<Value> = tally
         .failed
         .iter()
-        .map(|(machine, retcode)| json!({"machine": machine, "retcode": retcode}))
+        .map(
+            |(machine, retcode, outcome)| json!({"machine": machine, "retcode": retcode, "outcome": outcome}),
+        )
         .collect();
     json!({"outcomes": outcomes, "failed": failed})
+}
+
+/// How a job's last run ended, in one word, and who killed it; None: it has none that ended.
+pub fn last_outcome(job: &JobBoard) -> (Option<&'static str>, Option<&str>) {
+    let last = job
+        .last
+        .as_ref()
+        .map(|last| &last.run)
+        .filter(|run| Some(&run.instance) == job.record.last_instance.as_ref() && run.ended.is_some());
+    let outcome = last.map(|run| run_outcome(run.ended, run.success, run.is_killed()));
+    let killed_by = last.and_then(|run| run.killed_by.as_deref());
+    (outcome, killed_by)
 }
 
 /// Why a job does not start by itself.
@@ -359,9 +383,10 @@ pub fn iso(at: Option<Wall>) -> Option<String> {
     at.map(Wall::iso)
 }
 
-fn run_outcome(ended: Option<Wall>, success: Option<bool>) -> &'static str {
+fn run_outcome(ended: Option<Wall>, success: Option<bool>, is_killed: bool) -> &'static str {
     match (ended, success) {
         (None, _) => "running",
+        (Some(_), _) if is_killed => "killed",
         (Some(_), Some(true)) => "succeeded",
         (Some(_), Some(false)) => "failed",
         (Some(_), None) => "skipped",

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::Arguments;
 use super::client::{Client, Failure, encoded};
-use super::table::{Table, cell, failed, time};
+use super::table::{Table, cell, failed, lasted, outcome, time};
 
 pub const HELP: &str = "\
 usage: saltpeter status [JOB] [--json | --names]
@@ -22,7 +22,7 @@ exit codes: 0 success, 1 no such job, 2 a command line that cannot be understood
 ";
 
 pub const RUNS_HELP: &str = "\
-usage: saltpeter runs [JOB] [--machine MACHINE] [--outcome running|succeeded|failed|skipped]
+usage: saltpeter runs [JOB] [--machine MACHINE] [--outcome running|succeeded|failed|killed|skipped]
                       [--from TIME] [--until TIME] [--count COUNT] [--json]
 
 Shows runs, newest first.
@@ -109,7 +109,7 @@ fn jobs_table(answer: &Value) -> String {
         table.line([
             cell(&job["name"]),
             cell(&job["group"]),
-            cell(&job["state"]),
+            state(job),
             time(&job["last_run"]),
             format!("{}/{}", job["last_failed_count"], job["last_total_count"]),
             time(&job["next_runs"][0]),
@@ -123,7 +123,7 @@ fn job_text(job: &Value, run: Option<&Value>) -> String {
     for (label, value) in [
         ("group", cell(&job["group"])),
         ("description", cell(&job["description"])),
-        ("state", cell(&job["state"])),
+        ("state", state(job)),
         ("next run", time(&job["next_runs"][0])),
         ("last run", time(&job["last_run"])),
         ("last success", time(&job["last_success"])),
@@ -158,13 +158,14 @@ fn job_text(job: &Value, run: Option<&Value>) -> String {
         text.push('\n');
         text.push_str(&machines_table(run));
     }
-    let mut recent = Table::new(&["RECENT RUN", "STARTED", "ENDED", "OUTCOME", "FAILED"]);
+    let mut recent = Table::new(&["RECENT RUN", "STARTED", "ENDED", "TOOK", "OUTCOME", "FAILED"]);
     for run in list(&job["recent"]) {
         recent.line([
             cell(&run["instance"]),
             time(&run["started"]),
             time(&run["ended"]),
-            cell(&run["outcome"]),
+            lasted(&run["duration_ms"]),
+            outcome(run),
             failed(run),
         ]);
     }
@@ -172,19 +173,30 @@ fn job_text(job: &Value, run: Option<&Value>) -> String {
     text + &recent.text()
 }
 
+/// A job's state; of one whose last run was killed, that and by whom.
+fn state(job: &Value) -> String {
+    match (&job["state"], &job["last_outcome"]) {
+        (state, last) if state == "failed" && last == "killed" => {
+            outcome(&serde_json::json!({"outcome": last, "killed_by": job["last_killed_by"]}))
+        }
+        (state, _) => cell(state),
+    }
+}
+
 /// The machines of a run.
 pub fn machines_table(run: &Value) -> String {
     let mut table = Table::new(&[
-        "MACHINE", "STAGE", "CODE", "OUTCOME", "STARTED", "ENDED", "OUTPUT",
+        "MACHINE", "STAGE", "CODE", "OUTCOME", "STARTED", "ENDED", "TOOK", "OUTPUT",
     ]);
     for machine in list(&run["machines"]) {
         table.line([
             cell(&machine["machine"]),
             cell(&machine["stage"]),
             cell(&machine["retcode"]),
-            cell(&machine["outcome"]),
+            outcome(machine),
             time(&machine["started"]),
             time(&machine["ended"]),
+            lasted(&machine["duration_ms"]),
             cell(&machine["output_bytes"]),
         ]);
     }
@@ -212,13 +224,16 @@ fn list_runs(arguments: &Arguments) -> Result<ExitCode, Failure> {
         super::print(&format!("{answer:#}\n"));
         return Ok(ExitCode::SUCCESS);
     }
-    let mut table = Table::new(&["RUN", "STARTED", "ENDED", "OUTCOME", "FAILED", "ASKED BY", "NOTE"]);
+    let mut table = Table::new(&[
+        "RUN", "STARTED", "ENDED", "TOOK", "OUTCOME", "FAILED", "ASKED BY", "NOTE",
+    ]);
     for run in list(&answer["runs"]) {
         table.line([
             cell(&run["instance"]),
             time(&run["started"]),
             time(&run["ended"]),
-            cell(&run["outcome"]),
+            lasted(&run["duration_ms"]),
+            outcome(run),
             failed(run),
             cell(&run["asked_by"]),
             cell(&run["note"]),

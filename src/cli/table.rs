@@ -83,6 +83,28 @@ pub fn failed(run: &Value) -> String {
     format!("{}/{}", cell(&run["failed_count"]), cell(&run["total_count"]))
 }
 
+/// An outcome; of a kill with who asked for it.
+pub fn outcome(of: &Value) -> String {
+    match (of["outcome"].as_str(), of["killed_by"].as_str()) {
+        (Some("killed"), Some(who)) => format!("killed by {who}"),
+        _ => cell(&of["outcome"]),
+    }
+}
+
+/// How long something took, from milliseconds.
+pub fn lasted(value: &Value) -> String {
+    let Some(ms) = value.as_u64() else {
+        return "-".into();
+    };
+    let s = ms / 1_000;
+    match s {
+        0..10 => format!("{}.{} s", s, ms % 1_000 / 100),
+        10..60 => format!("{s} s"),
+        60..3_600 => format!("{} min {} s", s / 60, s % 60),
+        _ => format!("{} h {} min", s / 3_600, s % 3_600 / 60),
+    }
+}
+
 /// A time to the second; the daemon tells UTC.
 pub fn time(value: &Value) -> String {
     match value.as_str() {
@@ -100,6 +122,7 @@ fn coloured(cell: &str, is_heading: bool) -> String {
     let code = match cell {
         _ if is_heading => "1",
         "ok" | "succeeded" | "success" => "32",
+        _ if cell.starts_with("killed by ") => "31",
         "failed" | "error" | "lost" | "timeout" | "killed" | "not_started" => "31",
         "running" | "connected" | "launched" | "dispatched" => "36",
         "paused" | "disabled" | "skipped" | "waiting" => "33",

@@ -52,6 +52,7 @@ impl Engine {
                 };
                 self.pause_asked(turn, request, pause);
             }
+            Ask::Seen { job } => self.seen_asked(turn, request, &job, &who),
             Ask::Resume { job } => self.resume_asked(turn, request, &job, who),
             Ask::Switch {
                 machine,

@@ -236,9 +236,11 @@ impl Engine {
         let mut facts = vec![Fact::Verdict(record.clone())];
         if let Some(state) = self.jobs.get_mut(job) {
             state.record.missed += count;
+            state.record.missed_at = Some(turn.now.wall);
             state.counts.missed += count;
             facts.push(state.fact());
             let name: Arc<str> = job.into();
+            self.unseen.note(&name, turn.now.wall);
             self.shown.jobs.insert(name);
         }
         self.look.note(job, from, to, count);

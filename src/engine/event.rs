@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::budget::Chunk;
 use crate::clock::{Mono, Wall};
 use crate::config::Config;
+use crate::ending::Ending;
 use crate::engine::id::{ConnectionId, MachineRunId, RequestId, RunId, Ticket};
 use crate::engine::record::StoredRun;
 use crate::protocol::{SessionKey, WrapperFrame};
@@ -84,10 +85,8 @@ pub enum Event {
     /// A command that ran without a wrapper has ended.
     Returned {
         machine_run: MachineRunId,
-        retcode: i32,
         output: Vec<u8>,
-        /// A line of the daemon's own after the output.
-        note: Option<String>,
+        ending: Ending,
     },
     /// The executor started the wrapper.
     Launched { machine_run: MachineRunId },
@@ -144,6 +143,10 @@ pub enum Ask {
         job: String,
         until: Option<Wall>,
         reason: String,
+    },
+    /// The misses of a job have been seen.
+    Seen {
+        job: String,
     },
     Resume {
         job: String,

@@ -45,7 +45,6 @@ impl JobState {
             last_run: Some(run.started),
             last_instance: Some(run.instance.clone()),
             result_ok: Some(true),
-            missed: 0,
             overlap: false,
             ..self.record.clone()
         }
@@ -138,7 +137,12 @@ impl Engine {
     }
 
     /// Job records from storage, before the first configuration.
-    pub(super) fn take_up_jobs(&mut self, records: Vec<JobRecord>) {
+    pub(super) fn take_up_jobs(&mut self, records: Vec<JobRecord>, now: Wall) {
+        for record in records.iter().filter(|record| record.missed > 0) {
+            // a version that did not store since when
+            let at = record.missed_at.unwrap_or(now);
+            self.unseen.note(&record.job.as_str().into(), at);
+        }
         let states: BTreeMap<Arc<str>, JobState> = records
             .into_iter()
             .map(|record| {

@@ -3,6 +3,7 @@
 
 use log::Level;
 
+use crate::ending::Ending;
 use crate::engine::control::audit;
 use crate::engine::effect::{Done, Effect, Fact, Refusal, Write};
 use crate::engine::id::RequestId;
@@ -12,9 +13,6 @@ use crate::engine::record::MachineStage;
 use crate::engine::{Engine, Turn, Waiting};
 use crate::limits;
 use crate::protocol::{DaemonFrame, SessionKey};
-
-/// What a machine run gets that is killed before its command can have started.
-pub(super) const KILLED_BEFORE: &str = "[Job killed before execution]";
 
 impl Engine {
     /// A kill of a job, one instance of it, or one machine. The frames go out first; the answer follows the commit.
@@ -49,7 +47,10 @@ impl Engine {
             })
             .collect();
         let before = turn.effects.len();
-        let machines: usize = runs.iter().map(|id| self.kill_run(turn, *id, machine)).sum();
+        let machines: usize = runs
+            .iter()
+            .map(|id| self.kill_run(turn, *id, machine, Some(who)))
+            .sum();
         if machines == 0 {
             let refusal = if is_known {
                 Refusal::Conflict(nothing_running(job, machine, instance))
@@ -97,8 +98,15 @@ impl Engine {
         }));
     }
 
-    /// Kills one run, or one machine of it. Returns how many machine runs it concerns.
-    pub(super) fn kill_run(&mut self, turn: &mut Turn, id: RunId, machine: Option<&str>) -> usize {
+    /// Kills one run, or one machine of it. Returns how many machine runs it concerns. `who` None: asked for before a
+    /// restart.
+    pub(super) fn kill_run(
+        &mut self,
+        turn: &mut Turn,
+        id: RunId,
+        machine: Option<&str>,
+        who: Option<&str>,
+    ) -> usize {
         let Some(run) = self.runs.get_mut(&id) else {
             return 0;
         };
@@ -128,9 +136,12 @@ impl Engine {
             .map(|place| run.machines[place].record.id)
             .collect();
         concerned += ids.len();
+        if run.record.killed_by.is_none() && concerned > 0 {
+            run.record.killed_by = who.map(String::from);
+        }
         // signals before everything else; then what ends at once
         for id in &ids {
-            self.mark_killed(turn, *id);
+            self.mark_killed(turn, *id, who);
         }
         // all of them at once: nobody is to be launched in the place of one that ends
         if let Some(run) = self.runs.get_mut(&id) {
@@ -159,11 +170,14 @@ impl Engine {
         facts
     }
 
-    fn mark_killed(&mut self, turn: &mut Turn, id: MachineRunId) {
+    fn mark_killed(&mut self, turn: &mut Turn, id: MachineRunId, who: Option<&str>) {
         let wall = turn.now.wall;
         let awake = turn.awake;
         let Some(m) = self.machine_mut(id) else { return };
         m.record.kill_asked.get_or_insert(wall);
+        if m.record.killed_by.is_none() {
+            m.record.killed_by = who.map(String::from);
+        }
         m.kill.get_or_insert(Kill {
             asked: awake,
             sent: None,
@@ -188,7 +202,7 @@ impl Engine {
             _ => false,
         };
         if is_certain {
-            self.end_machine(turn, id, 143, false, Some(KILLED_BEFORE), Vec::new());
+            self.end_machine(turn, id, Ending::killed_before(), Vec::new());
         }
     }
 

@@ -5,7 +5,7 @@
 //! and orders machines, `session.rs` tells whose a frame is, `connect.rs` lets wrappers in, `report.rs` takes what they
 //! report, `outcome.rs` ends machine runs and runs, `machine_run.rs` knows what is overdue and `watch.rs` looks once a
 //! second, `kill.rs` ends what people want ended, `control.rs` keeps what
-//! people set (pauses, maintenance) and did, `recover.rs` goes on after a restart, `board.rs` shows it all.
+//! people set (pauses, maintenance) and did, `unseen.rs` the misses that nobody has seen, `recover.rs` goes on after a restart, `board.rs` shows it all.
 
 pub mod batch;
 pub mod board;
@@ -30,6 +30,7 @@ mod report;
 mod run;
 mod session;
 mod text;
+mod unseen;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -90,6 +91,8 @@ pub struct Engine {
     look: look::Look,
     /// Misses that storage has not taken yet, one stretch per job.
     unstored_misses: BTreeMap<String, VerdictRecord>,
+    /// Misses that nobody has seen yet.
+    unseen: unseen::Unseen,
     /// What is in force: the files', with the switches on top.
     maintenance: Maintenance,
     /// By machine; None: global.
@@ -223,6 +226,7 @@ impl Engine {
             due: BTreeSet::new(),
             look: look::Look::default(),
             unstored_misses: BTreeMap::new(),
+            unseen: unseen::Unseen::default(),
             maintenance: Maintenance::default(),
             switches: BTreeMap::new(),
             runs: HashMap::new(),
@@ -319,17 +323,16 @@ impl Engine {
             Event::Published { machine_runs } => self.published(turn, &machine_runs),
             Event::Returned {
                 machine_run,
-                retcode,
                 output,
-                note,
-            } => self.returned(turn, machine_run, retcode, output, note.as_deref()),
+                ending,
+            } => self.returned(turn, machine_run, output, ending),
             Event::Launched { machine_run } => self.launched(turn, machine_run),
             Event::LaunchFailed {
                 machine_run,
                 retcode,
                 text,
             } => {
-                self.launch_failed(turn, machine_run, retcode, &text);
+                self.launch_failed(turn, machine_run, retcode, text);
             }
             Event::Config(config) => self.configure(turn, config),
             Event::Request { request, ask, who } => self.asked(turn, request, ask, who),

@@ -5,6 +5,7 @@ use log::Level;
 
 use crate::budget::Chunk;
 use crate::clock::Wall;
+use crate::ending::{Ending, code};
 use crate::engine::effect::{Effect, Fact, JobLogLine, Write};
 use crate::engine::id::ConnectionId;
 use crate::engine::id::{MachineRunId, RunId};
@@ -20,9 +21,7 @@ impl Engine {
         &mut self,
         turn: &mut Turn,
         id: MachineRunId,
-        retcode: i32,
-        presumed: bool,
-        text: Option<&str>,
+        ending: Ending,
         acks: Vec<(ConnectionId, DaemonFrame)>,
     ) {
         let Some(&(run_id, place)) = self.places.get(&id) else {
@@ -36,7 +35,8 @@ impl Engine {
         let m = &mut run.machines[place];
         let was_revised = m.record.revised_from;
         run.open_machines -= usize::from(m.is_open());
-        end_record(m, turn.now.wall, retcode, presumed);
+        end_record(m, turn.now.wall, &ending);
+        let retcode = ending.code;
         let machine = m.record.machine.clone();
         let mut write = Write {
             // a wrapper's own word covers all its output; the daemon's waits for nothing
@@ -44,18 +44,18 @@ impl Engine {
             acks,
             ..Write::default()
         };
-        if let Some(text) = text {
-            notice(turn, m, started, text);
+        if let Some(note) = &ending.note {
+            notice(turn, m, started, note);
         }
         write.facts.push(Fact::Machine(Box::new(m.record.clone())));
-        let entry = match was_revised.filter(|_| !presumed) {
+        let entry = match was_revised.filter(|_| !ending.presumed) {
             Some(from) => revised_entry(run, place, from, retcode, turn.now.wall),
             None => result_entry(run, place, retcode, turn.now.wall),
         };
         write.ticket = Some(self.ticket(Waiting::Then(vec![entry])));
         turn.effects.push(Effect::Store(write));
         if let Some(state) = self.jobs.get_mut(job.as_str()) {
-            state.counts.ended([retcode]);
+            state.counts.ended(ending.given_by.outcome(retcode));
         }
         let ended = turn.now.wall.iso();
         turn.say(
@@ -84,6 +84,7 @@ impl Engine {
         run.record.success = success(run);
         let counts = MachineCounts::of(run.machines.iter().map(|m| &m.record));
         run.record.counts = Some(counts);
+        run.record.duration_ms = Some(duration_ms(run, turn.now.wall));
         let mut log = Vec::new();
         if run.machines.is_empty() && run.record.note.is_none() {
             run.record.note = Some("No targets matched".into());
@@ -134,7 +135,7 @@ impl Engine {
         };
         let started = run.record.started;
         let m = &mut run.machines[place];
-        let from = m.record.retcode.unwrap_or(255);
+        let from = m.record.retcode.unwrap_or(code::ERROR);
         run.open_machines += 1;
         m.record.stage = if m.record.started.is_some() {
             MachineStage::Started
@@ -143,6 +144,8 @@ impl Engine {
         };
         m.record.ended = None;
         m.record.retcode = None;
+        m.record.given_by = None;
+        m.record.duration_ms = None;
         m.record.presumed = false;
         m.record.revised_from = Some(from);
         m.clocks.connected = turn.awake;
@@ -163,6 +166,7 @@ impl Engine {
             run.record.ended = None;
             run.record.success = None;
             run.record.counts = None;
+            run.record.duration_ms = None;
             write.facts.push(Fact::Run(Box::new(run.record.clone())));
         }
         let (job, instance) = (run.record.job.clone(), run.record.instance.clone());
@@ -200,11 +204,14 @@ pub(super) fn notice(turn: &mut Turn, m: &mut MachineRun, run_started: Wall, tex
     m.shown = None;
 }
 
-pub(super) fn end_record(m: &mut MachineRun, at: Wall, retcode: i32, presumed: bool) {
+/// The record has an end.
+pub(super) fn end_record(m: &mut MachineRun, at: Wall, ending: &Ending) {
     m.record.stage = MachineStage::Ended;
     m.record.ended = Some(at);
-    m.record.retcode = Some(retcode);
-    m.record.presumed = presumed;
+    m.record.retcode = Some(ending.code);
+    m.record.given_by = Some(ending.given_by);
+    m.record.presumed = ending.presumed;
+    m.record.not_counted |= !ending.counted;
     m.record.left_out_bytes = m.output.left_out_bytes();
     m.kill = None;
     m.shown = None;
@@ -217,6 +224,19 @@ fn success(run: &Run) -> Option<bool> {
         return None;
     }
     Some(counted.peek().is_some() && counted.all(|m| m.record.retcode == Some(0)))
+}
+
+/// Milliseconds from a run's start to the end of its last command.
+fn duration_ms(run: &Run, now: Wall) -> u64 {
+    let since_start = |at: Wall| u64::try_from((at.0 - run.record.started.0) / 1_000).unwrap_or(0);
+    let ends = run.machines.iter().map(|m| {
+        let ended = since_start(m.record.ended.unwrap_or(now));
+        match (m.record.started, m.record.duration_ms) {
+            (Some(started), Some(ran_ms)) => since_start(started).saturating_add(ran_ms).min(ended),
+            _ => ended,
+        }
+    });
+    ends.max().unwrap_or_else(|| since_start(now))
 }
 
 pub(super) fn result_entry(run: &Run, place: usize, retcode: i32, at: Wall) -> Effect {

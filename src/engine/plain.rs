@@ -3,6 +3,7 @@
 //! Must not know: how the executor runs it.
 
 use crate::budget::Chunk;
+use crate::ending::Ending;
 use crate::engine::effect::{Effect, Fact, Write};
 use crate::engine::id::MachineRunId;
 use crate::engine::machine_run::MachineRun;
@@ -32,14 +33,7 @@ impl Engine {
     }
 
     /// The command has ended.
-    pub(super) fn returned(
-        &mut self,
-        turn: &mut Turn,
-        id: MachineRunId,
-        retcode: i32,
-        output: Vec<u8>,
-        note: Option<&str>,
-    ) {
+    pub(super) fn returned(&mut self, turn: &mut Turn, id: MachineRunId, output: Vec<u8>, ending: Ending) {
         let Some(&(run_id, place)) = self.places.get(&id) else {
             return;
         };
@@ -61,7 +55,7 @@ impl Engine {
             }));
             m.shown = None;
         }
-        self.end_machine(turn, id, retcode, false, note, Vec::new());
+        self.end_machine(turn, id, ending, Vec::new());
     }
 }
 

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Wall;
 use crate::config::JobSpec;
+use crate::ending::GivenBy;
 use crate::engine::id::{MachineRunId, RunId};
 
 /// How far a run has come.
@@ -42,6 +43,11 @@ pub struct RunRecord {
     pub counts: Option<MachineCounts>,
     /// When a kill of the whole run was asked for.
     pub kill_asked: Option<Wall>,
+    /// Who asked first for a kill of it, or of one of its machines.
+    pub killed_by: Option<String>,
+    /// Milliseconds from its start to the end of its last command, by the wrappers' clocks where they tell; set when it has
+    /// ended. An end that was reported late does not make it longer.
+    pub duration_ms: Option<u64>,
     /// Machines to be killed that were not known yet when that was asked for.
     pub kill_when_known: BTreeSet<String>,
     /// Why no machine run came of it ("No targets matched", the executor's error).
@@ -63,6 +69,13 @@ pub struct OutputRef {
 }
 
 impl RunRecord {
+    /// It did not succeed, and nothing but kills kept it from that.
+    pub fn is_killed(&self) -> bool {
+        let counts = self.counts.unwrap_or_default();
+        let only_kills = counts.killed == counts.failed && (counts.killed > 0 || self.kill_asked.is_some());
+        self.success == Some(false) && only_kills
+    }
+
     /// Day file of its outputs: days since the epoch of its start.
     pub fn day(&self) -> i64 {
         self.started.utc_day()
@@ -94,6 +107,8 @@ pub struct MachineCounts {
     pub total: u64,
     pub ended: u64,
     pub failed: u64,
+    /// Of the failed: those that a kill ended.
+    pub killed: u64,
 }
 
 impl MachineCounts {
@@ -102,10 +117,13 @@ impl MachineCounts {
         let counted = machines.into_iter().filter(|machine| !machine.not_counted);
         counted.fold(MachineCounts::default(), |counts, machine| {
             let has_ended = machine.ended.is_some();
+            let has_failed = has_ended && machine.retcode != Some(0);
+            let is_killed = has_failed && machine.given_by == Some(GivenBy::Kill);
             MachineCounts {
                 total: counts.total + 1,
                 ended: counts.ended + u64::from(has_ended),
-                failed: counts.failed + u64::from(has_ended && machine.retcode != Some(0)),
+                failed: counts.failed + u64::from(has_failed),
+                killed: counts.killed + u64::from(is_killed),
             }
         })
     }
@@ -151,11 +169,18 @@ pub struct MachineRecord {
     pub started: Option<Wall>,
     pub ended: Option<Wall>,
     pub retcode: Option<i32>,
+    /// Who gave the code; set with it.
+    pub given_by: Option<GivenBy>,
+    /// How long the command ran, by its wrapper's monotonic clock and at most as long as the daemon can confirm; None: the
+    /// wrapper did not tell.
+    pub duration_ms: Option<u64>,
     /// The daemon gave the outcome by itself; a wrapper may still tell the true one (rules.md 4).
     pub presumed: bool,
     /// The outcome that a later one replaced.
     pub revised_from: Option<i32>,
     pub kill_asked: Option<Wall>,
+    /// Who asked for that kill.
+    pub killed_by: Option<String>,
     /// It says nothing about the run's success: in maintenance, or down and not needed (`number_of_targets`).
     pub not_counted: bool,
     /// Last heartbeat (or start, or connect) as known at the last write.
@@ -165,6 +190,14 @@ pub struct MachineRecord {
     pub wrapper_ended: Option<String>,
     /// Bytes of output left out between head and tail (`output_limit`); set when it ends.
     pub left_out_bytes: u64,
+}
+
+impl MachineRecord {
+    /// Its outcome in one word; None: it has none yet.
+    pub fn outcome(&self) -> Option<&'static str> {
+        let given_by = |code| self.given_by.unwrap_or_else(|| GivenBy::of_code(code));
+        self.retcode.map(|code| given_by(code).outcome(code))
+    }
 }
 
 /// Where a machine run's output stands; read from the output rows themselves, never stored twice.
@@ -241,8 +274,10 @@ pub struct JobRecord {
     pub result_ok: Option<bool>,
     pub last_failed_count: u64,
     pub last_total_count: u64,
-    /// Due times passed over since the last start.
+    /// Due times passed over that nobody has seen yet, none longer ago than a day.
     pub missed: u64,
+    /// When the last of them was recorded.
+    pub missed_at: Option<Wall>,
     /// The last due time found it still running.
     pub overlap: bool,
 }

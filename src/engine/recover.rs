@@ -20,7 +20,7 @@ use crate::limits;
 impl Engine {
     pub(super) fn take_up(&mut self, config: Arc<Config>, recovered: Recovered, now: Now) {
         let awake = self.awake.at(now.mono);
-        self.take_up_jobs(recovered.jobs);
+        self.take_up_jobs(recovered.jobs, now.wall);
         self.look = Look::recovered(
             recovered.last_look,
             recovered.doubt,
@@ -144,7 +144,7 @@ impl Engine {
             .is_some_and(|run| run.record.kill_asked.is_some())
         {
             // what was to be killed and had not started yet never starts
-            self.kill_run(turn, id, None);
+            self.kill_run(turn, id, None, None);
         }
         self.dispatch_waiting(turn, id);
         self.end_run_if_done(turn, id);

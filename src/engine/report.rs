@@ -3,7 +3,8 @@
 
 use log::Level;
 
-use crate::clock::Mono;
+use crate::clock::{Mono, Wall};
+use crate::ending::{Ending, GivenBy, code, error_note};
 use crate::engine::effect::{Effect, Fact, JobLogLine, Write};
 use crate::engine::event::OutputFrame;
 use crate::engine::id::ConnectionId;
@@ -11,7 +12,7 @@ use crate::engine::id::MachineRunId;
 use crate::engine::machine_run::MachineRun;
 use crate::engine::outcome::notice;
 use crate::engine::record::MachineStage;
-use crate::engine::{Engine, Turn};
+use crate::engine::{AwakeMs, Engine, Turn};
 use crate::limits;
 use crate::protocol::{DaemonFrame, WrapperBody};
 
@@ -35,8 +36,20 @@ impl Engine {
                 self.beat(turn, id, read_at);
             }
             WrapperBody::SyncRequest { .. } => self.sync(turn, id, connection),
-            WrapperBody::Complete { retcode, seq } => {
-                self.complete(turn, id, connection, retcode, seq, timestamp);
+            WrapperBody::Complete {
+                retcode,
+                seq,
+                given_by,
+                duration_ms,
+            } => {
+                let report = Completion {
+                    retcode,
+                    seq,
+                    given_by,
+                    duration_ms,
+                    timestamp,
+                };
+                self.complete(turn, id, connection, report);
             }
             WrapperBody::Killed => {}
             WrapperBody::Error { error } => self.wrapper_error(turn, id, &error),
@@ -215,15 +228,8 @@ impl Engine {
         }
     }
 
-    fn complete(
-        &mut self,
-        turn: &mut Turn,
-        id: MachineRunId,
-        connection: ConnectionId,
-        retcode: Option<i64>,
-        seq: Option<u64>,
-        timestamp: Option<String>,
-    ) {
+    fn complete(&mut self, turn: &mut Turn, id: MachineRunId, connection: ConnectionId, report: Completion) {
+        let seq = report.seq;
         let Some(&(run_id, place)) = self.places.get(&id) else {
             return;
         };
@@ -255,22 +261,28 @@ impl Engine {
         }
         let timeout_s = run.record.spec.timeout_s;
         let ran_ms = turn.awake.saturating_sub(m.clocks.started) + m.clocks.ran_before_ms;
-        let time_is_up = is_time_up(timeout_s, ran_ms, retcode);
-        let retcode = true_code(retcode, m.record.kill_asked.is_some(), time_is_up);
-        m.record.wrapper_ended = timestamp;
+        let ending = report.ending(&Circumstances {
+            has_started: m.record.started.is_some(),
+            kill_asked: m.record.kill_asked.is_some(),
+            time_is_up: is_time_up(timeout_s, ran_ms, report.retcode),
+        });
+        m.record.duration_ms = report
+            .duration_ms
+            .map(|told| told.min(longest_ms(m, turn.now.wall, turn.awake)));
+        m.record.wrapper_ended = report.timestamp;
         let text = format!(
-            "WebSocket: Received complete message from {}:{}, retcode={retcode}",
-            run.record.instance, m.record.machine
+            "WebSocket: Received complete message from {}:{}, retcode={}",
+            run.record.instance, m.record.machine, ending.code
         );
         turn.say(Level::Info, text);
-        self.end_machine(turn, id, retcode, false, None, vec![ack]);
+        self.end_machine(turn, id, ending, vec![ack]);
     }
 
     fn wrapper_error(&mut self, turn: &mut Turn, id: MachineRunId, error: &str) {
         let Some(m) = self.machine_mut(id) else { return };
         if m.is_open() {
-            let text = format!("[SALTPETER ERROR: the wrapper reported: {error}]");
-            self.end_machine(turn, id, 255, false, Some(&text), Vec::new());
+            let note = error_note(&format!("the wrapper reported: {error}"));
+            self.end_machine(turn, id, Ending::error(note), Vec::new());
         }
     }
 }
@@ -281,21 +293,60 @@ fn lost_the_rest(m: &MachineRun, seq: u64) -> bool {
     !m.record.ours && m.nacked == Some(seq)
 }
 
-/// The outcome that a reported code stands for: a Python wrapper's negative codes are signals (rules.md 7).
-fn true_code(reported: Option<i64>, kill_asked: bool, time_is_up: bool) -> i32 {
-    match reported.and_then(|code| i32::try_from(code).ok()) {
-        Some(code) if code >= 0 => code,
-        Some(_) if kill_asked => 143,
-        Some(_) if time_is_up => 124,
-        Some(signal) => 128_i32.saturating_sub(signal),
-        None => 255,
+/// A wrapper's completion, as it came.
+struct Completion {
+    retcode: Option<i64>,
+    seq: Option<u64>,
+    given_by: Option<GivenBy>,
+    duration_ms: Option<u64>,
+    timestamp: Option<String>,
+}
+
+/// What the daemon knows of a machine run when its wrapper reports the end.
+struct Circumstances {
+    has_started: bool,
+    kill_asked: bool,
+    time_is_up: bool,
+}
+
+impl Completion {
+    /// What the report stands for. Of a wrapper that does not say who gave the code, it is the command's own unless there was
+    /// cause for another; a Python wrapper's negative codes are signals (rules.md 7).
+    fn ending(&self, known: &Circumstances) -> Ending {
+        let Some(reported) = self.retcode.and_then(|code| i32::try_from(code).ok()) else {
+            return Ending::new(code::ERROR, GivenBy::Error);
+        };
+        let given_by = match self.given_by {
+            Some(given_by) if reported >= 0 => given_by,
+            _ if known.kill_asked && (reported < 0 || reported == code::KILLED) => GivenBy::Kill,
+            _ if known.time_is_up && (reported < 0 || reported == code::TIMED_OUT) => GivenBy::Timeout,
+            _ if !known.has_started && reported == code::NOT_STARTED => GivenBy::NotStarted,
+            _ if !known.has_started && reported == code::ERROR => GivenBy::Error,
+            _ => GivenBy::Command,
+        };
+        let code = match given_by {
+            _ if reported >= 0 => reported,
+            GivenBy::Kill => code::KILLED,
+            GivenBy::Timeout => code::TIMED_OUT,
+            _ => code::SIGNALED.saturating_sub(reported),
+        };
+        Ending::new(code, given_by)
     }
+}
+
+/// The longest that the command can have run until `now`: no command starts before its dispatch.
+fn longest_ms(m: &MachineRun, now: Wall, awake: AwakeMs) -> u64 {
+    let from = m.record.dispatched.or(m.record.started).unwrap_or(now);
+    let by_wall = u64::try_from((now.0 - from.0) / 1_000).unwrap_or(0);
+    // a clock that was set back; from before a restart the wall clock alone tells
+    let by_awake = m.clocks.dispatched.map_or(0, |from| awake.saturating_sub(from));
+    by_wall.max(by_awake)
 }
 
 /// Whether a Python wrapper may have ended its command at its `timeout`. It counts from before it connects, so the SIGTERM
 /// with which it begins comes a little before the daemon's time is up; its SIGKILL follows later.
 fn is_time_up(timeout_s: u64, ran_ms: u64, reported: Option<i64>) -> bool {
-    let slack_ms = if reported == Some(-15) {
+    let slack_ms = if matches!(reported, Some(-15 | 124)) {
         limits::TIMEOUT_SLACK_MS
     } else {
         0
@@ -311,7 +362,7 @@ mod tests {
     fn a_sigterm_that_nobody_asked_for_is_a_timeout_only_when_the_time_is_up() {
         let code = |signal: i64, kill_asked, timeout_s, ran_ms| {
             let reported = Some(-signal);
-            true_code(reported, kill_asked, is_time_up(timeout_s, ran_ms, reported))
+            reported_as(reported, kill_asked, is_time_up(timeout_s, ran_ms, reported)).code
         };
         assert_eq!(code(15, false, 10, 8_000), 124);
         assert_eq!(code(15, false, 10, 10_500), 124);
@@ -321,5 +372,33 @@ mod tests {
         // any other signal is the command's own until the time is up
         assert_eq!(code(9, false, 10, 9_999), 137);
         assert_eq!(code(9, false, 10, 10_000), 124);
+    }
+
+    #[test]
+    fn a_code_of_ours_is_the_commands_own_where_there_was_no_cause_for_it() {
+        for own in [124, 143, 253, 254, 255] {
+            let ending = reported_as(Some(own), false, false);
+            assert_eq!(ending, Ending::exited(own as i32));
+        }
+        // a SIGTERM that nobody sent for us
+        assert_eq!(reported_as(Some(-15), false, false), Ending::signaled(15));
+        assert_eq!(reported_as(Some(143), true, false).given_by, GivenBy::Kill);
+        assert_eq!(reported_as(Some(124), false, true).given_by, GivenBy::Timeout);
+        assert_eq!(reported_as(Some(0), true, true).given_by, GivenBy::Command);
+    }
+
+    fn reported_as(retcode: Option<i64>, kill_asked: bool, time_is_up: bool) -> Ending {
+        let report = Completion {
+            retcode,
+            seq: None,
+            given_by: None,
+            duration_ms: None,
+            timestamp: None,
+        };
+        report.ending(&Circumstances {
+            has_started: true,
+            kill_asked,
+            time_is_up,
+        })
     }
 }

@@ -9,6 +9,7 @@ use log::Level;
 use crate::address::is_loopback_host;
 use crate::clock::Wall;
 use crate::config::{Delivery, ExecutorKind, JobSpec};
+use crate::ending::{Ending, GivenBy};
 use crate::engine::control::{Wanted, control_fact, say_audit};
 use crate::engine::effect::{Dispatch, Done, Effect, Fact, JobLogEntry, JobLogLine, Write};
 use crate::engine::id::RequestId;
@@ -75,6 +76,7 @@ impl Run {
             record.ended = None;
             record.success = None;
             record.counts = None;
+            record.duration_ms = None;
         }
         let by_machine = machines
             .iter()
@@ -391,20 +393,25 @@ impl Engine {
                 run.by_machine.insert(machine.clone(), place);
                 let mut m = MachineRun::new(record, &OutputPosition::default(), spec, turn.awake);
                 let kill_this = is_killed || run.record.kill_when_known.remove(&machine);
-                let fate = match fate {
-                    None if kill_this => Some((143, false, super::kill::KILLED_BEFORE)),
-                    fate => fate,
+                let fate = match &fate {
+                    None if kill_this => Some(Ending::killed_before()),
+                    fate => Option::clone(fate),
                 };
                 match fate {
                     None => waiting.push(place),
-                    Some((retcode, not_counted, text)) => {
+                    Some(ending) => {
                         if kill_this {
                             m.record.kill_asked = run.record.kill_asked.or(Some(turn.now.wall));
+                            m.record.killed_by.clone_from(&run.record.killed_by);
                         }
-                        m.record.not_counted = not_counted;
-                        end_record(&mut m, turn.now.wall, retcode, false);
-                        notice(turn, &mut m, run.record.started, text);
-                        log.push((place, retcode));
+                        end_record(&mut m, turn.now.wall, &ending);
+                        notice(
+                            turn,
+                            &mut m,
+                            run.record.started,
+                            ending.note.as_deref().unwrap_or_default(),
+                        );
+                        log.push((place, ending));
                     }
                 }
                 write.facts.push(Fact::Machine(Box::new(m.record.clone())));
@@ -414,12 +421,14 @@ impl Engine {
         }
         run.waiting.extend(waiting);
         if let Some(state) = self.jobs.get_mut(run.record.job.as_str()) {
-            state.counts.ended(log.iter().map(|(_, retcode)| *retcode));
+            for (_, ending) in &log {
+                state.counts.ended(ending.given_by.outcome(ending.code));
+            }
         }
         write.facts.push(Fact::Run(Box::new(run.record.clone())));
         let follow = log
             .into_iter()
-            .map(|(place, retcode)| result_entry(run, place, retcode, turn.now.wall));
+            .map(|(place, ending)| result_entry(run, place, ending.code, turn.now.wall));
         let follow: Vec<Effect> = follow.collect();
         if !follow.is_empty() {
             write.ticket = Some(self.ticket(Waiting::Then(follow)));
@@ -506,7 +515,7 @@ impl Engine {
             true
         });
         for id in killed {
-            self.end_machine(turn, id, 143, false, Some(super::kill::KILLED_BEFORE), Vec::new());
+            self.end_machine(turn, id, Ending::killed_before(), Vec::new());
         }
         if !dispatch.machines.is_empty() {
             turn.effects.push(Effect::Dispatch(dispatch));
@@ -563,28 +572,23 @@ impl Engine {
     }
 
     /// The executor could not launch the wrapper. A wrapper that has connected knows better.
-    pub(super) fn launch_failed(&mut self, turn: &mut Turn, id: MachineRunId, retcode: i32, text: &str) {
+    pub(super) fn launch_failed(&mut self, turn: &mut Turn, id: MachineRunId, retcode: i32, text: String) {
         let stage = self.machine_mut(id).map(|m| m.record.stage);
         if matches!(stage, Some(MachineStage::Dispatched | MachineStage::Launched)) {
-            self.end_machine(turn, id, retcode, false, Some(text), Vec::new());
+            let ending = Ending::new(retcode, GivenBy::of_code(retcode)).noted(text);
+            self.end_machine(turn, id, ending, Vec::new());
         }
     }
 }
 
-/// How a machine run ends that is not started: code, whether it does not count, and the text.
-type Fate = (i32, bool, &'static str);
-
 /// What becomes of each group of machines; None: it is started.
-fn fates(parts: batch::Parts, strangers: Vec<String>) -> [(Vec<String>, Option<Fate>); 5] {
+fn fates(parts: batch::Parts, strangers: Vec<String>) -> [(Vec<String>, Option<Ending>); 5] {
     [
         (parts.start, None),
-        (parts.down, Some((255, false, "Target did not respond"))),
-        (parts.down_not_needed, Some((255, true, "Target did not respond"))),
-        (parts.in_maintenance, Some((0, true, "Target under maintenance"))),
-        (
-            strangers,
-            Some((255, false, "Not among the machines that the job's targets match")),
-        ),
+        (parts.down, Some(Ending::no_response())),
+        (parts.down_not_needed, Some(Ending::no_response().not_counted())),
+        (parts.in_maintenance, Some(Ending::maintenance())),
+        (strangers, Some(Ending::no_target())),
     ]
 }
 

@@ -4,6 +4,7 @@
 use log::Level;
 
 use crate::clock::Mono;
+use crate::ending::{Ending, GivenBy};
 use crate::engine::effect::{Effect, Fact, JobLogLine};
 use crate::engine::id::ConnectionId;
 use crate::engine::id::{MachineRunId, RunId};
@@ -11,9 +12,6 @@ use crate::engine::machine_run::Overdue;
 use crate::engine::record::{MachineStage, RunStage};
 use crate::engine::{Engine, Turn};
 use crate::limits;
-
-/// No heartbeat for too long.
-const LOST: i32 = 253;
 
 impl Engine {
     /// The second has come.
@@ -29,6 +27,7 @@ impl Engine {
             self.check_runs(turn);
         }
         self.expire_controls(turn);
+        self.expire_misses(turn);
         if !self.is_shutting_down {
             self.look(turn);
         }
@@ -98,7 +97,8 @@ impl Engine {
         let Some(m) = self.machine_mut(id) else { return };
         if !m.is_open() {
             // given up for its silence, and not silent any more; of other presumptions a beat says nothing
-            let is_back = m.record.presumed && m.record.retcode == Some(LOST) && awake_at > m.clocks.beat;
+            let is_back =
+                m.record.presumed && m.record.given_by == Some(GivenBy::Lost) && awake_at > m.clocks.beat;
             if !is_back {
                 return;
             }
@@ -156,7 +156,7 @@ impl Engine {
         let spec = run.record.spec.clone();
         let m = &mut run.machines[place];
         let env = m.record.env_delivery;
-        let (retcode, presumed, text) = match m.overdue(&spec, turn.awake) {
+        let ending = match m.overdue(&spec, turn.awake) {
             Overdue::Nothing => return,
             Overdue::Probe => {
                 if let Some(connection) = m.connection
@@ -172,7 +172,7 @@ impl Engine {
                     "the executor did not report a launch within {} seconds",
                     limits::DISPATCH_TIMEOUT_MS / 1_000
                 );
-                (255, env, text)
+                Ending::error(text).presumed(env)
             }
             Overdue::Connect => {
                 let mut text = format!(
@@ -182,41 +182,32 @@ impl Engine {
                 if let Some(stranger) = &run.stranger {
                     text += &format!(": a wrapper connected as '{stranger}', which is no target of this run");
                 }
-                (254, env, text)
+                Ending::not_started(text).presumed(env)
             }
             Overdue::Start => {
                 let text = format!(
                     "the wrapper connected but did not start within {} seconds",
                     limits::CONNECT_TO_START_MS / 1_000
                 );
-                (254, true, text)
+                Ending::not_started(text).presumed(true)
             }
-            Overdue::Heartbeat { silent_s } => {
-                let text =
-                    format!("[SALTPETER ERROR: Job lost connection - no heartbeat for {silent_s} seconds]");
-                (LOST, true, text)
-            }
-            Overdue::Timeout => {
-                let text = format!(
-                    "[SALTPETER ERROR: Job exceeded its timeout of {} seconds, and its wrapper did not report an end]",
-                    spec.timeout_s
-                );
-                (124, true, text)
-            }
+            Overdue::Heartbeat { silent_s } => Ending::lost(silent_s),
+            Overdue::Timeout => Ending::timed_out_unreported(spec.timeout_s).presumed(true),
             Overdue::Kill => {
-                let text = format!(
-                    "[SALTPETER ERROR: Job was killed, and its wrapper did not report an end within {} seconds]",
-                    limits::KILL_GIVE_UP_MS / 1_000
-                );
-                (143, m.may_have_started(), text)
+                let ending = Ending::killed_unreported(limits::KILL_GIVE_UP_MS / 1_000);
+                ending.presumed(m.may_have_started())
             }
         };
         let (instance, machine) = (&run.record.instance, &m.record.machine);
         turn.say(
             Level::Warn,
-            format!("{instance} on {machine} ends with {retcode}: {text}"),
+            format!(
+                "{instance} on {machine} ends with {}: {}",
+                ending.code,
+                ending.note.as_deref().unwrap_or_default()
+            ),
         );
-        self.end_machine(turn, id, retcode, presumed, Some(&text), Vec::new());
+        self.end_machine(turn, id, ending, Vec::new());
     }
 
     /// Runs whose machines are not known yet end too, whatever the executor does.

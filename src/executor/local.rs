@@ -18,6 +18,7 @@ use super::link::Entrance;
 use super::{CurrentSettings, Order};
 use crate::clock::{self, Mono};
 use crate::config::{JobSpec, Settings, glob};
+use crate::ending::code;
 use crate::engine::effect::Dispatch;
 use crate::engine::event::Event;
 use crate::engine::id::{MachineRunId, RunId};
@@ -26,7 +27,7 @@ use crate::process::host::short_name;
 use crate::wake::Waker;
 
 /// A machine run whose wrapper could not be started.
-const NOT_STARTED: i32 = 254;
+const NOT_STARTED: i32 = code::NOT_STARTED;
 
 /// The executor's thread.
 pub struct Local {

@@ -4,8 +4,10 @@
 use rusqlite::{Row, params};
 
 use crate::clock::Wall;
+use crate::ending::{GivenBy, code};
 use crate::limits;
 
+use super::facts;
 use super::reader::Reader;
 
 /// One thing that happened.
@@ -27,6 +29,7 @@ pub enum HistoryEventKind {
     MachineEnded {
         machine: String,
         retcode: i32,
+        given_by: GivenBy,
     },
     /// A due time, or a stretch of `count` of them, that started nothing: missed, overlap, maintenance, paused.
     NotStarted {
@@ -77,7 +80,7 @@ const MACHINE_EVENTS: &str =
          WHERE machine_runs.started >= ?1 AND machine_runs.started < ?2
            AND (?3 IS NULL OR runs.job = ?3) ORDER BY machine_runs.started DESC LIMIT ?4)
      UNION ALL
-     SELECT * FROM (SELECT machine_runs.ended AS at, runs.job, runs.instance, 'end', machine, retcode, NULL
+     SELECT * FROM (SELECT machine_runs.ended AS at, runs.job, runs.instance, 'end', machine, retcode, given_by
          FROM machine_runs JOIN runs ON runs.id = machine_runs.run
          WHERE machine_runs.ended >= ?1 AND machine_runs.ended < ?2
            AND (?3 IS NULL OR runs.job = ?3) ORDER BY machine_runs.ended DESC LIMIT ?4)";
@@ -91,10 +94,15 @@ fn event_of_row(row: &Row<'_>) -> rusqlite::Result<HistoryEvent> {
     let number = row.get::<_, Option<i64>>(5)?;
     let kind = match word.as_str() {
         "start" => HistoryEventKind::MachineStarted { machine: row.get(4)? },
-        "end" => HistoryEventKind::MachineEnded {
-            machine: row.get(4)?,
-            retcode: number.unwrap_or(255) as i32,
-        },
+        "end" => {
+            let retcode = number.map_or(code::ERROR, |code| code as i32);
+            HistoryEventKind::MachineEnded {
+                machine: row.get(4)?,
+                retcode,
+                given_by: facts::given_by(row, 6, Some(retcode), false)?
+                    .unwrap_or_else(|| GivenBy::of_code(retcode)),
+            }
+        }
         _ => HistoryEventKind::NotStarted {
             why: word,
             reason: row.get(6)?,

@@ -10,6 +10,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use super::controls;
 use crate::clock::Wall;
 use crate::config::JobSpec;
+use crate::ending::GivenBy;
 use crate::engine::effect::{Fact, Write};
 use crate::engine::event::StoreOutcome;
 use crate::engine::id::{MachineRunId, RunId};
@@ -22,12 +23,12 @@ use crate::secret::sha256;
 /// Columns of a run in the order that [`run_of_row`] reads them; `runs` and `specs` are joined.
 pub(super) const RUN_COLUMNS: &str = "runs.id, runs.instance, runs.job, runs.due, runs.asked_by, runs.started, \
      runs.ended, runs.stage, runs.success, runs.kill_asked, runs.note, runs.token, specs.spec, \
-     runs.kill_when_known, runs.total, runs.failed";
+     runs.kill_when_known, runs.total, runs.failed, runs.killed, runs.killed_by, runs.duration_ms";
 
 /// Columns of a machine run in the order that [`machine_of_row`] reads them.
 pub(super) const MACHINE_COLUMNS: &str = "id, run, machine, position, stage, env_delivery, wrapper_id, ours, \
      wrapper_version, pid, dispatched, started, ended, retcode, presumed, revised_from, kill_asked, last_heartbeat, \
-     wrapper_started, wrapper_ended, left_out_bytes, not_counted";
+     wrapper_started, wrapper_ended, left_out_bytes, not_counted, given_by, duration_ms, killed_by";
 
 /// Counters that outlive the rows they were counted from.
 pub(super) const LAST_LOOK: &str = "last_look";
@@ -114,6 +115,8 @@ pub(super) fn run_of_row(row: &Row<'_>) -> rusqlite::Result<RunRecord> {
         success: row.get(8)?,
         counts: counts(row, 14)?,
         kill_asked: wall(row, 9)?,
+        killed_by: row.get(17)?,
+        duration_ms: some_number(row, 18)?,
         note: row.get(10)?,
         token: row.get(11)?,
         spec: Arc::new(spec_of_text(&spec)?),
@@ -123,6 +126,8 @@ pub(super) fn run_of_row(row: &Row<'_>) -> rusqlite::Result<RunRecord> {
 
 /// Reads a row of [`MACHINE_COLUMNS`].
 pub(super) fn machine_of_row(row: &Row<'_>) -> rusqlite::Result<MachineRecord> {
+    let retcode: Option<i32> = row.get(13)?;
+    let not_counted = row.get(21)?;
     Ok(MachineRecord {
         id: MachineRunId(number(row, 0)?),
         run: RunId(number(row, 1)?),
@@ -137,15 +142,18 @@ pub(super) fn machine_of_row(row: &Row<'_>) -> rusqlite::Result<MachineRecord> {
         dispatched: wall(row, 10)?,
         started: wall(row, 11)?,
         ended: wall(row, 12)?,
-        retcode: row.get(13)?,
+        retcode,
+        given_by: given_by(row, 22, retcode, not_counted)?,
+        duration_ms: some_number(row, 23)?,
         presumed: row.get(14)?,
         revised_from: row.get(15)?,
         kill_asked: wall(row, 16)?,
+        killed_by: row.get(24)?,
         last_heartbeat: wall(row, 17)?,
         wrapper_started: row.get(18)?,
         wrapper_ended: row.get(19)?,
         left_out_bytes: number(row, 20)?,
-        not_counted: row.get(21)?,
+        not_counted,
     })
 }
 
@@ -153,7 +161,7 @@ pub(super) fn machine_of_row(row: &Row<'_>) -> rusqlite::Result<MachineRecord> {
 pub(super) fn jobs(connection: &Connection) -> rusqlite::Result<Vec<JobRecord>> {
     let mut statement = connection.prepare(
         "SELECT job, active_since, last_run, last_instance, last_ended, last_success, result_ok, last_failed_count,
-         last_total_count, missed, overlap FROM jobs",
+         last_total_count, missed, overlap, missed_at FROM jobs",
     )?;
     let rows = statement.query_map([], |row| {
         Ok(JobRecord {
@@ -167,6 +175,7 @@ pub(super) fn jobs(connection: &Connection) -> rusqlite::Result<Vec<JobRecord>> 
             last_failed_count: number(row, 7)?,
             last_total_count: number(row, 8)?,
             missed: number(row, 9)?,
+            missed_at: wall(row, 11)?,
             overlap: row.get(10)?,
         })
     })?;
@@ -212,7 +221,8 @@ fn insert_run(connection: &Connection, run: &RunRecord) -> rusqlite::Result<()> 
     let spec = spec_row(connection, &run.spec)?;
     connection
         .prepare_cached(
-            "INSERT INTO runs VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)",
+            "INSERT INTO runs VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18,
+                 ?19, ?20)",
         )?
         .execute(params![
             run.id.0 as i64,
@@ -232,6 +242,9 @@ fn insert_run(connection: &Connection, run: &RunRecord) -> rusqlite::Result<()> 
             text_of_names(run),
             run.counts.map(|counts| counts.total as i64),
             run.counts.map(|counts| counts.failed as i64),
+            run.counts.map(|counts| counts.killed as i64),
+            run.killed_by,
+            run.duration_ms.map(|ms| ms as i64),
         ])?;
     Ok(())
 }
@@ -241,7 +254,7 @@ fn update_run(connection: &Connection, run: &RunRecord) -> rusqlite::Result<()> 
     let changed = connection
         .prepare_cached(
             "UPDATE runs SET ended = ?2, stage = ?3, success = ?4, kill_asked = ?5, note = ?6, kill_when_known = ?7,
-                 total = ?8, failed = ?9
+                 total = ?8, failed = ?9, killed = ?10, killed_by = ?11, duration_ms = ?12
              WHERE id = ?1",
         )?
         .execute(params![
@@ -254,6 +267,9 @@ fn update_run(connection: &Connection, run: &RunRecord) -> rusqlite::Result<()> 
             text_of_names(run),
             run.counts.map(|counts| counts.total as i64),
             run.counts.map(|counts| counts.failed as i64),
+            run.counts.map(|counts| counts.killed as i64),
+            run.killed_by,
+            run.duration_ms.map(|ms| ms as i64),
         ])?;
     match changed {
         0 => insert_run(connection, run),
@@ -296,11 +312,12 @@ fn put_machine(connection: &Connection, machine: &MachineRecord) -> rusqlite::Re
     connection
         .prepare_cached(
             "INSERT INTO machine_runs VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16,
-                 ?17, ?18, ?19, ?20, ?21, ?22)
+                 ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25)
              ON CONFLICT(id) DO UPDATE SET position = ?4, stage = ?5, env_delivery = ?6, wrapper_id = ?7, ours = ?8,
                  wrapper_version = ?9, pid = ?10, dispatched = ?11, started = ?12, ended = ?13, retcode = ?14,
                  presumed = ?15, revised_from = ?16, kill_asked = ?17, last_heartbeat = ?18, wrapper_started = ?19,
-                 wrapper_ended = ?20, left_out_bytes = ?21, not_counted = ?22",
+                 wrapper_ended = ?20, left_out_bytes = ?21, not_counted = ?22, given_by = ?23, duration_ms = ?24,
+                 killed_by = ?25",
         )?
         .execute(params![
             machine.id.0 as i64,
@@ -325,6 +342,9 @@ fn put_machine(connection: &Connection, machine: &MachineRecord) -> rusqlite::Re
             machine.wrapper_ended,
             machine.left_out_bytes as i64,
             machine.not_counted,
+            machine.given_by.map(GivenBy::word),
+            machine.duration_ms.map(|ms| ms as i64),
+            machine.killed_by,
         ])?;
     Ok(())
 }
@@ -429,10 +449,10 @@ fn verdict_of_row(row: &Row<'_>) -> rusqlite::Result<VerdictRecord> {
 fn put_job(connection: &Connection, job: &JobRecord) -> rusqlite::Result<()> {
     connection
         .prepare_cached(
-            "INSERT INTO jobs VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
+            "INSERT INTO jobs VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
              ON CONFLICT DO UPDATE SET active_since = ?2, last_run = ?3, last_instance = ?4, last_ended = ?5,
                  last_success = ?6, result_ok = ?7, last_failed_count = ?8, last_total_count = ?9, missed = ?10,
-                 overlap = ?11",
+                 overlap = ?11, missed_at = ?12",
         )?
         .execute(params![
             job.job,
@@ -446,6 +466,7 @@ fn put_job(connection: &Connection, job: &JobRecord) -> rusqlite::Result<()> {
             job.last_total_count as i64,
             job.missed as i64,
             job.overlap,
+            job.missed_at.map(|at| at.0),
         ])?;
     Ok(())
 }
@@ -455,19 +476,41 @@ fn spec_of_text(text: &str) -> rusqlite::Result<JobSpec> {
         .map_err(|error| rusqlite::Error::FromSqlConversionFailure(0, Type::Text, Box::new(error)))
 }
 
-/// What [`MachineCounts`] were stored: total and failed, in this and the next column.
+/// Who gave `code`, as stored; of a row from before that was, what the code stands for.
+pub(super) fn given_by(
+    row: &Row<'_>,
+    column: usize,
+    code: Option<i32>,
+    not_counted: bool,
+) -> rusqlite::Result<Option<GivenBy>> {
+    let word: Option<String> = row.get(column)?;
+    let stored = word.as_deref().and_then(GivenBy::of_word);
+    let derived = code.map(|code| match code {
+        0 if not_counted => GivenBy::Maintenance,
+        code => GivenBy::of_code(code),
+    });
+    Ok(code.and(stored).or(derived))
+}
+
+/// What [`MachineCounts`] were stored: total, failed and killed, in this and the next two columns.
 pub(super) fn counts(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<MachineCounts>> {
     let total: Option<i64> = row.get(column)?;
     let failed: Option<i64> = row.get(column + 1)?;
+    let killed: Option<i64> = row.get(column + 2)?;
     Ok(total.zip(failed).map(|(total, failed)| MachineCounts {
         total: total as u64,
         ended: total as u64,
         failed: failed as u64,
+        killed: killed.unwrap_or(0) as u64,
     }))
 }
 
 fn wall(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Wall>> {
     Ok(row.get::<_, Option<i64>>(column)?.map(Wall))
+}
+
+fn some_number(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<u64>> {
+    Ok(row.get::<_, Option<i64>>(column)?.map(|number| number as u64))
 }
 
 /// Numbers are kept as SQLite's signed 64 bits; none of ours reaches the sign.

@@ -1,8 +1,10 @@
 //! Reading of runs: lists, one run with its machines, and how its machines ended.
 //! Must not know: HTTP, the storage thread.
 
+use std::collections::BTreeMap;
+
 use rusqlite::types::Value;
-use rusqlite::{params, params_from_iter};
+use rusqlite::{Row, params, params_from_iter};
 
 use crate::clock::Wall;
 use crate::engine::id::RunId;
@@ -32,7 +34,10 @@ pub struct RunFilter {
 pub enum RunOutcome {
     Unfinished,
     Succeeded,
+    /// Killed or otherwise.
     Failed,
+    /// Of the failed: by kills alone.
+    Killed,
     /// Ended, and said nothing about success: all its machines were in maintenance.
     Skipped,
 }
@@ -46,6 +51,11 @@ pub struct RunBrief {
     pub ended: Option<Wall>,
     /// None: it has not ended, or all its machines were in maintenance.
     pub success: Option<bool>,
+    /// It did not succeed, and nothing but kills kept it from that; who asked for them.
+    pub is_killed: bool,
+    pub killed_by: Option<String>,
+    /// See [`RunRecord::duration_ms`].
+    pub duration_ms: Option<u64>,
     /// None: it has not ended.
     pub counts: Option<MachineCounts>,
 }
@@ -53,10 +63,10 @@ pub struct RunBrief {
 /// How the machines of a run have ended; those that do not count are left out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MachineTally {
-    /// Exit codes, and how many have each. None: not ended.
-    pub retcodes: Vec<(Option<i32>, u32)>,
-    /// The first that failed, by name.
-    pub failed: Vec<(String, i32)>,
+    /// Outcomes in a word, and how many have each. None: not ended.
+    pub outcomes: BTreeMap<Option<&'static str>, u32>,
+    /// The first that failed, by name: exit code, and outcome in a word.
+    pub failed: Vec<(String, i32, &'static str)>,
 }
 
 /// Which part of a long answer.
@@ -88,10 +98,11 @@ impl Reader {
     pub fn recent(&self, job: &str, limit: usize) -> Result<Vec<RunBrief>, String> {
         self.with_state(|connection| {
             connection
-                .prepare_cached(
-                    "SELECT instance, started, ended, success, total, failed FROM runs WHERE job = ?1
-                     ORDER BY id DESC LIMIT ?2",
-                )?
+                .prepare_cached(&format!(
+                    "SELECT instance, started, ended, success, total, failed, killed, killed_by, duration_ms,
+                             coalesce({IS_KILLED}, 0)
+                         FROM runs WHERE job = ?1 ORDER BY id DESC LIMIT ?2"
+                ))?
                 .query_map(params![job, limit.min(limits::HISTORY_PAGE) as i64], |row| {
                     Ok(RunBrief {
                         instance: row.get(0)?,
@@ -99,6 +110,9 @@ impl Reader {
                         ended: row.get::<_, Option<i64>>(2)?.map(Wall),
                         success: row.get(3)?,
                         counts: facts::counts(row, 4)?,
+                        killed_by: row.get(7)?,
+                        duration_ms: row.get::<_, Option<i64>>(8)?.map(|ms| ms as u64),
+                        is_killed: row.get(9)?,
                     })
                 })?
                 .collect()
@@ -108,23 +122,26 @@ impl Reader {
     /// How a run's machines have ended, and the first `failed` that did not end well.
     pub fn tally(&self, instance: &str, failed: usize) -> Result<MachineTally, String> {
         self.with_state(|connection| {
-            let retcodes = connection
-                .prepare_cached(
-                    "SELECT m.retcode, count(*) FROM machine_runs m JOIN runs r ON m.run = r.id
-                     WHERE r.instance = ?1 AND NOT m.not_counted GROUP BY m.retcode",
-                )?
-                .query_map([instance], |row| Ok((row.get(0)?, row.get(1)?)))?
-                .collect::<rusqlite::Result<_>>()?;
+            let mut outcomes = BTreeMap::new();
+            let mut ends = connection.prepare_cached(
+                "SELECT m.retcode, m.given_by, count(*) FROM machine_runs m JOIN runs r ON m.run = r.id
+                 WHERE r.instance = ?1 AND NOT m.not_counted GROUP BY m.retcode, m.given_by",
+            )?;
+            let mut ends = ends.query([instance])?;
+            while let Some(row) = ends.next()? {
+                let count: u32 = row.get(2)?;
+                *outcomes.entry(outcome(row, 0)?).or_default() += count;
+            }
             let failed = connection
                 .prepare_cached(
-                    "SELECT m.machine, m.retcode FROM machine_runs m JOIN runs r ON m.run = r.id
+                    "SELECT m.machine, m.retcode, m.given_by FROM machine_runs m JOIN runs r ON m.run = r.id
                      WHERE r.instance = ?1 AND NOT m.not_counted AND m.retcode <> 0 ORDER BY m.machine LIMIT ?2",
                 )?
                 .query_map(params![instance, failed as i64], |row| {
-                    Ok((row.get(0)?, row.get(1)?))
+                    Ok((row.get(0)?, row.get(1)?, outcome(row, 1)?.unwrap_or_default()))
                 })?
                 .collect::<rusqlite::Result<_>>()?;
-            Ok(MachineTally { retcodes, failed })
+            Ok(MachineTally { outcomes, failed })
         })
     }
 
@@ -154,6 +171,17 @@ impl Reader {
     }
 }
 
+/// [`RunRecord::is_killed`] of a row.
+const IS_KILLED: &str =
+    "(runs.success = 0 AND runs.killed = runs.failed AND (runs.killed > 0 OR runs.kill_asked IS NOT NULL))";
+
+/// A machine run's outcome in a word, of its code and, in the next column, who gave it.
+fn outcome(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<&'static str>> {
+    let code: Option<i32> = row.get(column)?;
+    let given_by = facts::given_by(row, column + 1, code, false)?;
+    Ok(code.zip(given_by).map(|(code, given_by)| given_by.outcome(code)))
+}
+
 fn conditions(filter: &RunFilter, page: PageOf) -> (String, Vec<Value>) {
     let mut conditions = Vec::new();
     let mut values: Vec<Value> = Vec::new();
@@ -178,6 +206,7 @@ fn conditions(filter: &RunFilter, page: PageOf) -> (String, Vec<Value>) {
         Some(RunOutcome::Unfinished) => and("runs.stage <> ?", "ended".to_string().into()),
         Some(RunOutcome::Succeeded) => and("runs.success = ?", 1.into()),
         Some(RunOutcome::Failed) => and("runs.success = ?", 0.into()),
+        Some(RunOutcome::Killed) => and("coalesce(IS_KILLED, 0) = ?", 1.into()),
         Some(RunOutcome::Skipped) => {
             let condition = "runs.success IS NULL AND runs.stage = ?";
             and(condition, "ended".to_string().into());
@@ -195,7 +224,7 @@ fn conditions(filter: &RunFilter, page: PageOf) -> (String, Vec<Value>) {
     let text = if conditions.is_empty() {
         String::new()
     } else {
-        format!("WHERE {}", conditions.join(" AND "))
+        format!("WHERE {}", conditions.join(" AND ")).replace("IS_KILLED", IS_KILLED)
     };
     (text, values)
 }

@@ -150,6 +150,24 @@ WHERE stage = 'ended';
 ALTER TABLE verdicts ADD COLUMN seq INTEGER;
 CREATE INDEX verdicts_by_seq ON verdicts(seq) WHERE seq IS NOT NULL;
 ",
+    "
+-- who gave a machine run its code (NULL: from before this was stored, see GivenBy::of_code), how long its command ran by
+-- its wrapper's clock, who asked for a kill; of an ended run also: its machines that failed by a kill; since when a job
+-- has misses that nobody has seen
+ALTER TABLE machine_runs ADD COLUMN given_by TEXT;
+ALTER TABLE machine_runs ADD COLUMN duration_ms INTEGER;
+ALTER TABLE machine_runs ADD COLUMN killed_by TEXT;
+ALTER TABLE runs ADD COLUMN killed INTEGER;
+ALTER TABLE runs ADD COLUMN killed_by TEXT;
+ALTER TABLE runs ADD COLUMN duration_ms INTEGER;
+ALTER TABLE jobs ADD COLUMN missed_at INTEGER;
+UPDATE runs SET
+    killed = CASE success WHEN 0 THEN
+        (SELECT count(*) FROM machine_runs WHERE run = runs.id AND NOT not_counted AND retcode = 143)
+        ELSE 0 END,
+    duration_ms = max(ended - started, 0) / 1000
+WHERE stage = 'ended';
+",
 ];
 
 /// A day file. Rows are appended in the order of their commit, whatever they belong to: keyed by machine run, a

@@ -916,6 +916,67 @@ fn runs_from_before_there_were_counts_get_theirs() {
         total: 2,
         ended: 2,
         failed: 1,
+        killed: 0,
     };
     assert_eq!(counts, [None, Some(of_the_ended)]);
+}
+
+#[test]
+fn rows_from_before_it_was_stored_who_gave_an_outcome_keep_what_their_codes_said() {
+    let dir = TempDir::new("given-by");
+    let path = dir.0.join("state.db");
+    std::fs::write(&path, "").unwrap();
+    let before = schema::Layout {
+        migrations: &schema::STATE[..4],
+        ..schema::STATE_LAYOUT
+    };
+    let old = schema::open(&path, &before).unwrap();
+    old.execute_batch(
+        "INSERT INTO specs VALUES(1, x'00', '{}');
+         INSERT INTO runs VALUES(1, 'a_1', 'a', 'g', NULL, NULL, 1, 9, 'ended', 0, 5, NULL, 't', 1, NULL, 5, 5);
+         INSERT INTO runs VALUES(2, 'a_2', 'a', 'g', NULL, NULL, 1, 9, 'ended', 0, 5, NULL, 't', 1, NULL, 1, 1);",
+    )
+    .unwrap();
+    for (id, run, retcode, not_counted) in [
+        (1, 1, 124, 0),
+        (2, 1, 143, 0),
+        (3, 1, 253, 0),
+        (4, 1, 3, 0),
+        (5, 1, 0, 1),
+        (6, 2, 143, 0),
+    ] {
+        old.execute(
+            "INSERT INTO machine_runs VALUES(?1, ?2, 'm', ?1, 'ended', 0, NULL, 1, NULL, NULL, NULL, NULL, 9, ?3, 0, NULL,
+                 NULL, NULL, NULL, NULL, 0, ?4)",
+            rusqlite::params![id, run, retcode, not_counted],
+        )
+        .unwrap();
+    }
+    drop(old);
+    schema::open(&path, &schema::STATE_LAYOUT).unwrap();
+    let reader = Reader::new(&dir.0);
+    let run = reader.run("a_1").unwrap().unwrap();
+    let words: Vec<Option<&str>> = run
+        .machines
+        .iter()
+        .map(|(machine, _)| machine.outcome())
+        .collect();
+    let expected = ["timeout", "killed", "lost", "failed", "maintenance"];
+    assert_eq!(words, expected.map(Some));
+    assert!(!run.run.is_killed());
+    let recent = reader.recent("a", 10).unwrap();
+    let killed: Vec<bool> = recent.iter().map(|run| run.is_killed).collect();
+    assert_eq!(killed, [true, false]);
+    let filter = RunFilter {
+        outcome: Some(RunOutcome::Killed),
+        ..RunFilter::default()
+    };
+    let page = PageOf {
+        before: None,
+        limit: 10,
+    };
+    let found = reader.runs(&filter, page).unwrap();
+    assert!(found.len() == 1 && found[0].is_killed(), "{found:?}");
+    let outcomes = reader.tally("a_1", 10).unwrap().outcomes;
+    assert_eq!(outcomes[&Some("killed")], 1);
 }

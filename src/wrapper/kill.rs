@@ -2,6 +2,7 @@
 //! in, what is to be done comes out. Must not know: processes, sockets.
 
 use crate::clock::Mono;
+use crate::ending::{Ending, GivenBy, code, error_note};
 use crate::limits;
 use crate::process::order::Exit;
 
@@ -26,14 +27,7 @@ pub enum Step {
     /// The pipe is held by others: take what it has and let go of it.
     StopReading,
     NameLeftovers,
-    Finish(Outcome),
-}
-
-/// How it ended, and the lines that say so after the command's own output.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Outcome {
-    pub retcode: i64,
-    pub notice: String,
+    Finish(Ending),
 }
 
 /// The course itself.
@@ -97,6 +91,12 @@ impl Course {
     /// True from `started` to the outcome.
     pub fn is_running(&self) -> bool {
         self.started_at.is_some() && !self.finished
+    }
+
+    /// How long the command ran, or has run until now.
+    pub fn ran_ms(&self, now: Mono) -> Option<u64> {
+        let until = self.exit.map_or(now, |(_, at)| at);
+        self.started_at.map(|started_at| until.since_ms(started_at))
     }
 
     /// What is due. Each step is given once.
@@ -206,25 +206,15 @@ impl Course {
         ended && (self.output_ended || patience_over)
     }
 
-    fn outcome(&self) -> Outcome {
-        let retcode = match (&self.reason, self.exit) {
-            (Some((Reason::Kill, _)), _) => 143,
-            (Some((Reason::Timeout, _)), _) => 124,
-            (Some((Reason::Stop | Reason::Fault(_), _)), _) | (None, None) => 255,
-            (None, Some((Exit::Code(code), _))) => i64::from(code),
-            (None, Some((Exit::Signal(signal), _))) => 128 + i64::from(signal),
-        };
-        let mut notice = match self.reason() {
-            Some(Reason::Kill) => "[Job terminated by user request]\n".to_string(),
-            Some(Reason::Timeout) => {
-                format!(
-                    "[SALTPETER ERROR: Job timed out after {} seconds]\n",
-                    self.timeout_s
-                )
-            }
-            Some(Reason::Stop) => "[wrapper was told to stop]\n".to_string(),
-            Some(Reason::Fault(what)) => format!("[SALTPETER ERROR: {what}]\n"),
-            None => String::new(),
+    fn outcome(&self) -> Ending {
+        let mut ending = match (self.reason(), self.exit) {
+            (Some(Reason::Kill), _) => Ending::killed(),
+            (Some(Reason::Timeout), _) => Ending::timed_out(self.timeout_s),
+            (Some(Reason::Stop), _) => Ending::told_to_stop(),
+            (Some(Reason::Fault(what)), _) => Ending::error(error_note(what)),
+            (None, Some((Exit::Code(code), _))) => Ending::exited(code),
+            (None, Some((Exit::Signal(signal), _))) => Ending::signaled(signal),
+            (None, None) => Ending::new(code::ERROR, GivenBy::Error),
         };
         if let Some(names) = self.leftovers.as_ref().filter(|names| !names.is_empty()) {
             let how = if self.reason.is_some() {
@@ -232,9 +222,9 @@ impl Course {
             } else {
                 "left running, output not followed"
             };
-            notice.push_str(&format!("[{how}: {names}]\n"));
+            ending.add_note(&format!("[{how}: {names}]"));
         }
-        Outcome { retcode, notice }
+        ending
     }
 }
 
@@ -253,9 +243,8 @@ mod tests {
         course
     }
 
-    fn finish(retcode: i64, notice: &str) -> Vec<Step> {
-        let notice = notice.to_string();
-        vec![Step::Finish(Outcome { retcode, notice })]
+    fn finish(ending: Ending) -> Vec<Step> {
+        vec![Step::Finish(ending)]
     }
 
     #[test]
@@ -264,7 +253,7 @@ mod tests {
         course.exited(Exit::Code(3), Mono(5));
         assert_eq!(course.steps(Mono(5)), []);
         course.output_ended();
-        assert_eq!(course.steps(Mono(6)), finish(3, ""));
+        assert_eq!(course.steps(Mono(6)), finish(Ending::exited(3)));
         assert_eq!(course.steps(Mono(7)), []);
         assert_eq!(course.deadline(), None);
     }
@@ -275,7 +264,7 @@ mod tests {
         course.output_ended();
         assert_eq!(course.steps(Mono(9_000_000)), []);
         course.exited(Exit::Signal(9), Mono(9_000_001));
-        assert_eq!(course.steps(Mono(9_000_001)), finish(137, ""));
+        assert_eq!(course.steps(Mono(9_000_001)), finish(Ending::signaled(9)));
     }
 
     #[test]
@@ -288,8 +277,8 @@ mod tests {
         course.leftovers("sleep (pid 7)".into());
         assert_eq!(course.steps(Mono(3_002)), [Step::StopReading]);
         course.output_ended();
-        let notice = "[left running, output not followed: sleep (pid 7)]\n";
-        assert_eq!(course.steps(Mono(3_002)), finish(0, notice));
+        let note = "[left running, output not followed: sleep (pid 7)]";
+        assert_eq!(course.steps(Mono(3_002)), finish(Ending::exited(0).noted(note)));
     }
 
     #[test]
@@ -300,7 +289,7 @@ mod tests {
         assert_eq!(course.deadline(), Some(Mono(3_000)));
         assert_eq!(course.steps(Mono(3_000)), [Step::StopReading]);
         assert_eq!(course.deadline(), Some(Mono(4_000)));
-        assert_eq!(course.steps(Mono(4_000)), finish(0, ""));
+        assert_eq!(course.steps(Mono(4_000)), finish(Ending::exited(0)));
     }
 
     #[test]
@@ -315,10 +304,7 @@ mod tests {
         course.exited(Exit::Signal(9), Mono(6_010));
         course.family_ended(Mono(6_020));
         course.output_ended();
-        assert_eq!(
-            course.steps(Mono(6_020)),
-            finish(143, "[Job terminated by user request]\n")
-        );
+        assert_eq!(course.steps(Mono(6_020)), finish(Ending::killed()));
     }
 
     #[test]
@@ -330,10 +316,7 @@ mod tests {
         course.output_ended();
         assert_eq!(course.steps(Mono(100)), [], "a child of the command still lives");
         course.family_ended(Mono(150));
-        assert_eq!(
-            course.steps(Mono(150)),
-            finish(143, "[Job terminated by user request]\n")
-        );
+        assert_eq!(course.steps(Mono(150)), finish(Ending::killed()));
     }
 
     #[test]
@@ -347,10 +330,7 @@ mod tests {
         steps.extend(course.steps(Mono(drained + limits::GUARDIAN_ANSWER_MS)));
         steps.extend(course.steps(Mono(drained + 2 * limits::GUARDIAN_ANSWER_MS)));
         assert_eq!(steps[..2], [Step::NameLeftovers, Step::StopReading]);
-        assert_eq!(
-            steps[2..],
-            finish(124, "[SALTPETER ERROR: Job timed out after 1 seconds]\n")[..]
-        );
+        assert_eq!(steps[2..], finish(Ending::timed_out(1))[..]);
     }
 
     #[test]
@@ -359,7 +339,7 @@ mod tests {
         course.exited(Exit::Code(0), Mono(0));
         course.ask(Reason::Kill, Mono(1));
         course.output_ended();
-        assert_eq!(course.steps(Mono(1)), finish(0, ""));
+        assert_eq!(course.steps(Mono(1)), finish(Ending::exited(0)));
     }
 
     #[test]

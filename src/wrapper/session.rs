@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::clock::Mono;
+use crate::ending::GivenBy;
 use crate::limits;
 use crate::protocol::{
     ConnectAck, DaemonFrame, ErrorCode, FEATURE_DATA_BASE64, FEATURE_JOB, FEATURE_RESUME, FEATURE_WINDOW,
@@ -37,7 +38,8 @@ pub struct Session {
     /// How many of `unacked` were sent on this connection.
     sent: usize,
     next_seq: u64,
-    complete: Option<i64>,
+    /// The completion, but for its `seq`.
+    complete: Option<WrapperBody>,
     complete_sent: bool,
     closed: bool,
     /// The peer may be told secrets: loopback, or verified.
@@ -217,9 +219,14 @@ impl Session {
         self.next_seq += 1;
     }
 
-    /// All output has been offered; this is how it ended.
-    pub fn complete(&mut self, retcode: i64) {
-        self.complete = Some(retcode);
+    /// All output has been offered; this is how it ended, who ended it, and how long the command ran.
+    pub fn complete(&mut self, retcode: i32, given_by: Option<GivenBy>, duration_ms: Option<u64>) {
+        self.complete = Some(WrapperBody::Complete {
+            retcode: Some(i64::from(retcode)),
+            seq: None,
+            given_by,
+            duration_ms,
+        });
     }
 
     /// Output that the daemon has not acknowledged, oldest first.
@@ -296,15 +303,15 @@ impl Session {
                 only_text: !features.data_base64,
             });
         }
-        let retcode = self.complete.filter(|_| !self.complete_sent)?;
+        let mut complete = self.complete.clone().filter(|_| !self.complete_sent)?;
         if !features.window && !self.unacked.is_empty() {
             return None;
         }
         self.complete_sent = true;
-        Some(Outgoing::Control(WrapperBody::Complete {
-            retcode: Some(retcode),
-            seq: Some(self.next_seq),
-        }))
+        if let WrapperBody::Complete { seq, .. } = &mut complete {
+            *seq = Some(self.next_seq);
+        }
+        Some(Outgoing::Control(complete))
     }
 
     fn wants_ack(&self) -> bool {

@@ -26,7 +26,7 @@ fn due(session: &mut Session, now: u64) -> Vec<String> {
                 last_acked_seq,
                 next_seq,
             }) => format!("sync {} {}", last_acked_seq.unwrap(), next_seq.unwrap()),
-            Outgoing::Control(WrapperBody::Complete { retcode, seq }) => {
+            Outgoing::Control(WrapperBody::Complete { retcode, seq, .. }) => {
                 format!("complete {} {}", retcode.unwrap(), seq.unwrap())
             }
             Outgoing::Control(other) => panic!("{other:?}"),
@@ -73,7 +73,7 @@ fn offer(session: &mut Session, texts: &[&str]) {
 fn a_run_goes_from_permission_to_delivery() {
     let mut session = running();
     offer(&mut session, &["a", "b"]);
-    session.complete(3);
+    session.complete(3, None, None);
     assert_eq!(due(&mut session, 1), ["0 a", "1 b", "complete 3 2"]);
     assert_eq!(session.receive(Mono(2), DaemonFrame::OutputAck { seq: 1 }), None);
     assert_eq!(session.unacked().count(), 0);
@@ -126,7 +126,7 @@ fn an_ack_without_job_ends_without_a_start() {
     let action = session.receive(Mono(0), ack(None, false, None));
     assert!(matches!(action, Some(Action::NoJob(_))));
     session.offer(STDERR, b"no job\n".to_vec());
-    session.complete(254);
+    session.complete(254, None, None);
     assert_eq!(due(&mut session, 0), ["0 no job\n"]);
     session.receive(Mono(0), DaemonFrame::OutputAck { seq: 0 });
     assert_eq!(due(&mut session, 0), ["complete 254 1"]);
@@ -155,7 +155,7 @@ fn a_lost_start_ack_and_a_lost_complete_ack_are_asked_for_again() {
     session.receive(Mono(0), ack(Some(&ALL), true, Some(-1)));
     session.started(7);
     offer(&mut session, &["a"]);
-    session.complete(0);
+    session.complete(0, None, None);
     assert_eq!(due(&mut session, 0), ["start 7", "0 a", "complete 0 1"]);
     session.connected(Mono(1), true);
     due(&mut session, 1);
@@ -167,7 +167,7 @@ fn a_lost_start_ack_and_a_lost_complete_ack_are_asked_for_again() {
 fn a_nack_goes_back_once_however_many_follow() {
     let mut session = running();
     offer(&mut session, &["a", "b", "c"]);
-    session.complete(0);
+    session.complete(0, None, None);
     due(&mut session, 1);
     let nack = |received_seq| DaemonFrame::NackOutOfOrder {
         expected_seq: 1,
@@ -192,7 +192,7 @@ fn a_daemon_that_lost_its_state_gets_what_is_left_and_is_told_of_the_gap() {
     session.receive(Mono(2), ack(Some(&ALL), false, Some(-1)));
     let lost = "0 [output messages 0..1 were lost by the daemon]\n";
     assert_eq!(due(&mut session, 2), [lost, "1 c"]);
-    session.complete(0);
+    session.complete(0, None, None);
     assert_eq!(due(&mut session, 2), ["complete 0 2"]);
 }
 
@@ -203,7 +203,7 @@ fn beats_go_from_the_connect_to_the_completion_and_before_output() {
     assert_eq!(session.deadline(), Some(Mono(5_000)));
     assert_eq!(due(&mut session, 5_000), ["beat", "0 a"]);
     session.receive(Mono(5_000), DaemonFrame::OutputAck { seq: 0 });
-    session.complete(0);
+    session.complete(0, None, None);
     assert_eq!(due(&mut session, 10_000), ["beat", "complete 0 1"]);
     assert_eq!(due(&mut session, 15_000), ["beat"]);
     session.receive(Mono(15_000), DaemonFrame::CompleteAck { seq: Some(1) });
@@ -242,7 +242,7 @@ fn an_old_daemon_gets_one_frame_at_a_time_and_only_text() {
     let mut session = running_with_old_daemon();
     session.offer(STDOUT, vec![0xff]);
     offer(&mut session, &["b"]);
-    session.complete(0);
+    session.complete(0, None, None);
     assert_eq!(due(&mut session, 0), ["start 7"]);
     session.receive(Mono(1), DaemonFrame::StartAck);
     let Some(Outgoing::Output { chunk, only_text }) = session.next(Mono(1)) else {
@@ -284,7 +284,7 @@ fn an_old_daemon_that_forgot_the_session_gets_a_new_one_that_counts_from_0() {
     session.receive(Mono(1_003), DaemonFrame::OutputAck { seq: 0 });
     assert_eq!(due(&mut session, 1_003), ["1 c"]);
     session.receive(Mono(1_004), DaemonFrame::OutputAck { seq: 1 });
-    session.complete(0);
+    session.complete(0, None, None);
     assert_eq!(due(&mut session, 1_004), ["complete 0 2"]);
 }
 
@@ -346,7 +346,7 @@ fn a_refusal_ends_the_talking() {
             Some(Action::Refused { code, message })
         );
         assert!(session.is_closed());
-        session.complete(0);
+        session.complete(0, None, None);
         assert_eq!(due(&mut session, 60_000), [""; 0]);
     }
 }
@@ -354,7 +354,7 @@ fn a_refusal_ends_the_talking() {
 #[test]
 fn told_to_stop_before_the_permission_it_reports_and_never_starts() {
     let mut session = Session::new("id".into(), "1", true);
-    session.complete(255);
+    session.complete(255, None, None);
     session.connected(Mono(0), true);
     assert_eq!(due(&mut session, 0), ["connect"]);
     assert_eq!(session.receive(Mono(1), ack(Some(&ALL), true, Some(-1))), None);

@@ -10,6 +10,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::clock::{self, Mono};
+use crate::ending::{Ending, error_note};
 use crate::limits;
 use crate::process::guardian::Guardian;
 use crate::process::order::{Exit, GuardianOrder, Report};
@@ -60,8 +61,9 @@ enum Stage {
     Running,
     /// No more output comes; the outcome is to be delivered.
     Finishing {
-        retcode: i64,
-        notice: String,
+        ending: Ending,
+        /// How long the command ran; None: it was not started.
+        duration_ms: Option<u64>,
         offered: bool,
     },
     Done,
@@ -242,7 +244,7 @@ impl Supervisor {
     fn act(&mut self, action: Action, now: Mono) {
         match action {
             Action::Start(order) => self.start(order, now),
-            Action::NoJob(reason) => self.finish(254, format!("[SALTPETER ERROR: {reason}]\n")),
+            Action::NoJob(reason) => self.finish(Ending::not_started(error_note(reason))),
             Action::Kill => self.kill(now),
             Action::Delivered => {
                 log::info!("outcome delivered");
@@ -268,7 +270,7 @@ impl Supervisor {
             None => self.settings.own_start(&self.key.machine),
         };
         let Some(start) = start else {
-            return self.finish(254, "[SALTPETER ERROR: there is no command to run]\n".to_string());
+            return self.finish(Ending::not_started(error_note("there is no command to run")));
         };
         if let Some(order) = &order {
             self.tune(order);
@@ -279,10 +281,8 @@ impl Supervisor {
         // a directory on a hung mount takes for ever: kill and timeout hold from here on
         self.course.started(start.timeout_s, now);
         if let Err(error) = self.child.start(start.launch) {
-            self.finish(
-                255,
-                format!("[SALTPETER ERROR: cannot start the command: {error}]\n"),
-            );
+            let what = format!("cannot start the command: {error}");
+            self.finish(Ending::error(error_note(&what)));
         }
     }
 
@@ -298,7 +298,7 @@ impl Supervisor {
 
     fn kill(&mut self, now: Mono) {
         match self.stage {
-            Stage::Waiting => self.finish(143, "[Job killed before execution]\n".to_string()),
+            Stage::Waiting => self.finish(Ending::killed_before()),
             Stage::Starting { .. } | Stage::Running => {
                 log::info!("kill received");
                 self.flush = true;
@@ -312,7 +312,7 @@ impl Supervisor {
         log::warn!("told to stop");
         self.told_to_stop = true;
         match self.stage {
-            Stage::Waiting => self.finish(255, "[wrapper was told to stop]\n".to_string()),
+            Stage::Waiting => self.finish(Ending::told_to_stop()),
             Stage::Starting { .. } | Stage::Running => {
                 self.flush = true;
                 self.course.ask(Reason::Stop, now);
@@ -341,10 +341,8 @@ impl Supervisor {
                 self.course.family_ended(now);
                 self.course.leftovers(String::new());
             }
-            Report::Locked { message } => self.not_started(254, format!("LOCKFILE ERROR: {message}\n")),
-            Report::NotStarted { message } => {
-                self.not_started(255, format!("[SALTPETER ERROR: {message}]\n"))
-            }
+            Report::Locked { message } => self.not_started(Ending::locked(&message)),
+            Report::NotStarted { message } => self.not_started(Ending::error(error_note(&message))),
             Report::Exited(exit) => {
                 log::info!("command ended: {exit:?}");
                 self.course.exited(exit, now);
@@ -360,9 +358,9 @@ impl Supervisor {
         }
     }
 
-    fn not_started(&mut self, retcode: i64, notice: String) {
+    fn not_started(&mut self, ending: Ending) {
         self.dismiss_guardian(clock::mono());
-        self.finish(retcode, notice);
+        self.finish(ending);
     }
 
     fn dismiss_guardian(&mut self, now: Mono) {
@@ -379,7 +377,7 @@ impl Supervisor {
         let what = "the guardian of the command died, so the command was ended";
         self.child.end_orphans();
         if !self.course.is_running() {
-            return self.finish(255, format!("[SALTPETER ERROR: {what}]\n"));
+            return self.finish(Ending::error(error_note(what)));
         }
         self.course.ask(Reason::Fault(what.to_string()), now);
         self.course.exited(Exit::Signal(9), now);
@@ -395,7 +393,7 @@ impl Supervisor {
         }
         self.child.abandon();
         self.child.stop_reading();
-        self.finish(255, format!("[SALTPETER ERROR: {what}]\n"));
+        self.finish(Ending::error(error_note(what)));
     }
 
     fn restart_link(&mut self) {
@@ -429,25 +427,25 @@ impl Supervisor {
                 self.spool.close();
                 self.child.stop_reading();
             }
-            Step::Finish(outcome) => {
+            Step::Finish(ending) => {
                 self.dismiss_guardian(now);
-                self.finish(outcome.retcode, outcome.notice);
+                self.finish(ending);
             }
         }
     }
 
-    fn finish(&mut self, retcode: i64, notice: String) {
+    fn finish(&mut self, ending: Ending) {
         if matches!(self.stage, Stage::Finishing { .. } | Stage::Done) {
             return;
         }
         log::info!(
-            "outcome {retcode}; {}",
-            if notice.is_empty() {
-                "no notice"
-            } else {
-                notice.trim_end()
-            }
+            "outcome {} given by {}; {}",
+            ending.code,
+            ending.given_by.word(),
+            ending.note.as_deref().unwrap_or("no notice")
         );
+        let has_run = self.stage == Stage::Running;
+        let duration_ms = self.course.ran_ms(clock::mono()).filter(|_| has_run);
         self.course = Course::default();
         let patience_ms = if self.told_to_stop {
             limits::STOP_PATIENCE_MS
@@ -456,8 +454,8 @@ impl Supervisor {
         };
         self.patience_ends_at = clock::mono().plus_ms(patience_ms);
         self.stage = Stage::Finishing {
-            retcode,
-            notice,
+            ending,
+            duration_ms,
             offered: false,
         };
     }
@@ -504,17 +502,18 @@ impl Supervisor {
     fn offer_end(&mut self) {
         let fresh_line = if self.spool.ends_with_newline() { "" } else { "\n" };
         if let Stage::Finishing {
-            retcode,
-            notice,
+            ending,
+            duration_ms,
             offered,
         } = &mut self.stage
             && !std::mem::replace(offered, true)
         {
-            if !notice.is_empty() {
+            if let Some(note) = &ending.note {
                 self.session
-                    .offer(STDERR, format!("{fresh_line}{notice}").into_bytes());
+                    .offer(STDERR, format!("{fresh_line}{note}\n").into_bytes());
             }
-            self.session.complete(*retcode);
+            self.session
+                .complete(ending.code, Some(ending.given_by), *duration_ms);
         }
     }
 
@@ -535,9 +534,10 @@ impl Supervisor {
 
     /// What could not be delivered stays in the local log, outcome included.
     fn keep_in_log(&mut self) {
-        let Stage::Finishing { retcode, .. } = self.stage else {
+        let Stage::Finishing { ending, .. } = &self.stage else {
             return;
         };
+        let retcode = ending.code;
         let Some(file) = &mut self.log_file else {
             return log::error!("nowhere to keep the output that could not be delivered");
         };

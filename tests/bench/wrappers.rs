@@ -344,5 +344,7 @@ fn complete(retcode: i64) -> WrapperBody {
     WrapperBody::Complete {
         retcode: Some(retcode),
         seq: Some(0),
+        given_by: None,
+        duration_ms: None,
     }
 }

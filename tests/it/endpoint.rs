@@ -246,6 +246,8 @@ fn control_frames_tell_how_much_output_came_before_them() {
     let complete = WrapperBody::Complete {
         retcode: Some(0),
         seq: Some(5),
+        given_by: None,
+        duration_ms: None,
     };
     say(&mut socket, &complete);
     assert!(matches!(

@@ -537,6 +537,8 @@ fn intruder_frames(rng: &mut Rng, key: &SessionKey, only_joins: bool) -> Vec<Wra
     let complete = WrapperBody::Complete {
         retcode: Some(77),
         seq: Some(rng.below(5)),
+        given_by: None,
+        duration_ms: None,
     };
     let start = WrapperBody::Start {
         pid: Some(666),

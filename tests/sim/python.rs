@@ -100,6 +100,8 @@ impl World {
         let complete = WrapperBody::Complete {
             retcode: Some(retcode),
             seq: Some(w.frames.len() as u64),
+            given_by: None,
+            duration_ms: None,
         };
         self.wrapper_says(wrapper, complete);
         self.python_waits(wrapper, Wait::Rest, 5_000);

@@ -747,6 +747,90 @@ fn the_command_s_own_signal_gives_128_and_its_number() {
 }
 
 #[test]
+fn a_command_s_own_code_is_its_own_failure_whatever_the_code_means_to_us() {
+    for kind in [Kind::OursJob, Kind::OursEnv, Kind::Python] {
+        for code in [124, 143, 253, 254, 255] {
+            let mut world = with(quiet(vec![job(kind)], 1), Behaviour::simple(2_000, code));
+            let instance = start(&mut world);
+            run_for(&mut world, 5);
+            let record = machine(&world, &instance, "web00");
+            assert_eq!(
+                (record.retcode, record.outcome()),
+                (Some(code), Some("failed")),
+                "{kind:?}"
+            );
+            assert!(!run_of(&world, &instance).is_killed());
+            let counts = world.checker.seen.board.jobs["backup"].counts.machines.clone();
+            assert_eq!(counts, [("failed", 1)].into(), "{kind:?} {code}");
+        }
+    }
+}
+
+#[test]
+fn what_we_ended_says_so_and_a_kill_says_who_asked() {
+    for kind in [Kind::OursJob, Kind::Python] {
+        let mut world = with(quiet(vec![job(kind)], 1), Behaviour::simple(600_000, 0));
+        let instance = start(&mut world);
+        run_for(&mut world, 10);
+        kill(&mut world).unwrap();
+        run_for(&mut world, 7);
+        let record = machine(&world, &instance, "web00");
+        assert_eq!(record.outcome(), Some("killed"), "{kind:?}");
+        let run = run_of(&world, &instance);
+        assert!(run.is_killed() && run.killed_by.is_some(), "{run:?}");
+        assert_eq!(record.killed_by, run.killed_by);
+
+        let mut limited = job(kind);
+        limited.timeout_s = 5;
+        let mut world = with(quiet(vec![limited], 1), Behaviour::simple(600_000, 0));
+        let instance = start(&mut world);
+        run_for(&mut world, 20);
+        assert_eq!(
+            machine(&world, &instance, "web00").outcome(),
+            Some("timeout"),
+            "{kind:?}"
+        );
+        assert!(!run_of(&world, &instance).is_killed());
+    }
+}
+
+#[test]
+fn the_note_of_missed_due_times_stays_until_it_is_seen_or_a_day_has_passed() {
+    let missed = |world: &World| world.checker.seen.board.jobs["backup"].record.missed;
+    for is_seen in [true, false] {
+        let mut hourly = every("0");
+        hourly.min = "0".into();
+        let mut world = with(quiet(vec![hourly], 1), Behaviour::simple(1_000, 0));
+        run_for(&mut world, 15);
+        world.crash();
+        let to_the_hour = 3_600_000 - world.wall().0.rem_euclid(3_600_000_000) as u64 / 1_000;
+        world.restart_in(to_the_hour + 90_000);
+        world.run_for(to_the_hour + 100_000);
+        check(&world);
+        assert_eq!(missed(&world), 1);
+        // the next start on time is no reason to forget it, nor is a restart
+        run_for(&mut world, 3_700);
+        assert_eq!((verdicts(&world).0, missed(&world)), (1, 1));
+        world.crash();
+        world.restart_in(2_000);
+        run_for(&mut world, 10);
+        assert_eq!(missed(&world), 1);
+        if is_seen {
+            ask(&mut world, Ask::Seen { job: "backup".into() }).unwrap();
+        } else {
+            run_for(&mut world, 86_400 - 5_000);
+            assert_eq!(missed(&world), 1);
+            run_for(&mut world, 5_000);
+        }
+        assert_eq!(missed(&world), 0);
+        world.crash();
+        world.restart_in(2_000);
+        run_for(&mut world, 10);
+        assert_eq!(missed(&world), 0);
+    }
+}
+
+#[test]
 fn a_python_wrapper_resynchronizes_after_a_reconnect() {
     let steady = Behaviour {
         chunks: 40,

@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 
 use saltpeter::clock::Wall;
+use saltpeter::ending::GivenBy;
 use saltpeter::engine::id::MachineRunId;
 use saltpeter::limits;
 use saltpeter::protocol::{
@@ -464,11 +465,26 @@ impl World {
                 {
                     w.complete_sent = true;
                     let seq = Some(w.frames.len() as u64);
-                    let retcode = Some(retcode);
-                    self.wrapper_says(wrapper, WrapperBody::Complete { retcode, seq });
+                    let given_by = self.given_by(wrapper, retcode);
+                    let complete = WrapperBody::Complete {
+                        retcode: Some(retcode),
+                        seq,
+                        given_by: Some(given_by),
+                        duration_ms: None,
+                    };
+                    self.wrapper_says(wrapper, complete);
                 }
                 return;
             }
+        }
+    }
+
+    fn given_by(&self, wrapper: usize, retcode: i64) -> GivenBy {
+        match self.wrappers[wrapper].command {
+            None => GivenBy::NotStarted,
+            Some(command) if command.kill_heard && retcode == 143 => GivenBy::Kill,
+            Some(command) if command.time_up && retcode == 124 => GivenBy::Timeout,
+            Some(_) => GivenBy::Command,
         }
     }
 

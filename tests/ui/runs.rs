@@ -53,7 +53,10 @@ fn a_job_is_run_with_values_watched_live_killed_and_tried_again() {
     browser.until_shown("[Job terminated by user request]");
     browser.click("button", "Kill run …");
     browser.click("dialog button", "Kill");
-    browser.until("the end", "named('h1 .badge', 'failed').length === 1");
+    browser.until(
+        "the end",
+        "/^killed by /.test(document.querySelector('h1 .badge').textContent)",
+    );
     daemon.wait_ended(&instance);
     assert_eq!(daemon.retcode(&instance, "m1"), 143);
 
@@ -71,7 +74,10 @@ fn a_job_is_run_with_values_watched_live_killed_and_tried_again() {
     browser.until_shown("3 killed: m1 (143), m2 (143), m3 (143)");
     browser.click("button", "Kill …");
     browser.click("dialog button", "Kill");
-    browser.until("its end", "named('.recent .badge', 'failed').length === 2");
+    browser.until(
+        "its end",
+        "[...document.querySelectorAll('.recent .badge')].filter((badge) => /^killed by /.test(badge.textContent)).length === 2",
+    );
     browser.is_clean(&[]);
 }
 

@@ -12,10 +12,11 @@ const FIELDS = ["sec", "min", "hour", "dom", "mon", "dow", "year"];
 /** Shown elsewhere on this page. */
 const ELSEWHERE = [...FIELDS, "description", "group", "command", "timezone", "utc", "parameters"];
 
-const OUTCOMES = { succeeded: ["good", "succeeded"], failed: ["bad", "failed"], running: ["busy", "running"], skipped: ["off", "skipped"] };
+const OUTCOMES = { succeeded: ["good", "succeeded"], failed: ["bad", "failed"], killed: ["warn", "killed"], running: ["busy", "running"], skipped: ["off", "skipped"] };
 
-export function setOutcome(node, outcome) {
-  setBadge(node, ...(OUTCOMES[outcome] ?? ["off", outcome]));
+export function setOutcome(node, outcome, killedBy = null) {
+  const [kind, text] = OUTCOMES[outcome] ?? ["off", outcome];
+  setBadge(node, kind, outcome === "killed" && killedBy !== null ? `killed by ${killedBy}` : text);
 }
 
 export function jobView(app, name) {
@@ -36,7 +37,10 @@ export function jobView(app, name) {
     on: { click: () => app.act(() => post(`${api}/resume`), `${name} starts by itself again`) },
   }, "Resume");
   const kill = h("button", { class: "danger", on: { click: killJob } }, "Kill …");
-  const actions = h("p", { class: "actions" }, run, pause, resume, kill);
+  const markSeen = h("button", {
+    on: { click: () => app.act(() => post(`${api}/seen`), "The missed due times are marked as seen") },
+  }, "Mark missed as seen");
+  const actions = h("p", { class: "actions" }, run, pause, resume, kill, markSeen);
   const problems = h("ul", { class: "problems" });
   const nextRuns = h("ol", { class: "times" });
   const noNext = h("p", { class: "quiet" });
@@ -132,6 +136,7 @@ export function jobView(app, name) {
     show(pause, isThere && !job?.paused);
     show(resume, Boolean(job?.paused));
     show(kill, line?.state === "running");
+    show(markSeen, line?.missed > 0);
   }
 
   function update() {
@@ -269,8 +274,8 @@ function makeRecent(run) {
 
 function updateRecent(row, run) {
   const cells = row.children;
-  setLasting(cells[2].firstChild, run.started, run.ended);
-  setOutcome(cells[3].firstChild, run.outcome);
+  setLasting(cells[2].firstChild, run.started, run.ended, run.duration_ms);
+  setOutcome(cells[3].firstChild, run.outcome, run.killed_by);
   const { outcomes, failed } = run.machines;
   const words = Object.entries(outcomes).sort(([a], [b]) => (b === "success") - (a === "success"));
   const parts = words.map(([word, count]) => `${count} ${word.replace("_", " ")}`);

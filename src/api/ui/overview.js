@@ -230,7 +230,8 @@ function updateRun(row, run) {
 /** How a job's last run went, and how the job stands otherwise. */
 export function updateStates(cell, job) {
   const states = [];
-  if (job.last_ok === false) states.push(["bad", "failed"]);
+  if (job.last_outcome === "killed") states.push(["warn", "killed"]);
+  else if (job.last_ok === false) states.push(["bad", "failed"]);
   else if (job.last_ok === true) states.push(["good", "ok"]);
   if (job.state === "running") states.push(["busy", "running"]);
   else if (job.state === "paused") states.push(["warn", "paused"]);
@@ -279,6 +280,7 @@ function updateJob(row, job) {
 
 function outcomeText(job) {
   const has_failures = job.state === "running" ? job.last_failed_count > 0 : job.last_ok === false;
+  if (job.last_outcome === "killed" && job.last_killed_by !== null) return `by ${job.last_killed_by}`;
   if (!has_failures) return "";
   if (job.last_total_count === 0) return "no machine";
   return `${job.last_failed_count} of ${job.last_total_count} failed`;

@@ -18,7 +18,7 @@ const ENDED_POLLS = 15;
 const MANY_MACHINES = 1_000;
 const MANY_POLLS = 5;
 
-const KINDS = { success: "good", killed: "warn" };
+const KINDS = { success: "good", killed: "warn", maintenance: "off" };
 
 export function runView(app, instance) {
   const api = `/api/v1/runs/${part(instance)}`;
@@ -138,12 +138,12 @@ export function runView(app, instance) {
     show(missing, false);
     show(whole, true);
     show(outcome, true);
-    setOutcome(outcome, run.outcome);
+    setOutcome(outcome, run.outcome, run.killed_by);
     list(jobLink, [run.job], (job) => job, (job) => h("span", {}, " / ", link(jobPath(job), job)), () => {});
     setText(titleJob, run.job);
     setText(titleTime, clock(Date.parse(run.started)));
     setText(reason, reasonOf(run));
-    show(reason, run.outcome === "failed");
+    show(reason, run.outcome === "failed" || run.outcome === "killed");
     updateFacts();
     const order = [...run.machines].sort((a, b) => rank(a) - rank(b) || byName(a.machine, b.machine));
     if (machine === null && order.length > 0) ({ machine } = order[0]);
@@ -155,7 +155,7 @@ export function runView(app, instance) {
   function updateFacts() {
     const found = [
       ["Started", (cell) => timeIn(cell, run.started)],
-      ["Took", (cell) => setLasting(timeOf(cell), run.started, run.ended)],
+      ["Took", (cell) => setLasting(timeOf(cell), run.started, run.ended, run.duration_ms)],
       ["Why", (cell) => setText(cell, run.asked_by ? `asked for by ${run.asked_by}` : "it was due")],
     ];
     if (run.kill_asked) found.push(["Kill asked", (cell) => timeIn(cell, run.kill_asked)]);
@@ -210,7 +210,7 @@ export function runView(app, instance) {
     setAttr(row, "class", entry.machine === machine ? "chosen" : null);
     setAttr(cells[0].firstChild, "aria-current", entry.machine === machine ? "true" : null);
     setBadge(cells[1].firstChild, ...stateOf(entry));
-    setLasting(cells[2].firstChild, entry.started, entry.ended);
+    setLasting(cells[2].firstChild, entry.started, entry.ended, entry.duration_ms);
     setText(cells[3], bytes(entry.output_bytes));
     setMoment(cells[4].firstChild, entry.started ?? entry.dispatched);
   }
@@ -331,6 +331,7 @@ function notesOf(entry) {
   const notes = [];
   if (entry.presumed) notes.push("The outcome is presumed: the wrapper may still report the true one.");
   if (entry.revised_from !== null) notes.push(`The outcome was ${entry.revised_from} before the wrapper came back.`);
+  if (entry.outcome === "killed" && entry.killed_by !== null) notes.push(`Killed by ${entry.killed_by}.`);
   if (entry.left_out_bytes > 0) notes.push(`${bytes(entry.left_out_bytes)} in the middle are left out (output_limit).`);
   if (entry.pid !== null && entry.ended === null) notes.push(`pid ${entry.pid}.`);
   return notes;

@@ -13,7 +13,7 @@ const NOT_STARTED = 1_000;
 const DAY_MS = 86_400_000;
 
 const OUTCOMES = [
-  ["", "Any outcome"], ["failed", "Failed"], ["succeeded", "Succeeded"], ["running", "Running"],
+  ["", "Any outcome"], ["failed", "Failed"], ["succeeded", "Succeeded"], ["running", "Running"], ["killed", "Killed"],
   ["skipped", "Skipped: all machines in maintenance"], ["not_started", "Did not start: missed, overlapped, paused"],
 ];
 
@@ -156,9 +156,8 @@ function makeRun(run) {
 
 function updateRun(row, run) {
   const cells = row.children;
-  setLasting(cells[3].firstChild, run.started, run.ended);
-  if (run.outcome === "failed" && run.kill_asked) setBadge(cells[4].firstChild, "warn", "killed");
-  else setOutcome(cells[4].firstChild, run.outcome);
+  setLasting(cells[3].firstChild, run.started, run.ended, run.duration_ms);
+  setOutcome(cells[4].firstChild, run.outcome, run.killed_by);
   let text = counted(run.total_count, "machine");
   if (run.failed_count > 0) text = `${run.failed_count} of ${text} failed`;
   else if (run.ended_count < run.total_count) text = `${run.ended_count} of ${text} ended`;

@@ -66,8 +66,9 @@ function refresh(node) {
   setAttr(node, "title", iso);
 }
 
-/** A `<time>` that says how long something takes, or has taken until now. */
-export function setLasting(node, from, until) {
+/** A `<time>` that says how long something takes, or has taken until now; `took_ms` where that is known otherwise. */
+export function setLasting(node, from, until, took_ms = null) {
+  setAttr(node, "data-took", took_ms);
   setAttr(node, "data-from", from);
   setAttr(node, "data-until", until);
   refreshLasting(node);
@@ -76,6 +77,8 @@ export function setLasting(node, from, until) {
 function refreshLasting(node) {
   const from = node.getAttribute("data-from");
   if (!from) return setText(node, "–");
+  const took = node.getAttribute("data-took");
+  if (took) return setText(node, duration(Number(took)));
   const until = node.getAttribute("data-until");
   setText(node, duration((until ? Date.parse(until) : now()) - Date.parse(from)));
 }

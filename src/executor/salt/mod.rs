@@ -22,6 +22,7 @@ use serde_json::Value;
 use super::link::Entrance;
 use super::{CurrentSettings, Order};
 use crate::clock::{self, Mono};
+use crate::ending::code;
 use crate::engine::event::Event;
 use crate::limits;
 use crate::wake::Waker;
@@ -32,9 +33,9 @@ use protocol::{Jids, Launch, Request, Said};
 use supervise::Helper;
 
 /// A machine run whose wrapper could not be started.
-const NOT_STARTED: i32 = 254;
+const NOT_STARTED: i32 = code::NOT_STARTED;
 /// A machine run whose machine did not answer.
-const NO_ANSWER: i32 = 255;
+const NO_ANSWER: i32 = code::ERROR;
 const NO_RESPONSE: &str = "Target did not respond";
 
 /// The executor's thread.

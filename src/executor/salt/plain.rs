@@ -9,14 +9,12 @@ use serde_json::{Value, json};
 use super::protocol::{self, Request};
 use super::{NO_ANSWER, NO_RESPONSE, Pending, Salt, What};
 use crate::clock::{self, Mono};
+use crate::ending::{Ending, GivenBy, code};
 use crate::engine::effect::Dispatch;
 use crate::engine::event::Event;
 use crate::engine::id::MachineRunId;
 use crate::limits;
 
-const KILLED: i32 = 143;
-const TIMED_OUT: i32 = 124;
-const KILLED_NOTE: &str = "[Job terminated by user request]";
 const GONE_NOTE: &str = "[SALTPETER ERROR: the minion no longer runs the command, and returned nothing]";
 
 /// A command on some minions.
@@ -73,7 +71,7 @@ impl Plain {
 
     pub(super) fn returned(&mut self, machine: &str, ret: &Value) -> Option<Event> {
         let machine_run = self.open.remove(machine)?;
-        let (retcode, mut output) = outcome(ret, self.dispatch.spec.timeout_s);
+        let (ending, mut output) = outcome(ret, self.dispatch.spec.timeout_s);
         if !output.is_empty() && !output.ends_with('\n') {
             // Salt takes away the last line's end
             output.push('\n');
@@ -81,9 +79,8 @@ impl Plain {
         let is_killed = self.killed.contains_key(machine);
         Some(Event::Returned {
             machine_run,
-            retcode: if is_killed { KILLED } else { retcode },
             output: output.into_bytes(),
-            note: is_killed.then(|| KILLED_NOTE.to_string()),
+            ending: if is_killed { Ending::killed() } else { ending },
         })
     }
 
@@ -125,7 +122,7 @@ impl Plain {
     pub(super) fn lost(&mut self, machines: &[String]) -> Vec<Event> {
         machines
             .iter()
-            .filter_map(|machine| self.end(machine, NO_ANSWER, NO_RESPONSE))
+            .filter_map(|machine| self.end(machine, failed(NO_ANSWER, NO_RESPONSE)))
             .collect()
     }
 
@@ -133,16 +130,15 @@ impl Plain {
         let machines: Vec<String> = self.open.keys().cloned().collect();
         machines
             .iter()
-            .filter_map(|machine| self.end(machine, retcode, note))
+            .filter_map(|machine| self.end(machine, failed(retcode, note)))
             .collect()
     }
 
-    fn end(&mut self, machine: &str, retcode: i32, note: &str) -> Option<Event> {
+    fn end(&mut self, machine: &str, ending: Ending) -> Option<Event> {
         Some(Event::Returned {
             machine_run: self.open.remove(machine)?,
-            retcode,
             output: Vec::new(),
-            note: Some(note.to_string()),
+            ending,
         })
     }
 
@@ -212,7 +208,7 @@ impl Salt {
             }
             questions.push((*id, "saltutil.kill_job", hard));
             for machine in over {
-                events.extend(plain.end(&machine, KILLED, KILLED_NOTE));
+                events.extend(plain.end(&machine, Ending::killed()));
             }
             let away = plain.away(now);
             events.extend(plain.lost(&away));
@@ -261,7 +257,7 @@ impl Salt {
         let times = plain.gone.entry(machine.to_string()).or_default();
         *times = if is_gone { *times + 1 } else { 0 };
         if *times >= limits::PLAIN_GONE {
-            let event = plain.end(machine, NO_ANSWER, GONE_NOTE);
+            let event = plain.end(machine, failed(NO_ANSWER, GONE_NOTE));
             self.report_all(event);
         }
     }
@@ -306,32 +302,40 @@ fn call(dispatch: &Dispatch) -> BTreeMap<&'static str, Value> {
     kwarg
 }
 
-/// An exit code as a return has it; what no exit code can be must not wrap around to one, 0 least of all.
-fn in_range(code: i64) -> i32 {
-    i32::try_from(code).unwrap_or(NO_ANSWER)
+/// An end that no minion told.
+fn failed(retcode: i32, note: &str) -> Ending {
+    Ending::new(retcode, GivenBy::of_code(retcode)).noted(note.to_string())
 }
 
-/// Code and output of a return.
-fn outcome(ret: &Value, timeout_s: u64) -> (i32, String) {
+/// An exit code as a return has it; what no exit code can be must not wrap around to one, 0 least of all.
+fn in_range(code: i64) -> Ending {
+    i32::try_from(code).map_or_else(|_| no_code(), Ending::exited)
+}
+
+fn no_code() -> Ending {
+    Ending::new(NO_ANSWER, GivenBy::Error)
+}
+
+/// End and output of a return.
+fn outcome(ret: &Value, timeout_s: u64) -> (Ending, String) {
     let text = |key: &str| ret.get(key).and_then(Value::as_str).unwrap_or_default();
     match ret {
         Value::Object(_) => {
             let output = format!("{}{}", text("stdout"), text("stderr"));
             let words = format!("Timed out after {timeout_s} seconds");
-            let retcode = ret
-                .get("retcode")
-                .and_then(Value::as_i64)
-                .unwrap_or(i64::from(NO_ANSWER));
-            let retcode = match retcode {
-                1 if timeout_s > 0 && output.trim_end().ends_with(&words) => TIMED_OUT,
-                // ended by a signal
-                signal if signal < 0 => in_range(128_i64.saturating_sub(signal)),
-                code => in_range(code),
+            let ending = match ret.get("retcode").and_then(Value::as_i64) {
+                Some(1) if timeout_s > 0 && output.trim_end().ends_with(&words) => {
+                    // Salt's own line says so already
+                    Ending::new(code::TIMED_OUT, GivenBy::Timeout)
+                }
+                Some(signal) if signal < 0 => in_range(i64::from(code::SIGNALED).saturating_sub(signal)),
+                Some(code) => in_range(code),
+                None => no_code(),
             };
-            (retcode, output)
+            (ending, output)
         }
-        Value::String(text) => (NO_ANSWER, text.clone()),
-        other => (NO_ANSWER, format!("the minion returned {other}")),
+        Value::String(text) => (no_code(), text.clone()),
+        other => (no_code(), format!("the minion returned {other}")),
     }
 }
 
@@ -371,7 +375,7 @@ mod tests {
                 &given_up[..],
                 [Event::Returned {
                     machine_run: MachineRunId(1),
-                    retcode: NO_ANSWER,
+                    ending: Ending { code: NO_ANSWER, .. },
                     ..
                 }]
             ),
@@ -403,17 +407,17 @@ mod tests {
     #[test]
     fn a_return_gives_code_and_output() {
         let object = |retcode: i64, stdout: &str| json!({"retcode": retcode, "stdout": stdout, "stderr": ""});
-        assert_eq!(outcome(&object(3, "x"), 5), (3, "x".into()));
-        assert_eq!(outcome(&object(-9, ""), 5), (137, String::new()));
+        assert_eq!(outcome(&object(3, "x"), 5), (Ending::exited(3), "x".into()));
+        assert_eq!(outcome(&object(-9, ""), 5), (Ending::signaled(9), String::new()));
         for impossible in [1 << 32, i64::MAX, i64::MIN] {
-            assert_eq!(outcome(&object(impossible, ""), 5).0, NO_ANSWER);
+            assert_eq!(outcome(&object(impossible, ""), 5).0, no_code());
         }
         let timed_out = "sleep 9 : Timed out after 5 seconds";
-        assert_eq!(outcome(&object(1, timed_out), 5).0, 124);
-        assert_eq!(outcome(&object(1, timed_out), 0).0, 1);
+        assert_eq!(outcome(&object(1, timed_out), 5).0.given_by, GivenBy::Timeout);
+        assert_eq!(outcome(&object(1, timed_out), 0).0, Ending::exited(1));
         assert_eq!(
             outcome(&json!("ERROR: no user"), 0),
-            (255, "ERROR: no user".into())
+            (no_code(), "ERROR: no user".into())
         );
     }
 }

@@ -406,7 +406,7 @@ fn recent_runs_tell_how_their_machines_ended_to_who_asks() {
     let told = expect(&daemon.get("/api/v1/jobs/j?machines=1"), 200);
     assert_eq!(
         told["recent"][0]["machines"],
-        json!({"outcomes": {"success": 1, "failed": 2}, "failed": [{"machine": "m2", "retcode": 3}, {"machine": "m3", "retcode": 3}]})
+        json!({"outcomes": {"success": 1, "failed": 2}, "failed": [{"machine": "m2", "retcode": 3, "outcome": "failed"}, {"machine": "m3", "retcode": 3, "outcome": "failed"}]})
     );
     assert!(
         expect(&daemon.get("/api/v1/jobs/j"), 200)["recent"][0]

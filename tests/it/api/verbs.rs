@@ -225,7 +225,7 @@ fn an_operator_looks_follows_and_kills() {
     let shown = out(&saltpeter(&daemon, &["status", "slow"], &[]));
     assert!(shown.contains(&instance) && shown.contains("killed"), "{shown}");
     let runs = out(&saltpeter(&daemon, &["runs", "slow", "--outcome", "failed"], &[]));
-    assert!(runs.contains(&instance), "{runs}");
+    assert!(runs.contains(&instance) && runs.contains("killed by "), "{runs}");
     assert!(!out(&saltpeter(&daemon, &["runs", "idle"], &[])).contains("slow_"));
     let nothing = saltpeter(&daemon, &["kill", "slow"], &[]);
     assert_eq!(code(&nothing), 1);

@@ -97,6 +97,83 @@ fn a_timeout_ends_the_whole_family_with_124() {
 }
 
 #[test]
+fn a_commands_own_124_143_253_254_or_255_is_its_failure_and_not_ours() {
+    let codes = [124, 143, 253, 254, 255];
+    let jobs: serde_json::Map<String, serde_json::Value> = codes
+        .iter()
+        .map(|code| (format!("own{code}"), job(&format!("exit {code}"))))
+        .collect();
+    let daemon = daemon(jobs.into());
+    for code in codes {
+        let instance = daemon.run(&format!("own{code}"));
+        daemon.wait_ended(&instance);
+        let run = daemon.get(&format!("/api/v1/runs/{instance}")).json();
+        let machine = &run["machines"][0];
+        assert_eq!(
+            (&machine["retcode"], &machine["outcome"], &machine["given_by"]),
+            (&json!(code), &json!("failed"), &json!("command")),
+            "{run:#}"
+        );
+        assert_eq!(run["outcome"], "failed");
+        let metric = format!("machine_runs_total{{job=\"own{code}\",outcome=\"failed\"}} 1");
+        let metrics = daemon.get("/metrics").text();
+        assert!(metrics.contains(&metric), "{metric}\n{metrics}");
+    }
+}
+
+#[test]
+fn a_killed_run_reads_killed_with_who_asked_for_it() {
+    let daemon = daemon(json!({"long": job("echo ready; exec sleep 60")}));
+    let instance = daemon.run("long");
+    daemon.wait_output(&instance, "m1", "ready");
+    assert_eq!(daemon.kill("long").status, 200);
+    daemon.wait_ended(&instance);
+    let audit = daemon.get("/api/v1/audit?action=kill").json();
+    let who = &audit["audit"][0]["by"];
+    assert!(who.is_string(), "{audit}");
+    let run = daemon.get(&format!("/api/v1/runs/{instance}")).json();
+    let job = daemon.get("/api/v1/jobs/long").json();
+    let killed = daemon.get("/api/v1/runs?outcome=killed").json();
+    for shown in [&run, &run["machines"][0], &job["recent"][0], &killed["runs"][0]] {
+        assert_eq!(
+            (&shown["outcome"], &shown["killed_by"]),
+            (&json!("killed"), who),
+            "{shown:#}"
+        );
+    }
+    assert_eq!(
+        (&job["last_outcome"], &job["last_killed_by"]),
+        (&json!("killed"), who)
+    );
+    let failed = daemon.get("/api/v1/runs?outcome=failed").json();
+    assert_eq!(failed["runs"], killed["runs"], "it did not succeed either");
+}
+
+#[test]
+fn a_command_that_ended_while_the_daemon_was_away_is_shown_with_its_own_duration() {
+    let daemon = Plan::new(json!({"short": job("echo ready; exec sleep 1")}))
+        .restarts()
+        .start();
+    let instance = daemon.run("short");
+    daemon.wait_output(&instance, "m1", "ready");
+    let command = daemon.fact("pid", &instance, "m1").unwrap() as i32;
+    daemon.kill_hard();
+    until("the command's end", || (!is_alive(command)).then_some(()));
+    // the outage goes on for longer than the command took
+    crate::support::pause(2_500);
+    daemon.start();
+    daemon.wait_ended(&instance);
+    let run = daemon.get(&format!("/api/v1/runs/{instance}")).json();
+    let machine_ms = run["machines"][0]["duration_ms"].as_u64().unwrap();
+    assert!((900..2_400).contains(&machine_ms), "{run:#}");
+    let run_ms = run["duration_ms"].as_u64().unwrap();
+    assert!((machine_ms..3_400).contains(&run_ms), "{run:#}");
+    // and the end as the daemon heard of it
+    let at = |column| daemon.fact(column, &instance, "m1").unwrap();
+    assert!(at("ended") - at("started") >= 3_400_000, "{run:#}");
+}
+
+#[test]
 fn after_a_normal_end_children_are_named_and_left_alone() {
     let scratch = crate::support::Scratch::new();
     let file = scratch.path().join("pids");

@@ -279,7 +279,7 @@ impl Told {
                     },
                 });
             }
-            WrapperBody::Complete { retcode, seq } => {
+            WrapperBody::Complete { retcode, seq, .. } => {
                 self.completes += 1;
                 assert_eq!(seq, Some(self.next_seq), "the completion overtook output");
                 if script.withhold_complete_acks {
