@@ -45,19 +45,31 @@ impl Systemd {
         self.send("READY=1\n");
     }
 
+    /// The engine turns: says so as often as systemd wants it.
+    pub fn alive(&mut self, now: Mono) {
+        let message = self.watchdog_message(now);
+        if !message.is_empty() {
+            self.send(message);
+        }
+    }
+
+    fn watchdog_message(&mut self, now: Mono) -> &'static str {
+        match self.watchdog_ms {
+            Some(watchdog_ms) if self.socket.is_some() && now >= self.beat_due => {
+                self.beat_due = now.plus_ms(watchdog_ms / limits::WATCHDOG_SHARE);
+                "WATCHDOG=1\n"
+            }
+            _ => "",
+        }
+    }
+
     /// The engine turns; `status` is asked for what it is at. Called once a second: says the one as often as systemd
     /// wants it, the other when it has changed.
     pub fn beat(&mut self, now: Mono, status: impl FnOnce() -> String) {
         if self.socket.is_none() {
             return;
         }
-        let mut message = String::new();
-        if let Some(watchdog_ms) = self.watchdog_ms
-            && now >= self.beat_due
-        {
-            self.beat_due = now.plus_ms(watchdog_ms / limits::WATCHDOG_SHARE);
-            message.push_str("WATCHDOG=1\n");
-        }
+        let mut message = self.watchdog_message(now).to_string();
         let status = status();
         if status != self.status {
             message.push_str(&format!("STATUS={status}\n"));

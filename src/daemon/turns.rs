@@ -31,7 +31,8 @@ pub struct Turns {
     pub engine: Engine,
     pub inbox: Inbox,
     pub performer: Performer,
-    /// Hears from the engine once a tick: one that hangs is noticed.
+    /// Hears of every turn, however long the work behind it: an engine that hangs is noticed, and so is a clock that no
+    /// longer ticks.
     pub systemd: Systemd,
     effects: Vec<Effect>,
     /// When the board may be published next.
@@ -41,6 +42,8 @@ pub struct Turns {
     /// As published last.
     board: Arc<Board>,
     is_ending: bool,
+    /// When the last tick was handled.
+    last_tick: Mono,
 }
 
 impl Turns {
@@ -56,6 +59,7 @@ impl Turns {
             is_board_stale: false,
             board: Arc::default(),
             is_ending: false,
+            last_tick: clock::mono(),
         }
     }
 
@@ -115,7 +119,10 @@ impl Turns {
             self.performer.perform(effect);
         }
         if is_tick {
+            self.last_tick = begun.mono;
             self.systemd.beat(begun.mono, || status(&self.board));
+        } else if begun.mono.since_ms(self.last_tick) < limits::TICK_OVERDUE_MS {
+            self.systemd.alive(begun.mono);
         }
         // the wall clock has microseconds; a step of it costs one wrong figure
         metrics::ENGINE_TURNS.took_us(clock::wall().0.saturating_sub(begun.wall.0).max(0) as u64);

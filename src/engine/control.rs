@@ -9,6 +9,7 @@ use crate::clock::Wall;
 use crate::config::{JobSpec, glob};
 use crate::engine::effect::{Done, Effect, Fact, Refusal, Write};
 use crate::engine::event::{Ask, RunOrder};
+use crate::engine::expiry::Ends;
 use crate::engine::id::RequestId;
 use crate::engine::record::{AuditRecord, Control, PauseRecord, SwitchRecord};
 use crate::engine::{Engine, Turn, Waiting};
@@ -152,6 +153,7 @@ impl Engine {
             );
         }
         state.paused = Some(Arc::new(pause.clone()));
+        self.expiry.set(Ends::Pause(name.as_str().into()), pause.until);
         self.shown.jobs.insert(name.as_str().into());
         self.settle(
             turn,
@@ -175,6 +177,7 @@ impl Engine {
                 Refusal::Conflict(format!("{name} is not paused")),
             );
         }
+        self.expiry.set(Ends::Pause(name.into()), None);
         self.shown.jobs.insert(name.into());
         let control = Control::Resume { job: name.into() };
         self.settle(
@@ -184,6 +187,31 @@ impl Engine {
             audit,
             format!("{name} goes on at its next due time"),
         );
+    }
+
+    /// Somebody has seen a job's note of missed due times.
+    fn seen_asked(&mut self, turn: &mut Turn, request: RequestId, name: &str, who: &str) {
+        let mut audit = audit(turn.now.wall, who, "seen", name, "");
+        let job: Arc<str> = name.into();
+        if !self.jobs.contains_key(&job) {
+            return self.refuse(turn, request, audit, Refusal::UnknownJob { job: name.into() });
+        }
+        let mut facts = Vec::new();
+        let missed = self.forget_missed(&job, &mut facts);
+        self.expiry.set(Ends::Missed(job), None);
+        audit.detail = format!("{missed} missed");
+        audit.outcome = "ok".into();
+        say_audit(turn, &audit);
+        facts.push(control_fact(Control::Audit(audit)));
+        let answer = Ok(Done::Set(format!(
+            "the missed due times of {name} are marked as seen"
+        )));
+        let ticket = self.ticket(Waiting::Answer { request, answer });
+        turn.effects.push(Effect::Store(Write {
+            facts,
+            ticket: Some(ticket),
+            ..Write::default()
+        }));
     }
 
     fn switch_asked(&mut self, turn: &mut Turn, request: RequestId, switch: SwitchRecord) {
@@ -203,6 +231,8 @@ impl Engine {
             told.push_str("; warning: no job has this machine among its targets, check its name");
         }
         self.switches.insert(switch.machine.clone(), switch.clone());
+        let ends = Ends::Switch(switch.machine.clone());
+        self.expiry.set(ends, Some(switch.until));
         self.weigh_maintenance();
         self.settle(turn, request, Control::Switch(switch), audit, told);
     }
@@ -226,6 +256,7 @@ impl Engine {
             let refusal = Refusal::Conflict(format!("maintenance ({object}) is not switched"));
             return self.refuse(turn, request, audit, refusal);
         }
+        self.expiry.set(Ends::Switch(machine.clone()), None);
         self.weigh_maintenance();
         let told = format!("maintenance ({object}) is as the files say");
         self.settle(turn, request, Control::SwitchBack { machine }, audit, told);
@@ -288,68 +319,22 @@ impl Engine {
         self.shown.is_changed = true;
     }
 
-    /// Pauses and switches whose time is over, by a clock that one reading of the wall clock does not carry away; as many
-    /// as a turn may.
-    pub(super) fn expire_controls(&mut self, turn: &mut Turn) {
-        let now = self.look.believed(turn.now.wall, turn.awake);
-        let mut facts = Vec::new();
-        let over: Vec<Arc<str>> = self
-            .jobs
-            .iter()
-            .filter(|(_, state)| {
-                let until = state.paused.as_ref().and_then(|paused| paused.until);
-                until.is_some_and(|until| until <= now)
-            })
-            .take(limits::TURN_CONTROLS)
-            .map(|(name, _)| name.clone())
-            .collect();
-        for name in over {
-            if let Some(state) = self.jobs.get_mut(&name) {
-                state.paused = None;
-            }
-            turn.say(
-                Level::Info,
-                format!("{name} is no longer paused: its time is over"),
-            );
-            facts.push(control_fact(Control::Resume {
-                job: name.to_string(),
-            }));
-            self.shown.jobs.insert(name);
-        }
-        let over: Vec<Option<String>> = self
-            .switches
-            .iter()
-            .filter(|(_, switch)| switch.until <= now)
-            .take(limits::TURN_CONTROLS)
-            .map(|(machine, _)| machine.clone())
-            .collect();
-        let is_changed = !over.is_empty();
-        for machine in over {
-            self.switches.remove(&machine);
-            let object = machine.as_deref().unwrap_or("global");
-            turn.say(
-                Level::Info,
-                format!("maintenance ({object}) is as the files say: its time is over"),
-            );
-            facts.push(control_fact(Control::SwitchBack { machine }));
-        }
-        if is_changed {
-            self.weigh_maintenance();
-        }
-        turn.store(facts);
-    }
-
     /// Pauses and switches from storage, before the first configuration. What is over ends with the first tick.
     pub(super) fn take_up_controls(&mut self, controls: Vec<Control>) {
         for control in controls {
             match control {
                 Control::Pause(pause) => {
                     let name: Arc<str> = pause.job.as_str().into();
+                    self.expiry.set(Ends::Pause(name.clone()), pause.until);
                     let state = self.jobs.entry(name).or_default();
                     state.record.job.clone_from(&pause.job);
                     state.paused = Some(Arc::new(pause));
                 }
-                Control::Switch(switch) => drop(self.switches.insert(switch.machine.clone(), switch)),
+                Control::Switch(switch) => {
+                    let ends = Ends::Switch(switch.machine.clone());
+                    self.expiry.set(ends, Some(switch.until));
+                    self.switches.insert(switch.machine.clone(), switch);
+                }
                 Control::Resume { .. } | Control::SwitchBack { .. } | Control::Audit(_) => {}
             }
         }

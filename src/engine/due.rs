@@ -80,28 +80,33 @@ impl Engine {
     /// Takes up due times, as many as a turn may; [`Engine::has_more`] tells whether some are left.
     pub(super) fn catch_up(&mut self, turn: &mut Turn) {
         let Some(now_s) = self.look.at_s() else { return };
-        let mut left = limits::TURN_JOBS;
+        // a pause or a switch that is over must not keep anything from starting
+        if self.expiry.is_behind() {
+            return;
+        }
+        let mut left = limits::TURN_DUE_TIMES;
+        self.plan_some(&mut left);
         while left > 0
             && let Some(name) = self.look.replan.pop_front()
         {
             left -= 1;
             self.replan(turn, &name);
         }
-        if !self.look.replan.is_empty() {
+        if !self.look.replan.is_empty() || !self.planning.is_empty() {
             return;
         }
         while left > 0
             && self.has_due(now_s)
             && let Some((next, name)) = self.due.pop_first()
         {
-            left -= 1;
-            self.fall_due(turn, &name, next, now_s);
+            let looked_at = self.fall_due(turn, &name, next, now_s);
+            left = left.saturating_sub(looked_at);
         }
     }
 
     /// Due times up to then have not been taken up yet.
     pub(super) fn is_behind(&self, second: i64) -> bool {
-        !self.look.replan.is_empty() || self.has_due(second)
+        !self.look.replan.is_empty() || !self.planning.is_empty() || self.has_due(second)
     }
 
     fn has_due(&self, second: i64) -> bool {
@@ -152,13 +157,13 @@ impl Engine {
         !self.is_behind(look_s) && self.unstored_misses.is_empty() && !self.tickets.values().any(is_verdict)
     }
 
-    /// Due times of a job from `first` to now: the latest may start, each other is missed.
-    fn fall_due(&mut self, turn: &mut Turn, name: &Arc<str>, first: i64, now_s: i64) {
+    /// Due times of a job from `first` to now: the latest may start, each other is missed. Returns how many were looked at.
+    fn fall_due(&mut self, turn: &mut Turn, name: &Arc<str>, first: i64, now_s: i64) -> usize {
         let Some(state) = self.jobs.get_mut(name) else {
-            return;
+            return 1;
         };
         state.next_s = None;
-        let Some(job) = state.job.clone() else { return };
+        let Some(job) = state.job.clone() else { return 1 };
         let next = next_after(&job.schedule, now_s);
         if let Some(next) = next {
             state.next_s = Some(next);
@@ -171,33 +176,43 @@ impl Engine {
         let gaps = self.look.unspoken(name, first, now_s);
         let is_new = gaps.iter().any(|(from, to)| (*from..=*to).contains(&latest));
         let starts = is_new && latest >= oldest_to_start;
+        let mut looked_at = 1;
         for (from, to) in gaps {
             let to = if starts { to.min(latest - 1) } else { to };
-            self.record_misses(turn, name, &job.schedule, from, to);
+            looked_at += self.record_misses(turn, name, &job.schedule, from, to);
         }
         if starts {
             self.fire(turn, name, latest);
         }
+        looked_at
     }
 
-    /// Records the due times from `from` to `to` as missed: each by itself, or a long stretch at once.
-    fn record_misses(&mut self, turn: &mut Turn, name: &str, schedule: &Schedule, from: i64, to: i64) {
+    /// Records the due times from `from` to `to` as missed: each by itself, or a long stretch at once. Returns how many were
+    /// looked at.
+    fn record_misses(
+        &mut self,
+        turn: &mut Turn,
+        name: &str,
+        schedule: &Schedule,
+        from: i64,
+        to: i64,
+    ) -> usize {
         let reason = "the daemon was not running or was stalled";
-        let mut passed = Vec::new();
+        let count = schedule.count(Wall::from_secs(from - 1).utc(), Wall::from_secs(to).utc());
+        if count > limits::MISSED_RECORDS as u64 {
+            let first = next_after(schedule, from - 1).unwrap_or(from);
+            let last = last_in(schedule, from, to).unwrap_or(to);
+            self.missed(turn, name, first, last, count, reason);
+            return 1;
+        }
+        let mut looked_at = 0;
         let mut due = next_after(schedule, from - 1);
-        while let Some(at) = due.filter(|due| *due <= to && passed.len() <= limits::MISSED_RECORDS) {
-            passed.push(at);
+        while let Some(at) = due.filter(|due| *due <= to) {
+            self.missed(turn, name, at, at, 1, reason);
+            looked_at += 1;
             due = next_after(schedule, at);
         }
-        if passed.len() <= limits::MISSED_RECORDS {
-            for due in passed {
-                self.missed(turn, name, due, due, 1, reason);
-            }
-            return;
-        }
-        let count = schedule.count(Wall::from_secs(from - 1).utc(), Wall::from_secs(to).utc());
-        let last = last_in(schedule, from, to).unwrap_or(to);
-        self.missed(turn, name, passed[0], last, count, reason);
+        looked_at
     }
 
     /// Records due times that start nothing.
@@ -240,7 +255,7 @@ impl Engine {
             state.counts.missed += count;
             facts.push(state.fact());
             let name: Arc<str> = job.into();
-            self.unseen.note(&name, turn.now.wall);
+            self.note_missed(&name, turn.now.wall);
             self.shown.jobs.insert(name);
         }
         self.look.note(job, from, to, count);

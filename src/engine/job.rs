@@ -12,6 +12,7 @@ use crate::engine::effect::Fact;
 use crate::engine::id::RunId;
 use crate::engine::record::{JobRecord, PauseRecord, RunRecord};
 use crate::engine::{Engine, Turn};
+use crate::limits;
 
 /// A job that is configured, or has runs.
 #[derive(Debug, Default)]
@@ -56,9 +57,12 @@ impl Engine {
     pub(super) fn configure(&mut self, turn: &mut Turn, config: Arc<Config>) {
         let facts = self.adopt(config, turn.now.wall);
         turn.store(facts);
+        let mut left = limits::TURN_DUE_TIMES;
+        self.plan_some(&mut left);
     }
 
-    /// Takes a configuration; returns what has to be stored of it.
+    /// Takes a configuration; returns what has to be stored of it. The jobs' next due times are found after this, see
+    /// [`Engine::plan_some`].
     pub(super) fn adopt(&mut self, config: Arc<Config>, wall: Wall) -> Vec<Fact> {
         let mut facts = Vec::new();
         let from = self.look.at_s().unwrap_or(wall.secs());
@@ -106,8 +110,31 @@ impl Engine {
             .record
             .active_since
             .map_or(from, |since| since.secs().min(wall.secs()).max(from));
-        self.plan(&name, since);
+        let since = match state.next_s.take() {
+            None => since,
+            Some(old) => {
+                self.due.remove(&(old, name.clone()));
+                // what was due already and has no verdict yet is not passed over
+                since.min(old.max(1) - 1)
+            }
+        };
+        if is_active {
+            let planned = self.planning.entry(name.clone()).or_insert(since);
+            *planned = since.min(*planned);
+        } else {
+            self.planning.remove(&name);
+        }
         self.shown.jobs.insert(name);
+    }
+
+    /// Finds the next due times of jobs that have changed, and takes them from what is `left` of the turn.
+    pub(super) fn plan_some(&mut self, left: &mut usize) {
+        while *left > 0
+            && let Some((name, since)) = self.planning.pop_first()
+        {
+            *left -= 1;
+            self.plan(&name, since);
+        }
     }
 
     /// Finds a job's next due second after `after_s`.
@@ -141,7 +168,7 @@ impl Engine {
         for record in records.iter().filter(|record| record.missed > 0) {
             // a version that did not store since when
             let at = record.missed_at.unwrap_or(now);
-            self.unseen.note(&record.job.as_str().into(), at);
+            self.note_missed(&record.job.as_str().into(), at);
         }
         let states: BTreeMap<Arc<str>, JobState> = records
             .into_iter()

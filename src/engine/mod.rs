@@ -5,7 +5,7 @@
 //! and orders machines, `session.rs` tells whose a frame is, `connect.rs` lets wrappers in, `report.rs` takes what they
 //! report, `outcome.rs` ends machine runs and runs, `machine_run.rs` knows what is overdue and `watch.rs` looks once a
 //! second, `kill.rs` ends what people want ended, `control.rs` keeps what
-//! people set (pauses, maintenance) and did, `unseen.rs` the misses that nobody has seen, `recover.rs` goes on after a restart, `board.rs` shows it all.
+//! people set (pauses, maintenance) and did, `expiry.rs` ends what ends by itself, `recover.rs` goes on after a restart, `board.rs` shows it all.
 
 pub mod batch;
 pub mod board;
@@ -17,6 +17,7 @@ pub mod record;
 mod connect;
 mod control;
 mod due;
+mod expiry;
 mod job;
 mod kill;
 mod look;
@@ -30,7 +31,6 @@ mod report;
 mod run;
 mod session;
 mod text;
-mod unseen;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -91,8 +91,8 @@ pub struct Engine {
     look: look::Look,
     /// Misses that storage has not taken yet, one stretch per job.
     unstored_misses: BTreeMap<String, VerdictRecord>,
-    /// Misses that nobody has seen yet.
-    unseen: unseen::Unseen,
+    /// What ends by itself.
+    expiry: expiry::Expiry,
     /// What is in force: the files', with the switches on top.
     maintenance: Maintenance,
     /// By machine; None: global.
@@ -111,7 +111,13 @@ pub struct Engine {
     /// looked at.
     resuming: VecDeque<RunId>,
     rewriting: VecDeque<RunId>,
+    /// Jobs whose next due time is to be found, and after which second.
+    planning: BTreeMap<Arc<str>, i64>,
+    /// Runs whose machine runs are to be looked through for what is due.
+    scanning: VecDeque<RunId>,
     checks: VecDeque<MachineRunId>,
+    /// Ended runs, by when they may leave memory at the earliest.
+    resting: VecDeque<(AwakeMs, RunId)>,
     /// The time by which history ages, and when it was that time.
     history_clock: Option<(Wall, AwakeMs)>,
     /// Effects that wait for the first turn.
@@ -226,7 +232,7 @@ impl Engine {
             due: BTreeSet::new(),
             look: look::Look::default(),
             unstored_misses: BTreeMap::new(),
-            unseen: unseen::Unseen::default(),
+            expiry: expiry::Expiry::default(),
             maintenance: Maintenance::default(),
             switches: BTreeMap::new(),
             runs: HashMap::new(),
@@ -241,6 +247,9 @@ impl Engine {
             next_retention_ms: 0,
             resuming: VecDeque::new(),
             rewriting: VecDeque::new(),
+            planning: BTreeMap::new(),
+            scanning: VecDeque::new(),
+            resting: VecDeque::new(),
             checks: VecDeque::new(),
             history_clock: recovered
                 .history_clock
@@ -347,6 +356,8 @@ impl Engine {
             && (!self.rewriting.is_empty()
                 || !self.resuming.is_empty()
                 || !self.checks.is_empty()
+                || !self.scanning.is_empty()
+                || self.expiry.is_behind()
                 || !self.is_shutting_down && self.look.at_s().is_some_and(|look| self.is_behind(look)))
     }
 
@@ -439,13 +450,14 @@ impl Engine {
 
     /// Stores runs once more that storage may have refused, as many as a turn may.
     fn rewrite(&mut self, turn: &mut Turn) {
-        for _ in 0..limits::TURN_RUNS {
-            let Some(id) = self.rewriting.pop_front() else {
-                return;
-            };
+        let mut left = limits::TURN_MACHINES;
+        while left > 0
+            && let Some(id) = self.rewriting.pop_front()
+        {
             let Some(run) = self.runs.get(&id).filter(|run| run.is_stored) else {
                 continue;
             };
+            left = left.saturating_sub(run.machines.len() + limits::TURN_RUN_WEIGHT);
             let mut facts = vec![Fact::Run(Box::new(run.record.clone()))];
             facts.extend(
                 run.machines
@@ -524,7 +536,16 @@ impl Engine {
         for (place, m) in run.machines.iter().enumerate() {
             self.places.insert(m.record.id, (run.record.id, place));
         }
+        if !run.is_open() {
+            self.rest(run.record.id, run.rests_since);
+        }
         self.runs.insert(run.record.id, run);
+    }
+
+    /// A run has ended: it may leave memory some time after `since`.
+    fn rest(&mut self, id: RunId, since: AwakeMs) {
+        let until = since.saturating_add(limits::ENDED_RUN_KEPT_MS);
+        self.resting.push_back((until, id));
     }
 
     fn forget_run(&mut self, id: RunId) -> Option<Run> {
@@ -568,19 +589,20 @@ impl Engine {
         open
     }
 
-    /// Machine runs that have been handed to the executor and for which something is due: few of ten thousand, and what
-    /// falls due for a job in the same second waits behind this look.
-    fn due_machine_runs(&self, awake: AwakeMs) -> Vec<MachineRunId> {
-        let open_runs = self.open_runs();
-        let runs = open_runs.iter().filter_map(|id| self.runs.get(id));
-        let machines = runs.flat_map(|run| {
+    /// Looks through the machine runs that have been handed to the executor for those for which something is due: few of ten
+    /// thousand, and what falls due for a job in the same second waits behind this look.
+    fn scan_some(&mut self, awake: AwakeMs) {
+        let mut left = limits::TURN_SCANNED;
+        while left > 0
+            && let Some(id) = self.scanning.pop_front()
+        {
+            let Some(run) = self.runs.get(&id) else { continue };
+            left = left.saturating_sub(run.machines.len() + 1);
             let spec = &run.record.spec;
-            let is_due =
-                move |m: &&MachineRun| m.kill.is_some() || m.overdue(spec, awake) != Overdue::Nothing;
+            let is_due = |m: &&MachineRun| m.kill.is_some() || m.overdue(spec, awake) != Overdue::Nothing;
             let unfinished = run.machines.iter().filter(|m| m.is_unfinished());
-            unfinished.filter(is_due).map(|m| m.record.id)
-        });
-        machines.collect()
+            self.checks.extend(unfinished.filter(is_due).map(|m| m.record.id));
+        }
     }
 }
 
@@ -602,3 +624,6 @@ fn log_line(job: &str, instance: &str, at: Wall, what: JobLogLine) -> Effect {
         what,
     })
 }
+
+#[cfg(test)]
+mod turn_tests;

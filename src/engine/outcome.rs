@@ -13,6 +13,7 @@ use crate::engine::machine_run::{Kill, MachineRun};
 use crate::engine::record::{MachineCounts, MachineStage, RunStage};
 use crate::engine::run::Run;
 use crate::engine::{Engine, Turn, Waiting};
+use crate::limits;
 use crate::protocol::DaemonFrame;
 
 impl Engine {
@@ -81,6 +82,8 @@ impl Engine {
         run.record.stage = RunStage::Ended;
         run.record.ended = Some(turn.now.wall);
         run.rests_since = turn.awake;
+        let rests_until = turn.awake.saturating_add(limits::ENDED_RUN_KEPT_MS);
+        self.resting.push_back((rests_until, id));
         run.record.success = success(run);
         let counts = MachineCounts::of(run.machines.iter().map(|m| &m.record));
         run.record.counts = Some(counts);

@@ -44,6 +44,9 @@ impl Engine {
         }
         self.take_up_controls(recovered.controls);
         let facts = self.adopt(config, now.wall);
+        // before the first turn there is time
+        let mut all = usize::MAX;
+        self.plan_some(&mut all);
         if !facts.is_empty() {
             self.early.push(Effect::Store(Write {
                 facts,
@@ -61,10 +64,12 @@ impl Engine {
 
     /// As many as a turn may.
     pub(super) fn resume_some(&mut self, turn: &mut Turn) {
-        for _ in 0..limits::TURN_RUNS {
-            let Some(id) = self.resuming.pop_front() else {
-                return;
-            };
+        let mut left = limits::TURN_MACHINES;
+        while left > 0
+            && let Some(id) = self.resuming.pop_front()
+        {
+            let machines = self.runs.get(&id).map_or(0, |run| run.machines.len());
+            left = left.saturating_sub(machines + limits::TURN_RUN_WEIGHT);
             self.resume(turn, id);
         }
     }

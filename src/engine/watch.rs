@@ -8,7 +8,7 @@ use crate::ending::{Ending, GivenBy};
 use crate::engine::effect::{Effect, Fact, JobLogLine};
 use crate::engine::id::ConnectionId;
 use crate::engine::id::{MachineRunId, RunId};
-use crate::engine::machine_run::Overdue;
+use crate::engine::machine_run::{MachineRun, Overdue};
 use crate::engine::record::{MachineStage, RunStage};
 use crate::engine::{Engine, Turn};
 use crate::limits;
@@ -19,15 +19,14 @@ impl Engine {
         if !self.is_listening {
             return;
         }
-        if self.checks.is_empty() && self.resuming.is_empty() {
-            self.checks = self.due_machine_runs(turn.awake).into();
+        if self.checks.is_empty() && self.scanning.is_empty() && self.resuming.is_empty() {
+            self.scanning = self.open_runs().into();
         }
+        self.expire(turn);
         self.go_on(turn);
         if self.resuming.is_empty() {
             self.check_runs(turn);
         }
-        self.expire_controls(turn);
-        self.expire_misses(turn);
         if !self.is_shutting_down {
             self.look(turn);
         }
@@ -40,8 +39,12 @@ impl Engine {
 
     /// Goes on with what earlier turns had no time for.
     pub(super) fn go_on(&mut self, turn: &mut Turn) {
+        if self.expiry.is_behind() {
+            self.expire(turn);
+        }
         self.resume_some(turn);
         self.rewrite(turn);
+        self.scan_some(turn.awake);
         for _ in 0..limits::TURN_MACHINES {
             let Some(id) = self.checks.pop_front() else { break };
             self.send_kill(turn, id);
@@ -258,21 +261,27 @@ impl Engine {
         if self.storage_trouble.is_some() {
             return;
         }
-        let is_old = |since: u64| turn.awake >= since.saturating_add(limits::ENDED_RUN_KEPT_MS);
-        let old: Vec<RunId> = self
-            .runs
-            .values()
-            .filter(|run| !run.is_open() && is_old(run.rests_since))
-            .filter(|run| {
-                run.machines
-                    .iter()
-                    .all(|m| m.connection.is_none() && m.record.stage == MachineStage::Ended)
-            })
-            .take(limits::TURN_MACHINES)
-            .map(|run| run.record.id)
-            .collect();
-        for id in old {
-            self.forget_run(id);
+        let mut left = limits::TURN_MACHINES;
+        while left > 0
+            && let Some(&(until, id)) = self.resting.front()
+            && until <= turn.awake
+        {
+            self.resting.pop_front();
+            // one that is open again comes back with its next end
+            let Some(run) = self.runs.get(&id).filter(|run| !run.is_open()) else {
+                left -= 1;
+                continue;
+            };
+            left = left.saturating_sub(run.machines.len() + 1);
+            let is_at_rest = |m: &MachineRun| m.connection.is_none() && m.record.stage == MachineStage::Ended;
+            let since = run.rests_since;
+            if turn.awake < since.saturating_add(limits::ENDED_RUN_KEPT_MS) {
+                self.rest(id, since);
+            } else if run.machines.iter().all(is_at_rest) {
+                self.forget_run(id);
+            } else {
+                self.rest(id, turn.awake);
+            }
         }
     }
 }
