@@ -15,7 +15,8 @@ use rustls::ServerConfig;
 use crate::address::is_loopback;
 use crate::budget::Budget;
 use crate::clock::{self, Mono};
-use crate::engine::event::{Event, OutputFrame, Peer};
+use crate::engine::effect::ConnectionOrder;
+use crate::engine::event::{Arrival, Arrived, Event, OutputFrame, Peer};
 use crate::engine::id::ConnectionId;
 use crate::net::accept::{self, Acceptor, Upgraded};
 use crate::net::capacity::{Capacity, Slot};
@@ -34,41 +35,26 @@ pub struct Lanes {
     pub bulk: Sender<Event>,
 }
 
-/// What others want of a connection.
-#[derive(Debug)]
-pub enum Word {
-    Frame(DaemonFrame),
-    /// From now on this session's heartbeats are only stamped.
-    Bind {
-        instance: String,
-        machine: String,
-    },
-    /// Read dry, then say so.
-    Probe,
-    /// Send what waits, then close.
-    Close,
-}
-
-/// Every connected wrapper; shared by all that have something for one.
+/// Every connected wrapper; shared by all threads that send to one.
 #[derive(Debug, Default)]
 pub struct Connections {
-    live: RwLock<HashMap<ConnectionId, Arc<Line>>>,
+    live: RwLock<HashMap<ConnectionId, Arc<ConnectionHandle>>>,
     next: AtomicU64,
 }
 
 /// The way to one connection, and its last heartbeat.
 #[derive(Debug)]
-struct Line {
-    outbox: Arc<Outbox<Word>>,
+struct ConnectionHandle {
+    outbox: Arc<Outbox<ConnectionOrder>>,
     /// Monotonic ms of the latest beat that nobody has collected yet; 0: none.
     beat_ms: AtomicU64,
 }
 
 impl Connections {
-    /// Hands a word to a connection; never waits. One that is gone gets nothing.
-    pub fn push(&self, connection: ConnectionId, word: Word) {
-        if let Some(line) = self.live.read().get(&connection) {
-            line.outbox.push(word);
+    /// Hands an order to a connection; never waits. One that is gone gets nothing.
+    pub fn push(&self, connection: ConnectionId, order: ConnectionOrder) {
+        if let Some(handle) = self.live.read().get(&connection) {
+            handle.outbox.push(order);
         }
     }
 
@@ -76,8 +62,8 @@ impl Connections {
     pub fn deliver(&self, frames: impl IntoIterator<Item = (ConnectionId, DaemonFrame)>) {
         let live = self.live.read();
         for (connection, frame) in frames {
-            if let Some(line) = live.get(&connection) {
-                line.outbox.push(Word::Frame(frame));
+            if let Some(handle) = live.get(&connection) {
+                handle.outbox.push(ConnectionOrder::Send(frame));
             }
         }
     }
@@ -87,7 +73,7 @@ impl Connections {
         let live = self.live.read();
         let beats = live
             .iter()
-            .map(|(connection, line)| (*connection, line.beat_ms.swap(0, Ordering::AcqRel)));
+            .map(|(connection, handle)| (*connection, handle.beat_ms.swap(0, Ordering::AcqRel)));
         beats
             .filter(|(_, ms)| *ms != 0)
             .map(|(connection, ms)| (connection, Mono(ms)))
@@ -99,14 +85,14 @@ impl Connections {
         self.live.read().len()
     }
 
-    fn enter(&self) -> io::Result<(ConnectionId, Arc<Line>)> {
-        let line = Arc::new(Line {
+    fn enter(&self) -> io::Result<(ConnectionId, Arc<ConnectionHandle>)> {
+        let handle = Arc::new(ConnectionHandle {
             outbox: Arc::new(Outbox::new(limits::OUTBOX_FRAMES)?),
             beat_ms: AtomicU64::new(0),
         });
         let id = ConnectionId(self.next.fetch_add(1, Ordering::Relaxed) + 1);
-        self.live.write().insert(id, line.clone());
-        Ok((id, line))
+        self.live.write().insert(id, handle.clone());
+        Ok((id, handle))
     }
 
     fn leave(&self, connection: ConnectionId) {
@@ -145,7 +131,7 @@ fn admit(
     budget_bytes: usize,
     connections: &Arc<Connections>,
 ) {
-    let (id, line) = match connections.enter() {
+    let (id, handle) = match connections.enter() {
         Ok(entered) => entered,
         Err(error) => return log::error!("cannot serve {}: {error}", upgraded.address),
     };
@@ -153,7 +139,7 @@ fn admit(
     let session = Session {
         id,
         peer: Arc::new(peer(&upgraded)),
-        line: line.clone(),
+        handle: handle.clone(),
         connections: connections.clone(),
         lanes: lanes.clone(),
         budget: budget.clone(),
@@ -171,7 +157,7 @@ fn admit(
         upgraded.stream,
         upgraded.already_read,
         limits::WRAPPER_FRAME_BYTES,
-        line.outbox.clone(),
+        handle.outbox.clone(),
         session,
     );
     let started = thread::spawn("wrapper", limits::CONNECTION_STACK_BYTES, move || {
@@ -186,7 +172,7 @@ fn admit(
 struct Session {
     id: ConnectionId,
     peer: Arc<Peer>,
-    line: Arc<Line>,
+    handle: Arc<ConnectionHandle>,
     connections: Arc<Connections>,
     lanes: Lanes,
     budget: Arc<Budget>,
@@ -215,6 +201,15 @@ impl Session {
             .is_some_and(|(instance, machine)| *instance == key.instance && *machine == key.machine)
     }
 
+    fn arrival(&self, what: Arrived) -> Event {
+        Event::Wrapper(Arrival {
+            connection: self.id,
+            peer: self.peer.clone(),
+            outputs_before: self.outputs,
+            what,
+        })
+    }
+
     /// The engine takes control first and never waits, so this wait is short however full the lane is.
     fn forward(&self, event: Event) -> Reaction {
         match self.lanes.control.send(event) {
@@ -233,16 +228,11 @@ impl Session {
             self.has_dropped = true;
             return Reaction::Go;
         };
-        let event = Event::Output {
-            connection: self.id,
-            peer: self.peer.clone(),
-            frame: Box::new(OutputFrame {
-                key,
-                seq: body.seq,
-                data,
-                is_text: body.is_text,
-            }),
-        };
+        let event = self.arrival(Arrived::Output(Box::new(OutputFrame {
+            key,
+            seq: body.seq,
+            data,
+        })));
         let wait = std::time::Duration::from_millis(limits::BULK_WAIT_MS);
         match self.lanes.bulk.send_timeout(event, wait) {
             Ok(()) => self.outputs += 1,
@@ -278,7 +268,7 @@ impl Session {
 }
 
 impl Handler for Session {
-    type Word = Word;
+    type Word = ConnectionOrder;
 
     fn on_text(&mut self, text: &str, read_at: Mono) -> Reaction {
         let frame = match protocol::decode_wrapper_frame(text) {
@@ -291,17 +281,14 @@ impl Handler for Session {
             WrapperBody::Heartbeat if self.is_bound_to(&frame.key) => {
                 // the engine says so when it counts
                 self.last_beat = Some(read_at);
-                self.line.beat_ms.store(read_at.0.max(1), Ordering::Release);
+                self.handle.beat_ms.store(read_at.0.max(1), Ordering::Release);
                 Reaction::Go
             }
             WrapperBody::Output(body) => self.forward_output(frame.key, body),
-            _ => self.forward(Event::Frame {
-                connection: self.id,
-                peer: self.peer.clone(),
+            _ => self.forward(self.arrival(Arrived::Frame {
                 frame: Box::new(frame),
                 read_at,
-                outputs_before: self.outputs,
-            }),
+            })),
         }
     }
 
@@ -309,10 +296,12 @@ impl Handler for Session {
         self.refuse(what)
     }
 
-    fn on_word(&mut self, word: Word) -> Reaction {
-        match word {
-            Word::Frame(frame) => Reaction::Send(protocol::encode_daemon_frame(&frame, clock::wall())),
-            Word::Bind { instance, machine } => {
+    fn on_word(&mut self, order: ConnectionOrder) -> Reaction {
+        match order {
+            ConnectionOrder::Send(frame) => {
+                Reaction::Send(protocol::encode_daemon_frame(&frame, clock::wall()))
+            }
+            ConnectionOrder::Bind { instance, machine } => {
                 let bound = Some((instance, machine));
                 if self.bound != bound {
                     self.bound = bound;
@@ -320,11 +309,11 @@ impl Handler for Session {
                 }
                 Reaction::Go
             }
-            Word::Probe => {
+            ConnectionOrder::Probe => {
                 self.is_probed = true;
                 Reaction::ReadDry
             }
-            Word::Close => Reaction::Close { last_words: None },
+            ConnectionOrder::Close => Reaction::Close { last_words: None },
         }
     }
 
@@ -375,14 +364,11 @@ impl Drop for Session {
     fn drop(&mut self) {
         self.connections.leave(self.id);
         // from here on nobody collects it
-        let beat_ms = self.line.beat_ms.swap(0, Ordering::AcqRel);
+        let beat_ms = self.handle.beat_ms.swap(0, Ordering::AcqRel);
         if beat_ms != 0 {
             self.forward(Event::Beats(vec![(self.id, Mono(beat_ms))]));
         }
-        self.forward(Event::Closed {
-            connection: self.id,
-            outputs_before: self.outputs,
-        });
+        self.forward(self.arrival(Arrived::Closed));
     }
 }
 

@@ -26,6 +26,7 @@ use crate::api::{self, Api, Feed, Requests, Shared};
 use crate::budget::Budget;
 use crate::config::{self, Config, ExecutorKind, Settings, watch};
 use crate::engine::board::Board;
+use crate::engine::effect::ConnectionOrder;
 use crate::engine::event::Event;
 use crate::engine::{Engine, EngineSettings};
 use crate::executor::link::Entrance;
@@ -228,7 +229,7 @@ fn entrance(settings: &Settings, ports: &Ports, identity: &Identity) -> Entrance
 
 /// The API must never see a board without settings: they say who may do what.
 fn first_board(engine: &mut Engine, config: &Arc<Config>) -> Arc<Board> {
-    engine.take_board(clock::now()).unwrap_or_else(|| {
+    engine.take_board().unwrap_or_else(|| {
         Arc::new(Board {
             config: config.clone(),
             ..Board::default()
@@ -241,7 +242,7 @@ fn storage_ports(lanes: &Lanes, connections: &Arc<Connections>) -> storage::Port
     let control = lanes.control.clone();
     storage::Ports {
         deliver: Box::new(move |connection, frame| {
-            connections.push(connection, machines::Word::Frame(frame));
+            connections.push(connection, ConnectionOrder::Send(frame));
         }),
         report: Box::new(move |event| {
             // the engine takes from this lane whatever storage does; it is gone only at the end

@@ -6,11 +6,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::publisher::Publisher;
-use crate::engine::effect::{Answer, Effect, JobLogEntry};
+use crate::engine::effect::{Answer, Effect, ExecutorOrder, JobLogEntry};
 use crate::engine::id::RequestId;
-use crate::executor::{Executor, Order};
+use crate::executor::Executor;
 use crate::logfile::JobLog;
-use crate::machines::{Connections, Word};
+use crate::machines::Connections;
 use crate::storage::{Request, Storage};
 
 /// Everything that effects reach.
@@ -30,7 +30,7 @@ pub struct Performer {
 #[derive(Default)]
 pub struct Pending {
     requests: VecDeque<Request>,
-    orders: VecDeque<Order>,
+    orders: VecDeque<ExecutorOrder>,
     entries: VecDeque<JobLogEntry>,
 }
 
@@ -38,23 +38,12 @@ impl Performer {
     /// Does it, or remembers it.
     pub fn perform(&mut self, effect: Effect) {
         match effect {
-            Effect::Store(write) => self.request(Request::Commit(Box::new(write))),
-            Effect::LoadRun { instance } => self.request(Request::LoadRun { instance }),
-            Effect::Retain { before } => self.request(Request::Retain { before }),
-            Effect::Send { connection, frame } => self.connections.push(connection, Word::Frame(frame)),
-            Effect::Bind {
-                connection,
-                instance,
-                machine,
-            } => {
-                self.connections
-                    .push(connection, Word::Bind { instance, machine });
+            Effect::Store(order) => self.request(Request::Order(order)),
+            Effect::Connection(connection, order) => self.connections.push(connection, order),
+            Effect::Execute(order) => {
+                self.pending.orders.push_back(order);
+                self.offer_orders();
             }
-            Effect::Close { connection } => self.connections.push(connection, Word::Close),
-            Effect::Probe { connection } => self.connections.push(connection, Word::Probe),
-            Effect::Resolve { run, spec, .. } => self.order(Order::Resolve { run, spec }),
-            Effect::Terminate { machine_run } => self.order(Order::Terminate { machine_run }),
-            Effect::Dispatch(dispatch) => self.order(Order::Dispatch(Box::new(dispatch))),
             Effect::JobLog(entry) => {
                 self.pending.entries.push_back(entry);
                 self.offer_entries();
@@ -90,11 +79,6 @@ impl Performer {
     pub fn request(&mut self, request: Request) {
         self.pending.requests.push_back(request);
         self.offer_requests();
-    }
-
-    fn order(&mut self, order: Order) {
-        self.pending.orders.push_back(order);
-        self.offer_orders();
     }
 
     fn offer_requests(&mut self) {

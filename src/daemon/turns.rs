@@ -13,7 +13,7 @@ use crate::clock::{self, Mono};
 use crate::engine::Engine;
 use crate::engine::board::Board;
 use crate::engine::effect::Effect;
-use crate::engine::event::Event;
+use crate::engine::event::{Arrived, Event};
 use crate::storage::Request;
 use crate::{limits, metrics};
 
@@ -148,7 +148,7 @@ impl Turns {
             return;
         }
         self.is_board_stale = false;
-        let board = self.engine.take_board(now);
+        let board = self.engine.take_board();
         if board.is_none() && !has_answers {
             return;
         }
@@ -223,10 +223,12 @@ fn name(event: &Event) -> &'static str {
         Event::More => "more",
         Event::Beats(_) => "beats",
         Event::Dry { .. } => "dry",
-        Event::Frame { .. } => "frame",
-        Event::Output { .. } => "output",
+        Event::Wrapper(arrival) => match arrival.what {
+            Arrived::Frame { .. } => "frame",
+            Arrived::Output(_) => "output",
+            Arrived::Closed => "closed",
+        },
         Event::OutputDropped { .. } => "output dropped",
-        Event::Closed { .. } => "closed",
         Event::Stored { .. } => "stored",
         Event::RunLoaded { .. } => "run loaded",
         Event::StorageTrouble { .. } => "storage trouble",
@@ -238,7 +240,8 @@ fn name(event: &Event) -> &'static str {
         Event::Listening => "listening",
         Event::ExecutorTrouble { .. } => "executor trouble",
         Event::Returned { .. } => "returned",
-        Event::Published { .. } => "published",
+        Event::LaunchPending { .. } => "launch pending",
+        Event::PlainStarted { .. } => "plain started",
         Event::Shutdown => "shutdown",
     }
 }

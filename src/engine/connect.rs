@@ -2,8 +2,10 @@
 //! (wire-protocol.md, feature `job`; rules.md 12).
 //! Must not know: what wrappers report once they are in.
 
+use std::sync::Arc;
+
 use crate::config::JobSpec;
-use crate::engine::effect::{Effect, Fact, Write};
+use crate::engine::effect::{ConnectionOrder, Fact, Write};
 use crate::engine::event::Peer;
 use crate::engine::id::ConnectionId;
 use crate::engine::id::MachineRunId;
@@ -12,6 +14,15 @@ use crate::engine::{Engine, Turn, Waiting};
 use crate::protocol::{
     ConnectAck, DaemonFrame, FEATURE_DATA_BASE64, FEATURE_JOB, FEATURE_RESUME, FEATURE_WINDOW, JobOrder,
 };
+
+/// The `connect` frame of an sp-wrapper, and where it came from.
+pub(super) struct Greeting {
+    pub connection: ConnectionId,
+    pub peer: Arc<Peer>,
+    pub accepts: Vec<String>,
+    pub wrapper_id: String,
+    pub version: Option<String>,
+}
 
 impl Engine {
     pub(super) fn connect_python(&mut self, turn: &mut Turn, id: MachineRunId, connection: ConnectionId) {
@@ -24,10 +35,7 @@ impl Engine {
             self.reopen(turn, id);
         }
         self.bind(turn, id, connection);
-        turn.effects.push(Effect::Send {
-            connection,
-            frame: DaemonFrame::ConnectAck(Box::default()),
-        });
+        turn.send(connection, DaemonFrame::ConnectAck(Box::default()));
         let awake = turn.awake;
         let Some(m) = self.machine_mut(id) else { return };
         if matches!(m.record.stage, MachineStage::Dispatched | MachineStage::Launched) {
@@ -39,17 +47,14 @@ impl Engine {
         self.touch_machine(id);
     }
 
-    #[allow(clippy::too_many_arguments)] // the parts of one frame
-    pub(super) fn connect_ours(
-        &mut self,
-        turn: &mut Turn,
-        id: MachineRunId,
-        connection: ConnectionId,
-        peer: &Peer,
-        accepts: Vec<String>,
-        wrapper_id: String,
-        version: Option<String>,
-    ) {
+    pub(super) fn connect_ours(&mut self, turn: &mut Turn, id: MachineRunId, greeting: Greeting) {
+        let Greeting {
+            connection,
+            peer,
+            accepts,
+            wrapper_id,
+            version,
+        } = greeting;
         if let Some(entry) = self.connections.get_mut(&connection) {
             entry.is_ours = true;
         }
@@ -65,7 +70,7 @@ impl Engine {
             self.suspect(
                 turn,
                 connection,
-                peer,
+                &peer,
                 &instance,
                 "it does not hold the permission to start",
             );
@@ -87,7 +92,7 @@ impl Engine {
         }
         m.record.last_heartbeat = m.record.last_heartbeat.max(Some(wall));
         m.refresh(awake);
-        self.ack_connect(turn, id, connection, peer, &accepts);
+        self.ack_connect(turn, id, connection, &peer, &accepts);
         self.send_kill(turn, id);
         self.touch_machine(id);
     }
@@ -128,13 +133,13 @@ impl Engine {
             connection,
             ack: Box::new(ack),
         });
-        turn.effects.push(Effect::Store(Write {
+        turn.commit(Write {
             facts,
             ticket: Some(ticket),
             // last_seq is an ack too: the wrapper forgets what it covers
             after_output_of: Some(id),
             ..Write::default()
-        }));
+        });
     }
 
     /// A connect is stored: now it is acked. Not acked where it could not be stored: the wrapper tries again.
@@ -162,7 +167,7 @@ impl Engine {
             return;
         }
         if !is_committed {
-            return turn.effects.push(Effect::Close { connection });
+            return turn.order(connection, ConnectionOrder::Close);
         }
         if !m.is_open() && !m.order_sent && !m.record.presumed {
             // killed while the permission was on its way to the disk
@@ -188,10 +193,7 @@ impl Engine {
             }
         });
         m.order_sent |= ack.job.is_some();
-        turn.effects.push(Effect::Send {
-            connection,
-            frame: DaemonFrame::ConnectAck(ack),
-        });
+        turn.send(connection, DaemonFrame::ConnectAck(ack));
         self.send_kill(turn, id);
     }
 }

@@ -207,11 +207,11 @@ impl Engine {
             "the missed due times of {name} are marked as seen"
         )));
         let ticket = self.ticket(Waiting::Answer { request, answer });
-        turn.effects.push(Effect::Store(Write {
+        turn.commit(Write {
             facts,
             ticket: Some(ticket),
             ..Write::default()
-        }));
+        });
     }
 
     fn switch_asked(&mut self, turn: &mut Turn, request: RequestId, switch: SwitchRecord) {
@@ -275,11 +275,11 @@ impl Engine {
         say_audit(turn, &audit);
         let answer = Ok(Done::Set(told));
         let ticket = self.ticket(Waiting::Answer { request, answer });
-        turn.effects.push(Effect::Store(Write {
+        turn.commit(Write {
             facts: vec![control_fact(control), control_fact(Control::Audit(audit))],
             ticket: Some(ticket),
             ..Write::default()
-        }));
+        });
     }
 
     /// Refuses a request, and records it in the audit.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use log::Level;
 
 use crate::clock::Wall;
-use crate::engine::effect::{Effect, Fact, JobLogLine, Write};
+use crate::engine::effect::{Fact, JobLogLine, Write};
 use crate::engine::record::{Verdict, VerdictRecord};
 use crate::engine::{Engine, Turn, Waiting, log_line};
 use crate::limits;
@@ -260,11 +260,11 @@ impl Engine {
         }
         self.look.note(job, from, to, count);
         let ticket = self.ticket(Waiting::Misses(vec![record]));
-        turn.effects.push(Effect::Store(Write {
+        turn.commit(Write {
             facts,
             ticket: Some(ticket),
             ..Write::default()
-        }));
+        });
     }
 
     /// Keeps a miss that storage refused: one stretch per job, so that it stays bounded.
@@ -294,11 +294,11 @@ impl Engine {
         }
         let facts = misses.iter().cloned().map(Fact::Verdict).collect();
         let ticket = self.ticket(Waiting::Misses(misses));
-        turn.effects.push(Effect::Store(Write {
+        turn.commit(Write {
             facts,
             ticket: Some(ticket),
             ..Write::default()
-        }));
+        });
     }
 
     /// A due time has come.

@@ -1,5 +1,5 @@
 //! Everything that the engine wants done.
-//! Must not know: who does it.
+//! Must not know: which thread does it.
 
 use std::sync::Arc;
 
@@ -15,44 +15,60 @@ use crate::protocol::DaemonFrame;
 /// What is to be done, in this order.
 #[derive(Debug)]
 pub enum Effect {
-    /// Commit, then release the acks, then answer the ticket. Writes are committed in order; several share a commit.
-    Store(Write),
-    /// A frame that waits for nothing.
-    Send {
-        connection: ConnectionId,
-        frame: DaemonFrame,
-    },
-    /// The connection's socket belongs to this session now: from here on it stamps that session's heartbeats by
-    /// itself (architecture.md, "Control never waits behind output").
-    Bind {
-        connection: ConnectionId,
-        instance: String,
-        machine: String,
-    },
-    /// Send what waits, then close.
-    Close { connection: ConnectionId },
-    /// Read the socket dry, then answer [`super::event::Event::Dry`].
-    Probe { connection: ConnectionId },
-    /// Which machines match, and which of them are up? Answered by [`super::event::Event::Resolved`].
-    Resolve {
-        run: RunId,
-        instance: String,
-        spec: Arc<JobSpec>,
-    },
-    /// Start wrappers. Answered per machine run.
-    Dispatch(Dispatch),
-    /// End a command that runs without a wrapper, and report its end whatever becomes of it.
-    Terminate { machine_run: MachineRunId },
+    Store(StorageOrder),
+    Connection(ConnectionId, ConnectionOrder),
+    Execute(ExecutorOrder),
     /// A line or block for a job's log file.
     JobLog(JobLogEntry),
     /// A line for the daemon's log.
-    Say { level: log::Level, text: String },
+    Say {
+        level: log::Level,
+        text: String,
+    },
     /// The answer to an API call.
-    Answer { request: RequestId, answer: Answer },
-    /// Find a run that the engine no longer holds. Answered by [`super::event::Event::RunLoaded`].
+    Answer {
+        request: RequestId,
+        answer: Answer,
+    },
+}
+
+/// What storage is asked to do, in this order.
+#[derive(Debug)]
+pub enum StorageOrder {
+    /// Commit, then release the acks, then answer the ticket. Writes are committed in order; several share a commit.
+    Commit(Box<Write>),
+    /// Find a run that the engine no longer holds. Answered by [`super::event::Event::RunLoaded`]; sees every write
+    /// ordered before it.
     LoadRun { instance: String },
-    /// Remove history from before this moment, in small steps; unfinished runs stay.
-    Retain { before: Wall },
+    /// Remove runs that started before this moment, in small steps between commits; unfinished runs stay.
+    PruneHistory { before: Wall },
+}
+
+/// What a wrapper connection is asked to do. A connection that is gone ignores it.
+#[derive(Debug)]
+pub enum ConnectionOrder {
+    /// Send a frame that waits for nothing.
+    Send(DaemonFrame),
+    /// The socket belongs to this session now: from here on the connection stamps that session's heartbeats by
+    /// itself (architecture.md, "Control never waits behind output").
+    Bind { instance: String, machine: String },
+    /// Read the socket dry, then answer [`super::event::Event::Dry`].
+    Probe,
+    /// Send what waits, then close.
+    Close,
+}
+
+/// What the executor is asked to do.
+#[derive(Debug)]
+pub enum ExecutorOrder {
+    /// Find out which machines match, and which of them are up. Answered by [`super::event::Event::Resolved`].
+    Resolve { run: RunId, spec: Arc<JobSpec> },
+    /// Start wrappers, or commands without one. Answered for each machine run by [`super::event::Event::Launched`],
+    /// [`super::event::Event::LaunchFailed`] or [`super::event::Event::Returned`].
+    Dispatch(Box<Dispatch>),
+    /// End a command that runs without a wrapper, and report its end whatever becomes of it. Answered by
+    /// [`super::event::Event::Returned`].
+    Terminate { machine_run: MachineRunId },
 }
 
 /// One unit of a commit: all of it or nothing.
@@ -147,12 +163,6 @@ pub enum JobLogLine {
         machine: String,
         retcode: i32,
         output: OutputRef,
-    },
-    /// The same block for a machine without stored output (maintenance).
-    ShortResult {
-        machine: String,
-        retcode: i32,
-        text: String,
     },
     /// A later outcome replaced the one given (rules.md 4).
     Revised {

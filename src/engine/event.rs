@@ -32,38 +32,20 @@ pub enum Event {
     More,
     /// Heartbeats of bound connections since the last tick, each with the moment its frame was read.
     Beats(Vec<(ConnectionId, Mono)>),
-    /// Answer to [`super::effect::Effect::Probe`]: that connection had nothing left to read at `at`, and everything
+    /// Answer to [`super::effect::ConnectionOrder::Probe`]: that connection had nothing left to read at `at`, and everything
     /// that it had read is forwarded; `last_beat` is the latest heartbeat it has stamped, collected or not.
     Dry {
         connection: ConnectionId,
         at: Mono,
         last_beat: Option<Mono>,
     },
-    /// Any frame but output; heartbeats only while their connection is not bound to that session.
-    /// `outputs_before`: how many [`Event::Output`] this connection has forwarded before this frame.
-    Frame {
-        connection: ConnectionId,
-        peer: Arc<Peer>,
-        frame: Box<WrapperFrame>,
-        read_at: Mono,
-        outputs_before: u64,
-    },
-    /// An output frame, on the bulk lane.
-    Output {
-        connection: ConnectionId,
-        peer: Arc<Peer>,
-        frame: Box<OutputFrame>,
-    },
+    /// A wrapper connection has read a frame, or has ended. Output comes on the bulk lane, all else on the control lane.
+    Wrapper(Arrival),
     /// The byte budget was spent: output frames of this connection were dropped, and there is room again.
     OutputDropped { connection: ConnectionId },
-    /// The socket is gone; everything that was read from it is forwarded: `outputs_before` [`Event::Output`]s in all.
-    Closed {
-        connection: ConnectionId,
-        outputs_before: u64,
-    },
     /// A write with a ticket was committed, or refused.
     Stored { ticket: Ticket, outcome: StoreOutcome },
-    /// Answer to [`super::effect::Effect::LoadRun`]; None: no such run.
+    /// Answer to [`super::effect::StorageOrder::LoadRun`]; None: no such run.
     RunLoaded {
         instance: String,
         run: Option<Box<StoredRun>>,
@@ -80,8 +62,10 @@ pub enum Event {
     },
     /// The executor cannot reach machines (no Salt, its master is away), or can again.
     ExecutorTrouble { reason: Option<String> },
-    /// The executor has asked these machines for a launch: their time counts from now.
-    Published { machine_runs: Vec<MachineRunId> },
+    /// The executor still works on the launch of these: their time for it begins anew.
+    LaunchPending { machine_runs: Vec<MachineRunId> },
+    /// These machines were asked to run a command without a wrapper, which counts as its start.
+    PlainStarted { machine_runs: Vec<MachineRunId> },
     /// A command that ran without a wrapper has ended.
     Returned {
         machine_run: MachineRunId,
@@ -110,6 +94,29 @@ pub enum Event {
     Shutdown,
 }
 
+/// Something that came over a wrapper connection.
+#[derive(Debug)]
+pub struct Arrival {
+    pub connection: ConnectionId,
+    pub peer: Arc<Peer>,
+    /// How many output frames this connection has forwarded before: the lanes may change the order, this restores it.
+    pub outputs_before: u64,
+    pub what: Arrived,
+}
+
+/// What came.
+#[derive(Debug)]
+pub enum Arrived {
+    /// Any frame but output; heartbeats only while their connection is not bound to that session.
+    Frame {
+        frame: Box<WrapperFrame>,
+        read_at: Mono,
+    },
+    Output(Box<OutputFrame>),
+    /// The socket is gone; everything that was read from it is forwarded.
+    Closed,
+}
+
 /// An output frame, decoded.
 #[derive(Debug)]
 pub struct OutputFrame {
@@ -117,8 +124,6 @@ pub struct OutputFrame {
     /// None: the wrapper numbers nothing; taken as the next.
     pub seq: Option<u64>,
     pub data: Chunk,
-    /// The bytes are UTF-8 for certain.
-    pub is_text: bool,
 }
 
 /// What somebody may ask.

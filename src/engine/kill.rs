@@ -91,11 +91,11 @@ impl Engine {
             request,
             answer: Ok(Done::KillSent { machines }),
         });
-        turn.effects.push(Effect::Store(Write {
+        turn.commit(Write {
             facts,
             ticket: Some(ticket),
             ..Write::default()
-        }));
+        });
     }
 
     /// Kills one run, or one machine of it. Returns how many machine runs it concerns. `who` None: asked for before a
@@ -240,10 +240,7 @@ impl Engine {
             machine: m.record.machine.clone(),
         };
         let text = format!("WebSocket: Sent kill signal to {}:{}", key.instance, key.machine);
-        turn.effects.push(Effect::Send {
-            connection,
-            frame: DaemonFrame::Kill { key },
-        });
+        turn.send(connection, DaemonFrame::Kill { key });
         if is_first {
             turn.say(Level::Info, text);
         }

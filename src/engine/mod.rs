@@ -39,11 +39,9 @@ use std::sync::Arc;
 use log::Level;
 
 use board::Board;
-use effect::{Effect, Fact, JobLogLine, Write};
-use event::{Event, StoreOutcome};
-use id::RequestId;
-use id::Ticket;
-use id::{MachineRunId, RunId};
+use effect::{ConnectionOrder, Effect, ExecutorOrder, Fact, JobLogLine, StorageOrder, Write};
+use event::{Arrival, Event, StoreOutcome};
+use id::{ConnectionId, MachineRunId, RequestId, RunId, Ticket};
 use machine_run::{MachineRun, Overdue};
 use record::{Recovered, SwitchRecord, VerdictRecord};
 use run::Run;
@@ -51,6 +49,7 @@ use run::Run;
 use crate::clock::{Mono, Now, Wall};
 use crate::config::{Config, Maintenance};
 use crate::limits;
+use crate::protocol::DaemonFrame;
 
 /// Milliseconds that the daemon has been awake: the monotonic clock less every stall. All deadlines are in it, so the
 /// daemon's own trouble never fails somebody's job (rules.md 3).
@@ -102,8 +101,8 @@ pub struct Engine {
     places: HashMap<MachineRunId, (RunId, usize)>,
     next_run: u64,
     next_machine_run: u64,
-    connections: HashMap<id::ConnectionId, session::Connection>,
-    loading: HashMap<String, Vec<session::Arrival>>,
+    connections: HashMap<ConnectionId, session::Connection>,
+    loading: HashMap<String, Vec<Arrival>>,
     tickets: HashMap<Ticket, Waiting>,
     next_ticket: u64,
     next_retention_ms: AwakeMs,
@@ -135,7 +134,7 @@ enum Waiting {
     /// A connect that is acked once it is stored.
     Connect {
         machine_run: MachineRunId,
-        connection: id::ConnectionId,
+        connection: ConnectionId,
         ack: Box<crate::protocol::ConnectAck>,
     },
     /// A dispatch that is sent once and never repeated.
@@ -172,11 +171,28 @@ impl Turn<'_> {
     /// Stores facts that nothing waits for.
     fn store(&mut self, facts: Vec<Fact>) {
         if !facts.is_empty() {
-            self.effects.push(Effect::Store(Write {
+            self.commit(Write {
                 facts,
                 ..Write::default()
-            }));
+            });
         }
+    }
+
+    fn commit(&mut self, write: Write) {
+        let order = StorageOrder::Commit(Box::new(write));
+        self.effects.push(Effect::Store(order));
+    }
+
+    fn send(&mut self, connection: ConnectionId, frame: DaemonFrame) {
+        self.order(connection, ConnectionOrder::Send(frame));
+    }
+
+    fn order(&mut self, connection: ConnectionId, order: ConnectionOrder) {
+        self.effects.push(Effect::Connection(connection, order));
+    }
+
+    fn execute(&mut self, order: ExecutorOrder) {
+        self.effects.push(Effect::Execute(order));
     }
 }
 
@@ -277,45 +293,8 @@ impl Engine {
                 at,
                 last_beat,
             } => self.dry(turn, connection, at, last_beat),
-            Event::Frame {
-                connection,
-                peer,
-                frame,
-                read_at,
-                outputs_before,
-            } => {
-                let arrival = session::Arrival::Frame {
-                    connection,
-                    peer,
-                    frame,
-                    read_at,
-                };
-                self.arrived(turn, connection, Some(outputs_before), arrival);
-            }
-            Event::Output {
-                connection,
-                peer,
-                frame,
-            } => {
-                let arrival = session::Arrival::Output {
-                    connection,
-                    peer,
-                    frame,
-                };
-                self.arrived(turn, connection, None, arrival);
-            }
+            Event::Wrapper(arrival) => self.arrived(turn, arrival),
             Event::OutputDropped { connection } => self.output_dropped(turn, connection),
-            Event::Closed {
-                connection,
-                outputs_before,
-            } => {
-                self.arrived(
-                    turn,
-                    connection,
-                    Some(outputs_before),
-                    session::Arrival::Closed { connection },
-                );
-            }
             Event::Stored { ticket, outcome } => self.stored(turn, ticket, outcome),
             Event::RunLoaded { instance, run } => self.run_loaded(turn, &instance, run),
             Event::StorageTrouble { reason } => self.storage_troubled(turn, reason),
@@ -329,7 +308,8 @@ impl Engine {
                 self.resolved(turn, run, up, down, finished, error);
             }
             Event::ExecutorTrouble { reason } => self.executor_troubled(turn, reason),
-            Event::Published { machine_runs } => self.published(turn, &machine_runs),
+            Event::LaunchPending { machine_runs } => self.launch_pending(turn, &machine_runs),
+            Event::PlainStarted { machine_runs } => self.plain_started(turn, &machine_runs),
             Event::Returned {
                 machine_run,
                 output,
@@ -362,7 +342,7 @@ impl Engine {
     }
 
     /// The board, if anything on it has changed since the last call.
-    pub fn take_board(&mut self, _now: Now) -> Option<Arc<Board>> {
+    pub fn take_board(&mut self) -> Option<Arc<Board>> {
         self.make_board()
     }
 

@@ -54,7 +54,7 @@ impl Engine {
             None => result_entry(run, place, retcode, turn.now.wall),
         };
         write.ticket = Some(self.ticket(Waiting::Then(vec![entry])));
-        turn.effects.push(Effect::Store(write));
+        turn.commit(write);
         if let Some(state) = self.jobs.get_mut(job.as_str()) {
             state.counts.ended(ending.given_by.outcome(retcode));
         }
@@ -116,11 +116,11 @@ impl Engine {
             }
         }
         let ticket = self.ticket(Waiting::Then(log));
-        turn.effects.push(Effect::Store(Write {
+        turn.commit(Write {
             facts,
             ticket: Some(ticket),
             ..Write::default()
-        }));
+        });
         turn.say(
             Level::Info,
             format!("WebSocket: All targets completed for {job}, exiting monitor loop"),
@@ -173,7 +173,7 @@ impl Engine {
             write.facts.push(Fact::Run(Box::new(run.record.clone())));
         }
         let (job, instance) = (run.record.job.clone(), run.record.instance.clone());
-        turn.effects.push(Effect::Store(write));
+        turn.commit(write);
         turn.say(
             Level::Warn,
             format!(
@@ -197,12 +197,12 @@ pub(super) fn notice(turn: &mut Turn, m: &mut MachineRun, run_started: Wall, tex
     let day = run_started.utc_day();
     let bytes = m.output.notice(text);
     let placed = m.output.append(m.record.id, day, Chunk::free(bytes));
-    turn.effects.push(Effect::Store(Write {
+    turn.commit(Write {
         output: placed.rows,
         trim: placed.trim.into_iter().collect(),
         after_output_of: Some(m.record.id),
         ..Write::default()
-    }));
+    });
     m.record.left_out_bytes = m.output.left_out_bytes();
     m.shown = None;
 }

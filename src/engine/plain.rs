@@ -4,31 +4,28 @@
 
 use crate::budget::Chunk;
 use crate::ending::Ending;
-use crate::engine::effect::{Effect, Fact, Write};
+use crate::engine::effect::{ExecutorOrder, Fact, Write};
 use crate::engine::id::MachineRunId;
 use crate::engine::machine_run::MachineRun;
 use crate::engine::record::MachineStage;
 use crate::engine::{Engine, Turn};
 
 impl Engine {
-    /// The executor has asked these machines: their time for the launch counts from now (rules.md 10). Without a
-    /// wrapper this is all that will be heard before the end: they count as started.
-    pub(super) fn published(&mut self, turn: &mut Turn, machine_runs: &[MachineRunId]) {
+    /// These were asked to run their command. Nothing more is heard of them before the end: they count as started.
+    pub(super) fn plain_started(&mut self, turn: &mut Turn, machine_runs: &[MachineRunId]) {
         for id in machine_runs {
             let Some(m) = self
                 .machine_mut(*id)
-                .filter(|m| m.record.stage == MachineStage::Dispatched)
+                .filter(|m| m.plain && m.record.stage == MachineStage::Dispatched)
             else {
                 continue;
             };
             m.clocks.dispatched = Some(turn.awake);
-            if m.plain {
-                m.record.stage = MachineStage::Started;
-                m.record.started.get_or_insert(turn.now.wall);
-                let facts = vec![Fact::Machine(Box::new(m.record.clone()))];
-                turn.store(facts);
-                self.touch_machine(*id);
-            }
+            m.record.stage = MachineStage::Started;
+            m.record.started.get_or_insert(turn.now.wall);
+            let facts = vec![Fact::Machine(Box::new(m.record.clone()))];
+            turn.store(facts);
+            self.touch_machine(*id);
         }
     }
 
@@ -47,12 +44,12 @@ impl Engine {
         }
         if !output.is_empty() {
             let placed = m.output.append(id, day, Chunk::free(output));
-            turn.effects.push(Effect::Store(Write {
+            turn.commit(Write {
                 output: placed.rows,
                 trim: placed.trim.into_iter().collect(),
                 after_output_of: Some(id),
                 ..Write::default()
-            }));
+            });
             m.shown = None;
         }
         self.end_machine(turn, id, ending, Vec::new());
@@ -64,7 +61,7 @@ pub(super) fn terminate(turn: &mut Turn, m: &mut MachineRun) {
     let has_started = m.record.stage == MachineStage::Started;
     if let Some(kill) = m.kill.as_mut().filter(|kill| has_started && kill.sent.is_none()) {
         kill.sent = Some(turn.awake);
-        turn.effects.push(Effect::Terminate {
+        turn.execute(ExecutorOrder::Terminate {
             machine_run: m.record.id,
         });
     }

@@ -9,7 +9,7 @@ use log::Level;
 
 use crate::clock::{Now, Wall};
 use crate::config::Config;
-use crate::engine::effect::{Effect, Write};
+use crate::engine::effect::{Effect, ExecutorOrder, StorageOrder, Write};
 use crate::engine::id::{MachineRunId, RunId};
 use crate::engine::look::Look;
 use crate::engine::record::{MachineStage, Recovered, RunStage};
@@ -48,10 +48,12 @@ impl Engine {
         let mut all = usize::MAX;
         self.plan_some(&mut all);
         if !facts.is_empty() {
-            self.early.push(Effect::Store(Write {
+            let write = Write {
                 facts,
                 ..Write::default()
-            }));
+            };
+            self.early
+                .push(Effect::Store(StorageOrder::Commit(Box::new(write))));
         }
     }
 
@@ -133,15 +135,11 @@ impl Engine {
         }
         for (at, machines) in again {
             let dispatch = dispatch_effect(run, machines, false, at, true);
-            turn.effects.push(Effect::Dispatch(dispatch));
+            turn.execute(ExecutorOrder::Dispatch(Box::new(dispatch)));
         }
         if run.record.stage == RunStage::Pinging {
-            let (instance, spec) = (run.record.instance.clone(), run.record.spec.clone());
-            turn.effects.push(Effect::Resolve {
-                run: id,
-                instance,
-                spec,
-            });
+            let spec = run.record.spec.clone();
+            turn.execute(ExecutorOrder::Resolve { run: id, spec });
         }
         if self
             .runs

@@ -5,7 +5,7 @@ use log::Level;
 
 use crate::clock::{Mono, Wall};
 use crate::ending::{Ending, GivenBy, code, error_note};
-use crate::engine::effect::{Effect, Fact, JobLogLine, Write};
+use crate::engine::effect::{ConnectionOrder, Fact, JobLogLine, Write};
 use crate::engine::event::OutputFrame;
 use crate::engine::id::ConnectionId;
 use crate::engine::id::MachineRunId;
@@ -82,19 +82,16 @@ impl Engine {
         let Some(m) = self.machine_mut(id) else { return };
         let is_ours = m.record.ours;
         if !is_ours {
-            turn.effects.push(Effect::Send {
-                connection,
-                frame: DaemonFrame::StartAck,
-            });
+            turn.send(connection, DaemonFrame::StartAck);
         }
         let ack = is_ours.then_some((connection, DaemonFrame::StartAck));
         let is_open = m.is_open();
         if m.record.started.is_some() || !is_open {
             if let Some(ack) = ack {
-                turn.effects.push(Effect::Store(Write {
+                turn.commit(Write {
                     acks: vec![ack],
                     ..Write::default()
-                }));
+                });
             }
             return;
         }
@@ -123,7 +120,7 @@ impl Engine {
             acks: ack.into_iter().collect(),
             ..Write::default()
         };
-        turn.effects.push(Effect::Store(write));
+        turn.commit(write);
         let entry = run.log_entry(turn.now.wall, JobLogLine::StartingOn { machine });
         turn.effects.push(entry);
         self.send_kill(turn, id);
@@ -140,11 +137,11 @@ impl Engine {
             None if m.is_open() => return,
             None => -1,
         };
-        turn.effects.push(Effect::Store(Write {
+        turn.commit(Write {
             acks: vec![(connection, DaemonFrame::SyncResponse { last_seq })],
             after_output_of: Some(id),
             ..Write::default()
-        }));
+        });
     }
 
     pub(super) fn output(
@@ -187,7 +184,7 @@ impl Engine {
             m.record.left_out_bytes = m.output.left_out_bytes();
         }
         write.acks.push((connection, DaemonFrame::OutputAck { seq }));
-        turn.effects.push(Effect::Store(write));
+        turn.commit(write);
         m.shown = None;
         self.touch_run(run_id);
     }
@@ -204,7 +201,7 @@ impl Engine {
                 expected_seq,
                 received_seq,
             };
-            turn.effects.push(Effect::Send { connection, frame });
+            turn.send(connection, frame);
         }
     }
 
@@ -215,7 +212,7 @@ impl Engine {
             .get(&connection)
             .and_then(|connection| connection.bound)
         else {
-            return turn.effects.push(Effect::Close { connection });
+            return turn.order(connection, ConnectionOrder::Close);
         };
         let Some(m) = self.machine_mut(id) else { return };
         if m.record.ours {
@@ -224,7 +221,7 @@ impl Engine {
             self.nack(turn, id, connection, next);
         } else {
             // it does not resend on a nack, but after a reconnect it does
-            turn.effects.push(Effect::Close { connection });
+            turn.order(connection, ConnectionOrder::Close);
         }
     }
 
@@ -240,12 +237,12 @@ impl Engine {
         let ack = (connection, DaemonFrame::CompleteAck { seq });
         if !m.is_open() {
             // said before, or its ack was lost, or storage had no room for it: the ack stands for what is stored
-            return turn.effects.push(Effect::Store(Write {
+            return turn.commit(Write {
                 facts: vec![Fact::Machine(Box::new(m.record.clone()))],
                 acks: vec![ack],
                 after_output_of: Some(id),
                 ..Write::default()
-            }));
+            });
         }
         if let Some(seq) = seq.filter(|seq| *seq > m.output.next_seq) {
             if !lost_the_rest(m, seq) {

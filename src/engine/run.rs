@@ -11,7 +11,7 @@ use crate::clock::Wall;
 use crate::config::{Delivery, ExecutorKind, JobSpec};
 use crate::ending::{Ending, GivenBy};
 use crate::engine::control::{Wanted, control_fact, say_audit};
-use crate::engine::effect::{Dispatch, Done, Effect, Fact, JobLogEntry, JobLogLine, Write};
+use crate::engine::effect::{Dispatch, Done, Effect, ExecutorOrder, Fact, JobLogEntry, JobLogLine, Write};
 use crate::engine::id::RequestId;
 use crate::engine::id::{MachineRunId, RunId};
 use crate::engine::machine_run::MachineRun;
@@ -220,11 +220,11 @@ impl Engine {
             facts.push(control_fact(Control::Audit(audit)));
         }
         let ticket = self.ticket(Waiting::Start { run: id, request });
-        turn.effects.push(Effect::Store(Write {
+        turn.commit(Write {
             facts,
             ticket: Some(ticket),
             ..Write::default()
-        }));
+        });
     }
 
     /// The start is stored: now it may have effects.
@@ -237,11 +237,7 @@ impl Engine {
             run.record.job.clone(),
             run.record.spec.clone(),
         );
-        turn.effects.push(Effect::Resolve {
-            run: id,
-            instance: instance.clone(),
-            spec,
-        });
+        turn.execute(ExecutorOrder::Resolve { run: id, spec });
         turn.effects
             .push(run.log_entry(run.record.started, JobLogLine::Starting));
         let held_kills = std::mem::take(&mut run.held_kills);
@@ -433,7 +429,7 @@ impl Engine {
         if !follow.is_empty() {
             write.ticket = Some(self.ticket(Waiting::Then(follow)));
         }
-        turn.effects.push(Effect::Store(write));
+        turn.commit(write);
         self.dispatch_waiting(turn, id);
         self.end_run_if_done(turn, id);
     }
@@ -484,15 +480,15 @@ impl Engine {
         if env_delivery {
             // it is sent once and never repeated: only after it is stored that it was
             let ticket = self.ticket(Waiting::Dispatch(dispatch));
-            turn.effects.push(Effect::Store(Write {
+            turn.commit(Write {
                 facts,
                 ticket: Some(ticket),
                 ..Write::default()
-            }));
+            });
         } else {
             // nothing starts without the permission, which follows this write
             turn.store(facts);
-            turn.effects.push(Effect::Dispatch(dispatch));
+            turn.execute(ExecutorOrder::Dispatch(Box::new(dispatch)));
         }
     }
 
@@ -518,7 +514,7 @@ impl Engine {
             self.end_machine(turn, id, Ending::killed_before(), Vec::new());
         }
         if !dispatch.machines.is_empty() {
-            turn.effects.push(Effect::Dispatch(dispatch));
+            turn.execute(ExecutorOrder::Dispatch(Box::new(dispatch)));
         }
     }
 
@@ -557,6 +553,17 @@ impl Engine {
             Delivery::Env => false,
             Delivery::Auto => is_private && settings.is_wrapper_ours(spec, by_default),
             Delivery::Socket => is_private,
+        }
+    }
+
+    /// The executor still works on these launches: their time begins anew (rules.md 10).
+    pub(super) fn launch_pending(&mut self, turn: &mut Turn, machine_runs: &[MachineRunId]) {
+        for id in machine_runs {
+            if let Some(m) = self.machine_mut(*id)
+                && m.record.stage == MachineStage::Dispatched
+            {
+                m.clocks.dispatched = Some(turn.awake);
+            }
         }
     }
 

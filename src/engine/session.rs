@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use log::Level;
 
-use crate::clock::Mono;
-use crate::engine::effect::Effect;
-use crate::engine::event::{OutputFrame, Peer};
+use crate::engine::connect::Greeting;
+use crate::engine::effect::{ConnectionOrder, Effect, StorageOrder};
+use crate::engine::event::{Arrival, Arrived, Peer};
 use crate::engine::id::ConnectionId;
 use crate::engine::id::{MachineRunId, RunId};
 use crate::engine::record::StoredRun;
@@ -27,30 +27,11 @@ pub struct Connection {
     /// Output events taken from it.
     outputs_seen: u64,
     /// Frames that came before their connection's output was taken.
-    held: VecDeque<(u64, Arrival)>,
+    held: VecDeque<Arrival>,
     /// It has sent a connect with `accepts`: one of ours.
     pub(super) is_ours: bool,
     /// It has been warned about in the log: once is enough.
     is_suspect: bool,
-}
-
-/// Something that came over a connection, in its order.
-#[derive(Debug)]
-pub enum Arrival {
-    Frame {
-        connection: ConnectionId,
-        peer: Arc<Peer>,
-        frame: Box<WrapperFrame>,
-        read_at: Mono,
-    },
-    Output {
-        connection: ConnectionId,
-        peer: Arc<Peer>,
-        frame: Box<OutputFrame>,
-    },
-    Closed {
-        connection: ConnectionId,
-    },
 }
 
 /// Where a frame's session stands.
@@ -66,74 +47,63 @@ enum Lookup {
 
 impl Engine {
     /// Keeps a connection's order: control may have overtaken output.
-    pub(super) fn arrived(
-        &mut self,
-        turn: &mut Turn,
-        id: ConnectionId,
-        outputs_before: Option<u64>,
-        arrival: Arrival,
-    ) {
-        let is_beat =
-            matches!(&arrival, Arrival::Frame { frame, .. } if frame.body == WrapperBody::Heartbeat);
+    pub(super) fn arrived(&mut self, turn: &mut Turn, arrival: Arrival) {
+        let id = arrival.connection;
         let connection = self.connections.entry(id).or_default();
-        match outputs_before {
-            None => {
-                connection.outputs_seen += 1;
-                self.take(turn, arrival);
+        match &arrival.what {
+            Arrived::Output(_) => connection.outputs_seen += 1,
+            // a beat counts from when it was read
+            Arrived::Frame { frame, .. } if frame.body == WrapperBody::Heartbeat => {}
+            Arrived::Frame { .. } | Arrived::Closed => {
+                if arrival.outputs_before > connection.outputs_seen || !connection.held.is_empty() {
+                    connection.held.push_back(arrival);
+                    return;
+                }
             }
-            Some(before) if !is_beat && (before > connection.outputs_seen || !connection.held.is_empty()) => {
-                connection.held.push_back((before, arrival));
-                return;
-            }
-            Some(_) => self.take(turn, arrival),
         }
-        while let Some(connection) = self.connections.get_mut(&id)
-            && connection
-                .held
-                .front()
-                .is_some_and(|(before, _)| *before <= connection.outputs_seen)
-        {
-            let Some((_, arrival)) = connection.held.pop_front() else {
+        self.take(turn, arrival);
+        while let Some(connection) = self.connections.get_mut(&id) {
+            let seen = connection.outputs_seen;
+            let is_due = |next: &Arrival| next.outputs_before <= seen;
+            if !connection.held.front().is_some_and(is_due) {
                 break;
-            };
-            self.take(turn, arrival);
+            }
+            let next = connection.held.pop_front();
+            next.into_iter().for_each(|next| self.take(turn, next));
         }
     }
 
     fn take(&mut self, turn: &mut Turn, arrival: Arrival) {
-        let (connection, peer, key) = match &arrival {
-            Arrival::Closed { connection } => return self.closed(*connection),
-            Arrival::Frame {
-                connection,
-                peer,
-                frame,
-                ..
-            } => (*connection, peer.clone(), &frame.key),
-            Arrival::Output {
-                connection,
-                peer,
-                frame,
-                ..
-            } => (*connection, peer.clone(), &frame.key),
+        let connection = arrival.connection;
+        let key = match &arrival.what {
+            Arrived::Closed => return self.closed(connection),
+            Arrived::Frame { frame, .. } => &frame.key,
+            Arrived::Output(frame) => &frame.key,
         };
-        match self.find(turn, connection, &peer, key) {
+        match self.look_up_or_load(turn, connection, &arrival.peer, key) {
             Lookup::Loading => {
                 let instance = key.instance.clone();
                 let waiting = self.loading.entry(instance).or_default();
                 if waiting.len() < limits::LOADING_FRAMES {
                     waiting.push(arrival);
                 } else {
-                    turn.effects.push(Effect::Close { connection });
+                    turn.order(connection, ConnectionOrder::Close);
                 }
             }
             Lookup::Known(id) => self.accept(turn, id, arrival),
             Lookup::Unknown { stranger_of } => {
-                self.refuse_unknown(turn, connection, &peer, stranger_of, arrival);
+                self.refuse_unknown(turn, stranger_of, arrival);
             }
         }
     }
 
-    fn find(&mut self, turn: &mut Turn, connection: ConnectionId, peer: &Peer, key: &SessionKey) -> Lookup {
+    fn look_up_or_load(
+        &mut self,
+        turn: &mut Turn,
+        connection: ConnectionId,
+        peer: &Peer,
+        key: &SessionKey,
+    ) -> Lookup {
         let Some(&run_id) = self.by_instance.get(key.instance.as_str()) else {
             if self.loading.contains_key(&key.instance) {
                 return Lookup::Loading;
@@ -143,9 +113,9 @@ impl Engine {
                 return Lookup::Unknown { stranger_of: None };
             }
             self.loading.insert(key.instance.clone(), Vec::new());
-            turn.effects.push(Effect::LoadRun {
+            turn.effects.push(Effect::Store(StorageOrder::LoadRun {
                 instance: key.instance.clone(),
-            });
+            }));
             return Lookup::Loading;
         };
         let run = &self.runs[&run_id];
@@ -221,34 +191,28 @@ impl Engine {
         }
         let is_known = self.by_instance.contains_key(instance);
         for arrival in waiting {
-            match (&arrival, is_known) {
-                (Arrival::Closed { .. }, _) | (_, true) => self.take(turn, arrival),
-                (
-                    Arrival::Frame { connection, peer, .. } | Arrival::Output { connection, peer, .. },
-                    false,
-                ) => {
-                    let (connection, peer) = (*connection, peer.clone());
-                    self.refuse_unknown(turn, connection, &peer, None, arrival);
-                }
+            if is_known || matches!(arrival.what, Arrived::Closed) {
+                self.take(turn, arrival);
+            } else {
+                self.refuse_unknown(turn, None, arrival);
             }
         }
     }
 
     /// Nothing changes. A Python wrapper must not be cut off, or its command blocks on a full pipe (rules.md 23b).
-    fn refuse_unknown(
-        &mut self,
-        turn: &mut Turn,
-        connection: ConnectionId,
-        peer: &Peer,
-        stranger_of: Option<RunId>,
-        arrival: Arrival,
-    ) {
+    fn refuse_unknown(&mut self, turn: &mut Turn, stranger_of: Option<RunId>, arrival: Arrival) {
+        let Arrival {
+            connection,
+            peer,
+            what,
+            ..
+        } = arrival;
         let not_found = |what: &str| DaemonFrame::Error {
             code: ErrorCode::JobNotFound,
             message: format!("no such run, or {what} is no target of it"),
         };
         // output of an unknown run is discarded: it is not acked, for it is not stored
-        let Arrival::Frame { frame, .. } = arrival else {
+        let Arrived::Frame { frame, .. } = what else {
             return;
         };
         if let Some(run) = stranger_of.and_then(|id| self.runs.get_mut(&id)) {
@@ -256,7 +220,7 @@ impl Engine {
                 .get_or_insert_with(|| frame.key.machine.chars().take(256).collect());
             let instance = run.record.instance.clone();
             let why = format!("'{}' is no target of it", frame.key.machine.escape_default());
-            self.suspect(turn, connection, peer, &instance, &why);
+            self.suspect(turn, connection, &peer, &instance, &why);
         }
         let is_ours = self
             .connections
@@ -268,16 +232,13 @@ impl Engine {
             WrapperBody::SyncRequest { .. } => Some(DaemonFrame::SyncResponse { last_seq: -1 }),
             WrapperBody::Heartbeat | WrapperBody::Killed | WrapperBody::Error { .. } => None,
             WrapperBody::Connect { .. } | WrapperBody::Complete { .. } | WrapperBody::Start { .. } => {
-                turn.effects.push(Effect::Send {
-                    connection,
-                    frame: not_found(&frame.key.machine),
-                });
-                return turn.effects.push(Effect::Close { connection });
+                turn.send(connection, not_found(&frame.key.machine));
+                return turn.order(connection, ConnectionOrder::Close);
             }
             WrapperBody::Output(_) => None,
         };
         if let Some(frame) = answer {
-            turn.effects.push(Effect::Send { connection, frame });
+            turn.send(connection, frame);
         }
     }
 
@@ -295,14 +256,15 @@ impl Engine {
 
     /// A frame of a known machine run with the run's token.
     fn accept(&mut self, turn: &mut Turn, id: MachineRunId, arrival: Arrival) {
-        match arrival {
-            Arrival::Closed { connection } => self.closed(connection),
-            Arrival::Frame {
-                connection,
-                peer,
-                frame,
-                read_at,
-            } => {
+        let Arrival {
+            connection,
+            peer,
+            what,
+            ..
+        } = arrival;
+        match what {
+            Arrived::Closed => self.closed(connection),
+            Arrived::Frame { frame, read_at } => {
                 let WrapperFrame { timestamp, body, .. } = *frame;
                 if let WrapperBody::Connect {
                     accepts,
@@ -312,29 +274,32 @@ impl Engine {
                 {
                     match accepts.zip(wrapper_id) {
                         Some((accepts, wrapper_id)) => {
-                            self.connect_ours(turn, id, connection, &peer, accepts, wrapper_id, version);
+                            let greeting = Greeting {
+                                connection,
+                                peer,
+                                accepts,
+                                wrapper_id,
+                                version,
+                            };
+                            self.connect_ours(turn, id, greeting);
                         }
                         None => self.connect_python(turn, id, connection),
                     }
-                } else if self.joins(turn, id, connection, &peer) {
+                } else if self.join(turn, id, connection, &peer) {
                     self.said(turn, id, connection, body, timestamp, read_at);
                 }
             }
-            Arrival::Output {
-                connection,
-                peer,
-                frame,
-                ..
-            } => {
-                if self.joins(turn, id, connection, &peer) {
+            Arrived::Output(frame) => {
+                if self.join(turn, id, connection, &peer) {
                     self.output(turn, id, connection, *frame);
                 }
             }
         }
     }
 
-    /// Whether a frame without `connect` may speak for that session: bound already, or a Python wrapper that is back.
-    fn joins(&mut self, turn: &mut Turn, id: MachineRunId, connection: ConnectionId, peer: &Peer) -> bool {
+    /// Whether a frame without `connect` is accepted for that session: its connection is bound to it already, or is bound now,
+    /// because a Python wrapper is back.
+    fn join(&mut self, turn: &mut Turn, id: MachineRunId, connection: ConnectionId, peer: &Peer) -> bool {
         let is_bound = self
             .connections
             .get(&connection)
@@ -379,8 +344,8 @@ impl Engine {
             message: "the permission to start was given to another wrapper, or the machine run has ended"
                 .into(),
         };
-        turn.effects.push(Effect::Send { connection, frame });
-        turn.effects.push(Effect::Close { connection });
+        turn.send(connection, frame);
+        turn.order(connection, ConnectionOrder::Close);
     }
 
     pub(super) fn bind(&mut self, turn: &mut Turn, id: MachineRunId, connection: ConnectionId) {
@@ -407,18 +372,14 @@ impl Engine {
             kill.sent = None;
         }
         let (instance, machine) = (run.record.instance.clone(), m.record.machine.clone());
-        turn.effects.push(Effect::Bind {
-            connection,
-            instance,
-            machine,
-        });
+        turn.order(connection, ConnectionOrder::Bind { instance, machine });
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::{Now, Wall};
+    use crate::clock::{Mono, Now, Wall};
     use crate::engine::EngineSettings;
     use crate::engine::event::{Ask, Event};
     use crate::engine::id::RequestId;
@@ -464,7 +425,7 @@ mod tests {
             run: Some(Box::new(stored)),
         };
         engine.handle(now, loaded, &mut effects);
-        let board = engine.take_board(now).unwrap();
+        let board = engine.take_board().unwrap();
         assert!(board.running.contains_key("backup_1"));
         let kill = Event::Request {
             request: RequestId(1),

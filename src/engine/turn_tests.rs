@@ -108,7 +108,7 @@ impl Turns {
 
     fn facts(&self) -> impl Iterator<Item = &Fact> {
         self.effects.iter().flat_map(|effect| match effect {
-            Effect::Store(write) => write.facts.as_slice(),
+            Effect::Store(StorageOrder::Commit(write)) => write.facts.as_slice(),
             _ => &[],
         })
     }

@@ -5,7 +5,7 @@ use log::Level;
 
 use crate::clock::Mono;
 use crate::ending::{Ending, GivenBy};
-use crate::engine::effect::{Effect, Fact, JobLogLine};
+use crate::engine::effect::{ConnectionOrder, Effect, Fact, JobLogLine, StorageOrder};
 use crate::engine::id::ConnectionId;
 use crate::engine::id::{MachineRunId, RunId};
 use crate::engine::machine_run::{MachineRun, Overdue};
@@ -74,9 +74,9 @@ impl Engine {
             turn.store(vec![Fact::HistoryClock(clock)]);
         }
         let days = i64::from(self.config.settings.history_days);
-        turn.effects.push(Effect::Retain {
-            before: clock.min(wall).plus_ms(-days * 86_400_000),
-        });
+        let before = clock.min(wall).plus_ms(-days * 86_400_000);
+        turn.effects
+            .push(Effect::Store(StorageOrder::PruneHistory { before }));
     }
 
     /// Heartbeats that connections have stamped.
@@ -166,7 +166,7 @@ impl Engine {
                     && m.clocks.probed.is_none()
                 {
                     m.clocks.probed = Some(turn.awake);
-                    turn.effects.push(Effect::Probe { connection });
+                    turn.order(connection, ConnectionOrder::Probe);
                 }
                 return;
             }
@@ -322,7 +322,9 @@ mod tests {
             engine.handle(now(second), Event::Tick, &mut effects);
         }
         let before = effects.iter().filter_map(|effect| match effect {
-            Effect::Retain { before } => Some((before.0 - at.0) / 1_000_000 + days * DAY_S),
+            Effect::Store(StorageOrder::PruneHistory { before }) => {
+                Some((before.0 - at.0) / 1_000_000 + days * DAY_S)
+            }
             _ => None,
         });
         before.collect()

@@ -13,13 +13,13 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use super::CurrentSettings;
 use super::launch::{self, Programs};
 use super::link::Entrance;
-use super::{CurrentSettings, Order};
 use crate::clock::{self, Mono};
 use crate::config::{JobSpec, Settings, glob};
 use crate::ending::code;
-use crate::engine::effect::Dispatch;
+use crate::engine::effect::{Dispatch, ExecutorOrder};
 use crate::engine::event::Event;
 use crate::engine::id::{MachineRunId, RunId};
 use crate::limits;
@@ -34,7 +34,7 @@ pub struct Local {
     entrance: Entrance,
     settings: CurrentSettings,
     events: Sender<Event>,
-    orders: Receiver<Order>,
+    orders: Receiver<ExecutorOrder>,
     bell: Arc<Waker>,
     programs: Programs,
     /// Dispatches with machines that are not started yet.
@@ -62,7 +62,7 @@ impl Local {
         entrance: Entrance,
         settings: CurrentSettings,
         events: Sender<Event>,
-        orders: Receiver<Order>,
+        orders: Receiver<ExecutorOrder>,
         bell: Arc<Waker>,
     ) -> Local {
         Local {
@@ -83,14 +83,14 @@ impl Local {
         loop {
             loop {
                 match self.orders.try_recv() {
-                    Ok(Order::Resolve { run, spec }) => self.resolve(run, &spec),
-                    Ok(Order::Dispatch(mut dispatch)) => {
+                    Ok(ExecutorOrder::Resolve { run, spec }) => self.resolve(run, &spec),
+                    Ok(ExecutorOrder::Dispatch(mut dispatch)) => {
                         // taken from the end
                         dispatch.machines.reverse();
                         self.waiting.push_back(*dispatch);
                     }
                     // it runs nothing without a wrapper
-                    Ok(Order::Terminate { .. }) => {}
+                    Ok(ExecutorOrder::Terminate { .. }) => {}
                     Err(TryRecvError::Empty) => break,
                     // the daemon ends; what it has launched lives on
                     Err(TryRecvError::Disconnected) => return,
@@ -155,7 +155,7 @@ impl Local {
         }
     }
 
-    /// What waits for its turn here is no launch that failed: its time begins anew.
+    /// What waits for its turn here has not failed: the engine is told, so that its time begins anew.
     fn tell_waiting(&mut self) {
         let now = clock::mono();
         if now.since_ms(self.told_waiting) < limits::WAITING_TOLD_MS {
@@ -165,7 +165,7 @@ impl Local {
         let waiting = self.waiting.iter().flat_map(|dispatch| &dispatch.machines);
         let machine_runs: Vec<_> = waiting.map(|(machine_run, _)| *machine_run).collect();
         if !machine_runs.is_empty() {
-            self.report(Event::Published { machine_runs });
+            self.report(Event::LaunchPending { machine_runs });
         }
     }
 
@@ -341,8 +341,8 @@ mod tests {
         (executor, events)
     }
 
-    fn dispatch(machines: u64) -> Order {
-        Order::Dispatch(Box::new(Dispatch {
+    fn dispatch(machines: u64) -> ExecutorOrder {
+        ExecutorOrder::Dispatch(Box::new(Dispatch {
             run: RunId(1),
             job: "j".into(),
             instance: "j_1".into(),
@@ -383,7 +383,9 @@ mod tests {
             target_type: "glob".into(),
             ..JobSpec::default()
         });
-        executor.try_send(Order::Resolve { run: RunId(7), spec }).unwrap();
+        executor
+            .try_send(ExecutorOrder::Resolve { run: RunId(7), spec })
+            .unwrap();
         match next(&events) {
             Event::Resolved {
                 run: RunId(7),

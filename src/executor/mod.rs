@@ -12,10 +12,9 @@ use std::sync::Arc;
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 use parking_lot::RwLock;
 
-use crate::config::{ExecutorKind, JobSpec, Settings};
-use crate::engine::effect::Dispatch;
+use crate::config::{ExecutorKind, Settings};
+use crate::engine::effect::ExecutorOrder;
 use crate::engine::event::Event;
-use crate::engine::id::{MachineRunId, RunId};
 use crate::limits;
 use crate::thread::{self, Actor};
 use crate::wake::Waker;
@@ -24,21 +23,10 @@ use link::Entrance;
 /// The settings in force, shared with whoever reloads them.
 pub type CurrentSettings = Arc<RwLock<Arc<Settings>>>;
 
-/// What an executor is asked to do.
-#[derive(Debug)]
-pub enum Order {
-    /// Answered by [`Event::Resolved`].
-    Resolve { run: RunId, spec: Arc<JobSpec> },
-    /// Answered per machine by [`Event::Launched`] or [`Event::LaunchFailed`].
-    Dispatch(Box<Dispatch>),
-    /// End a command that runs without a wrapper; answered by [`Event::Returned`].
-    Terminate { machine_run: MachineRunId },
-}
-
 /// The running executor thread; dropping it ends the thread, launched wrappers live on.
 pub struct Executor {
     // declared before the thread: the queue closes first
-    orders: Sender<Order>,
+    orders: Sender<ExecutorOrder>,
     bell: Arc<Waker>,
     _thread: Actor,
 }
@@ -76,7 +64,7 @@ pub fn start(
 
 impl Executor {
     /// Queues an order. Hands it back when the queue is full.
-    pub fn try_send(&self, order: Order) -> Result<(), Order> {
+    pub fn try_send(&self, order: ExecutorOrder) -> Result<(), ExecutorOrder> {
         match self.orders.try_send(order) {
             Ok(()) => {
                 self.bell.wake();
@@ -88,9 +76,9 @@ impl Executor {
 }
 
 /// Shadow mode: every run ends at once, without machines, and says why.
-fn shadow(orders: Receiver<Order>, events: &Sender<Event>) {
+fn shadow(orders: Receiver<ExecutorOrder>, events: &Sender<Event>) {
     for order in orders {
-        if let Order::Resolve { run, .. } = order {
+        if let ExecutorOrder::Resolve { run, .. } = order {
             let _ = events.send(Event::Resolved {
                 run,
                 up: Vec::new(),

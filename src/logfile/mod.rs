@@ -228,16 +228,6 @@ fn write_entry(reader: &Reader, entry: &JobLogEntry, file: &mut impl Write) -> i
             write_output(reader, *output, file)?;
             writeln!(file, "####### END {machine} from {instance} at {at} #########")
         }
-        JobLogLine::ShortResult {
-            machine,
-            retcode,
-            text,
-        } => {
-            writeln!(file, "########## {machine} from {instance} ################")?;
-            writeln!(file, "**** Exit Code {retcode} ******")?;
-            writeln!(file, "{}", text.trim_end_matches('\n'))?;
-            writeln!(file, "####### END {machine} from {instance} at {at} #########")
-        }
         JobLogLine::Revised {
             machine,
             from,

@@ -27,8 +27,7 @@ use std::path::Path;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 
-use crate::clock::Wall;
-use crate::engine::effect::Write;
+use crate::engine::effect::StorageOrder;
 use crate::engine::event::Event;
 use crate::engine::id::ConnectionId;
 use crate::engine::record::Recovered;
@@ -45,12 +44,7 @@ pub use stream::{OutputShape, OutputStream};
 /// What the storage thread is asked to do. One queue, served in order.
 #[derive(Debug)]
 pub enum Request {
-    /// Commit this together with what else waits, then release its acks, then answer its ticket.
-    Commit(Box<Write>),
-    /// Answered by [`Event::RunLoaded`]; sees every write queued before it.
-    LoadRun { instance: String },
-    /// Remove runs that started before this, in small steps between commits. Unfinished runs stay.
-    Retain { before: Wall },
+    Order(StorageOrder),
     /// A message is sent here when everything queued before is dealt with (committed, refused, or held back because
     /// the disk is full).
     Sync(Sender<()>),
@@ -134,7 +128,7 @@ impl Storage {
 
 fn is_bulk(request: &Request) -> bool {
     match request {
-        Request::Commit(write) => write.facts.is_empty() && !write.output.is_empty(),
+        Request::Order(StorageOrder::Commit(write)) => write.facts.is_empty() && !write.output.is_empty(),
         _ => false,
     }
 }

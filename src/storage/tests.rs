@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use super::*;
 use crate::budget::Chunk;
+use crate::clock::Wall;
 use crate::config::JobSpec;
-use crate::engine::effect::Fact;
+use crate::engine::effect::{Fact, StorageOrder, Write};
 use crate::engine::event::StoreOutcome;
 use crate::engine::id::{MachineRunId, RunId, Ticket};
 use crate::engine::record::*;
@@ -66,7 +67,9 @@ impl Fixture {
     }
 
     fn commit(&self, write: Write) {
-        self.storage.try_send(Request::Commit(Box::new(write))).unwrap();
+        self.storage
+            .try_send(Request::Order(StorageOrder::Commit(Box::new(write))))
+            .unwrap();
     }
 
     fn sync(&self) {
@@ -270,7 +273,9 @@ fn two_starts_in_one_group_do_not_both_start() {
     for id in [1, 2] {
         let mut write = begin_run(id, 0);
         write.ticket = Some(Ticket(id));
-        sender.send(Request::Commit(Box::new(write))).unwrap();
+        sender
+            .send(Request::Order(StorageOrder::Commit(Box::new(write))))
+            .unwrap();
     }
     drop(sender);
     let ports = Ports {
@@ -341,7 +346,9 @@ fn acks_leave_in_order_and_after_their_rows_can_be_read() {
     for at in 0..500 {
         let mut write = output(vec![row(1, at, at * 3, b"abc")]);
         write.acks = vec![(ConnectionId(at), DaemonFrame::OutputAck { seq: at })];
-        storage.try_send(Request::Commit(Box::new(write))).unwrap();
+        storage
+            .try_send(Request::Order(StorageOrder::Commit(Box::new(write))))
+            .unwrap();
     }
     drop(storage);
     let acked: Vec<_> = acks.try_iter().collect();
@@ -483,7 +490,10 @@ fn a_run_is_loaded_with_what_was_queued_before() {
     fixture.commit(write);
     for instance in ["backup_1", "nothing"] {
         let instance = instance.to_string();
-        fixture.storage.try_send(Request::LoadRun { instance }).unwrap();
+        fixture
+            .storage
+            .try_send(Request::Order(StorageOrder::LoadRun { instance }))
+            .unwrap();
     }
     let Event::RunLoaded { run: Some(run), .. } = fixture.events.recv_timeout(DEADLINE).unwrap() else {
         panic!("not loaded");
@@ -564,7 +574,10 @@ fn old_history_goes_but_nothing_unfinished_and_no_number_twice() {
             Fact::Machine(Box::new(machine_record(900, 90))),
         ]));
         let before = started_at(DAY + 4);
-        fixture.storage.try_send(Request::Retain { before }).unwrap();
+        fixture
+            .storage
+            .try_send(Request::Order(StorageOrder::PruneHistory { before }))
+            .unwrap();
         fixture.sync();
         let reader = fixture.storage.reader();
         let deadline = crate::clock::mono().plus_ms(60_000);
@@ -603,7 +616,10 @@ fn history_ages_from_the_end_of_a_run_with_its_output() {
         fixture.commit(write);
     }
     let before = started_at(DAY + 31);
-    fixture.storage.try_send(Request::Retain { before }).unwrap();
+    fixture
+        .storage
+        .try_send(Request::Order(StorageOrder::PruneHistory { before }))
+        .unwrap();
     fixture.sync();
     let reader = fixture.storage.reader();
     let deadline = crate::clock::mono().plus_ms(60_000);
@@ -716,7 +732,7 @@ fn child_of_the_kill_test() {
         write.output = vec![row(1, at, at * 1_000, &[b'a' + (at % 26) as u8; 1_000])];
         write.facts.push(Fact::LastLook(Wall(at as i64)));
         write.acks = vec![(ConnectionId(at), DaemonFrame::OutputAck { seq: at })];
-        let mut request = Request::Commit(Box::new(std::mem::take(&mut write)));
+        let mut request = Request::Order(StorageOrder::Commit(Box::new(std::mem::take(&mut write))));
         while let Err(refused) = storage.try_send(request) {
             std::thread::yield_now();
             request = refused;

@@ -10,7 +10,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use rusqlite::{Connection, ErrorCode};
 
 use crate::clock::{self, Mono};
-use crate::engine::effect::{Fact, Write};
+use crate::engine::effect::{Fact, StorageOrder, Write};
 use crate::engine::event::{Event, StoreOutcome};
 use crate::engine::id::ConnectionId;
 use crate::engine::id::{MachineRunId, RunId};
@@ -151,7 +151,7 @@ impl Worker {
         let mut next = Some(first);
         while let Some(request) = next {
             match request {
-                Request::Commit(write) => {
+                Request::Order(StorageOrder::Commit(write)) => {
                     bytes += weight(&write);
                     group.push(self.number(write));
                 }
@@ -169,11 +169,11 @@ impl Worker {
 
     fn serve_other(&mut self, request: Request, ports: &Ports) {
         match request {
-            Request::Commit(write) => {
+            Request::Order(StorageOrder::Commit(write)) => {
                 let alone = vec![self.number(write)];
                 self.commit(alone, ports);
             }
-            Request::LoadRun { instance } => {
+            Request::Order(StorageOrder::LoadRun { instance }) => {
                 let run = recover::load(&self.facts, &mut self.days, &instance).unwrap_or_else(|error| {
                     log::error!("cannot read run '{instance}' from 'state.db': {error}");
                     None
@@ -181,7 +181,9 @@ impl Worker {
                 let run = run.map(Box::new);
                 (ports.report)(Event::RunLoaded { instance, run });
             }
-            Request::Retain { before } => self.retention = Some(Retention::new(before)),
+            Request::Order(StorageOrder::PruneHistory { before }) => {
+                self.retention = Some(Retention::new(before));
+            }
             // nobody waits any more: nothing to tell
             Request::Sync(done) => drop(done.send(())),
         }

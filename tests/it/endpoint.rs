@@ -8,10 +8,11 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, bounded};
 use saltpeter::budget::Budget;
 use saltpeter::clock::{self, Wall};
-use saltpeter::engine::event::Event;
+use saltpeter::engine::effect::ConnectionOrder;
+use saltpeter::engine::event::{Arrival, Arrived, Event};
 use saltpeter::engine::id::ConnectionId;
 use saltpeter::limits;
-use saltpeter::machines::{self, Connections, Lanes, Word};
+use saltpeter::machines::{self, Connections, Lanes};
 use saltpeter::net::{self, accept::Acceptor, identity};
 use saltpeter::protocol::{
     self, DaemonFrame, ErrorCode, OutputBody, SessionKey, WrapperBody, decode_daemon_frame,
@@ -78,7 +79,11 @@ impl Endpoint {
         let mut socket = self.connect("/?token=t");
         say(&mut socket, &WrapperBody::Killed);
         match self.next() {
-            Event::Frame { connection, .. } => (socket, connection),
+            Event::Wrapper(Arrival {
+                connection,
+                what: Arrived::Frame { .. },
+                ..
+            }) => (socket, connection),
             other => panic!("{other:?}"),
         }
     }
@@ -86,6 +91,16 @@ impl Endpoint {
     fn next(&self) -> Event {
         self.control.recv_timeout(PATIENCE).unwrap()
     }
+}
+
+fn is_closed(event: &Event) -> bool {
+    matches!(
+        event,
+        Event::Wrapper(Arrival {
+            what: Arrived::Closed,
+            ..
+        })
+    )
 }
 
 fn key() -> SessionKey {
@@ -138,21 +153,27 @@ fn any_path_is_taken_and_the_token_of_its_query_is_told() {
         let mut socket = endpoint.connect(path);
         say(&mut socket, &WrapperBody::Heartbeat);
         match endpoint.next() {
-            Event::Frame {
+            Event::Wrapper(Arrival {
                 connection,
                 peer,
-                frame,
+                what: Arrived::Frame { frame, .. },
                 ..
-            } => {
+            }) => {
                 assert_eq!(peer.token.as_deref(), token);
                 assert!(peer.is_private, "loopback");
                 assert_eq!((frame.key, frame.body), (key(), WrapperBody::Heartbeat));
                 let ack = DaemonFrame::StartAck;
-                endpoint.connections.push(connection, Word::Frame(ack.clone()));
+                endpoint
+                    .connections
+                    .push(connection, ConnectionOrder::Send(ack.clone()));
                 assert_eq!(hear(&mut socket), ack);
                 drop(socket);
                 match endpoint.next() {
-                    Event::Closed { connection: gone, .. } => assert_eq!(gone, connection),
+                    Event::Wrapper(Arrival {
+                        connection: gone,
+                        what: Arrived::Closed,
+                        ..
+                    }) => assert_eq!(gone, connection),
                     other => panic!("{other:?}"),
                 }
             }
@@ -166,13 +187,13 @@ fn any_path_is_taken_and_the_token_of_its_query_is_told() {
 fn beats_of_the_bound_session_are_stamped_and_do_not_wake_the_engine() {
     let endpoint = endpoint(10, 1 << 20);
     let (mut socket, connection) = endpoint.wrapper();
-    let bind = Word::Bind {
+    let bind = ConnectionOrder::Bind {
         instance: "j_1".into(),
         machine: "web01".into(),
     };
     endpoint.connections.push(connection, bind);
     // what is asked after it is answered after it
-    endpoint.connections.push(connection, Word::Probe);
+    endpoint.connections.push(connection, ConnectionOrder::Probe);
     assert!(matches!(endpoint.next(), Event::Dry { last_beat: None, .. }));
     say(&mut socket, &WrapperBody::Heartbeat);
     let mut beats = Vec::new();
@@ -186,7 +207,7 @@ fn beats_of_the_bound_session_are_stamped_and_do_not_wake_the_engine() {
         "each is collected once"
     );
     assert!(endpoint.control.is_empty());
-    endpoint.connections.push(connection, Word::Probe);
+    endpoint.connections.push(connection, ConnectionOrder::Probe);
     match endpoint.next() {
         Event::Dry { last_beat, .. } => assert_eq!(last_beat, Some(beats[0].1)),
         other => panic!("{other:?}"),
@@ -232,7 +253,7 @@ fn what_is_no_frame_is_answered_with_bad_frame_and_a_close() {
         }
         assert!(matches!(socket.read(), Ok(Message::Close(_))), "{what}");
         drop(socket);
-        assert!(matches!(endpoint.next(), Event::Closed { .. }), "{what}");
+        assert!(is_closed(&endpoint.next()), "{what}");
     }
 }
 
@@ -252,20 +273,22 @@ fn control_frames_tell_how_much_output_came_before_them() {
     say(&mut socket, &complete);
     assert!(matches!(
         endpoint.next(),
-        Event::Frame {
+        Event::Wrapper(Arrival {
             outputs_before: 5,
+            what: Arrived::Frame { .. },
             ..
-        }
+        })
     ));
     assert_eq!(endpoint.bulk.len(), 5);
-    endpoint.connections.push(connection, Word::Close);
+    endpoint.connections.push(connection, ConnectionOrder::Close);
     while socket.read().is_ok() {}
     assert!(matches!(
         endpoint.next(),
-        Event::Closed {
+        Event::Wrapper(Arrival {
             outputs_before: 5,
+            what: Arrived::Closed,
             ..
-        }
+        })
     ));
 }
 
@@ -280,10 +303,11 @@ fn beyond_the_budget_output_is_dropped_and_asked_for_again_when_there_is_room() 
     // seq 2 would fit, but behind a gap it is worth nothing
     assert!(matches!(
         endpoint.next(),
-        Event::Frame {
+        Event::Wrapper(Arrival {
             outputs_before: 1,
+            what: Arrived::Frame { .. },
             ..
-        }
+        })
     ));
     assert!(
         endpoint.control.is_empty(),
@@ -298,7 +322,10 @@ fn beyond_the_budget_output_is_dropped_and_asked_for_again_when_there_is_room() 
     say(&mut socket, &output(1, 200));
     assert!(matches!(
         endpoint.bulk.recv_timeout(PATIENCE).unwrap(),
-        Event::Output { .. }
+        Event::Wrapper(Arrival {
+            what: Arrived::Output(_),
+            ..
+        })
     ));
 }
 
@@ -325,11 +352,11 @@ fn a_probe_is_answered_after_everything_that_had_come() {
     for _ in 0..200 {
         say(&mut socket, &WrapperBody::Killed);
     }
-    endpoint.connections.push(connection, Word::Probe);
+    endpoint.connections.push(connection, ConnectionOrder::Probe);
     let mut frames = 0;
     loop {
         match endpoint.next() {
-            Event::Frame { .. } => frames += 1,
+            Event::Wrapper(_) => frames += 1,
             Event::Dry { .. } => break,
             other => panic!("{other:?}"),
         }
@@ -349,11 +376,13 @@ fn a_wrapper_that_never_reads_is_dropped() {
                 code: ErrorCode::JobNotFound,
                 message: message.clone(),
             };
-            endpoint.connections.push(connection, Word::Frame(frame));
+            endpoint
+                .connections
+                .push(connection, ConnectionOrder::Send(frame));
         }
         endpoint.connections.count() == 0
     });
-    assert!(matches!(endpoint.next(), Event::Closed { .. }));
+    assert!(is_closed(&endpoint.next()));
 }
 
 #[test]
@@ -368,7 +397,7 @@ fn above_the_cap_wrappers_are_refused_politely_and_a_free_place_is_taken_again()
     second.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
     drop(socket);
-    assert!(matches!(endpoint.next(), Event::Closed { .. }));
+    assert!(is_closed(&endpoint.next()));
     endpoint.wrapper();
 }
 

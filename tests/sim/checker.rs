@@ -4,8 +4,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use saltpeter::engine::effect::{Answer, Dispatch, Done, Effect, Fact, Write};
-use saltpeter::engine::event::{Ask, Event};
+use saltpeter::engine::effect::{Answer, Dispatch, Done, Effect, Fact, StorageOrder, Write};
+use saltpeter::engine::event::{Arrival, Arrived, Ask, Event};
 use saltpeter::engine::id::{ConnectionId, RequestId};
 use saltpeter::engine::id::{MachineRunId, RunId};
 use saltpeter::engine::record::{MachineRecord, MachineStage, RunRecord, RunStage};
@@ -251,7 +251,11 @@ impl World {
     pub fn checker_before_turn(&mut self, event: &Event) {
         self.checker.late_output_of = None;
         match event {
-            Event::Output { connection, .. } => self.checker.late_output_of = Some(*connection),
+            Event::Wrapper(Arrival {
+                connection,
+                what: Arrived::Output(_),
+                ..
+            }) => self.checker.late_output_of = Some(*connection),
             Event::Launched { machine_run } => {
                 let awake = self.awake();
                 let view = self.checker.views.entry(*machine_run).or_default();
@@ -273,7 +277,7 @@ impl World {
         }
         self.checker.largest_turn = self.checker.largest_turn.max(effects.len());
         for effect in effects {
-            if let Effect::Store(write) = effect {
+            if let Effect::Store(StorageOrder::Commit(write)) = effect {
                 for fact in &write.facts {
                     self.fact_said(fact);
                 }
@@ -631,9 +635,9 @@ impl World {
         }
     }
 
-    pub fn checker_resolve(&mut self, run: RunId, instance: &str) {
+    pub fn checker_resolve(&mut self, run: RunId) {
         if !self.storage.runs.contains_key(&run) {
-            self.fail("P3", format!("{instance} is resolved before it is stored"));
+            self.fail("P3", format!("{run:?} is resolved before it is stored"));
         }
     }
 

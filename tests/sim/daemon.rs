@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use saltpeter::engine::board::Board;
 use saltpeter::engine::effect::{Answer, Effect, JobLogEntry};
-use saltpeter::engine::event::{Ask, Event};
+use saltpeter::engine::event::{Arrival, Arrived, Ask, Event};
 use saltpeter::engine::id::{ConnectionId, RequestId};
 use saltpeter::engine::{Engine, EngineSettings};
 
@@ -281,7 +281,11 @@ impl World {
         let now = self.now();
         trace!(self, "EVENT {event:?}");
         self.checker_before_turn(&event);
-        if let Event::Closed { connection, .. } = event
+        if let Event::Wrapper(Arrival {
+            connection,
+            what: Arrived::Closed,
+            ..
+        }) = event
             && let Some(daemon) = &mut self.daemon
         {
             daemon.told_closed.insert(connection.0);
@@ -292,7 +296,7 @@ impl World {
         daemon.in_turn = true;
         daemon.engine.handle(now, event, &mut effects);
         self.turns += 1;
-        let board = daemon.engine.take_board(now);
+        let board = daemon.engine.take_board();
         if let Some(board) = board {
             self.checker.seen.board = board;
         }
@@ -322,31 +326,9 @@ impl World {
     fn perform(&mut self, effect: Effect) {
         trace!(self, "  EFFECT {effect:?}");
         match effect {
-            Effect::Store(write) => self.store(write),
-            Effect::Send { connection, frame } => {
-                self.checker_frame_out(connection, &frame, false);
-                self.send_down(connection.0, frame);
-            }
-            Effect::Bind {
-                connection,
-                instance,
-                machine,
-            } => {
-                self.checker_addressed(connection, "Bind");
-                if let Some(conn) = self.conns.get_mut(&connection.0) {
-                    conn.bound = Some((instance, machine));
-                }
-            }
-            Effect::Close { connection } => {
-                self.checker_addressed(connection, "Close");
-                self.daemon_closes(connection.0);
-            }
-            Effect::Probe { connection } => {
-                self.checker_addressed(connection, "Probe");
-                self.probe(connection.0);
-            }
-            Effect::Resolve { run, instance, spec } => self.resolve(run, instance, spec),
-            Effect::Dispatch(dispatch) => self.dispatch(dispatch),
+            Effect::Store(order) => self.storage_order(order),
+            Effect::Connection(connection, order) => self.connection_order(connection, order),
+            Effect::Execute(order) => self.executor_order(order),
             Effect::JobLog(entry) => self.checker.seen.log.push(entry),
             Effect::Say { text, .. } => {
                 if self.checker.keep_all {
@@ -354,12 +336,6 @@ impl World {
                 }
             }
             Effect::Answer { request, answer } => self.checker_answer(request, answer),
-            Effect::LoadRun { instance } => {
-                let run = self.storage.stored_run(&instance).map(Box::new);
-                let wait = self.delay(1, 50);
-                self.control_after(wait, Event::RunLoaded { instance, run });
-            }
-            Effect::Retain { .. } | Effect::Terminate { .. } => {}
         }
     }
 

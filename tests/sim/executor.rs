@@ -3,10 +3,9 @@
 //! Must not know: what becomes of a wrapper once it runs.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use saltpeter::config::{JobSpec, Targets};
-use saltpeter::engine::effect::Dispatch;
+use saltpeter::engine::effect::{Dispatch, ExecutorOrder};
 use saltpeter::engine::event::Event;
 use saltpeter::engine::id::{MachineRunId, RunId};
 
@@ -46,8 +45,17 @@ impl Executor {
 }
 
 impl World {
-    pub fn resolve(&mut self, run: RunId, instance: String, spec: Arc<JobSpec>) {
-        self.checker_resolve(run, &instance);
+    /// Does what the engine wants of the executor. Jobs of the simulation all have a wrapper.
+    pub fn executor_order(&mut self, order: ExecutorOrder) {
+        match order {
+            ExecutorOrder::Resolve { run, spec } => self.resolve(run, &spec),
+            ExecutorOrder::Dispatch(dispatch) => self.dispatch(&dispatch),
+            ExecutorOrder::Terminate { .. } => {}
+        }
+    }
+
+    fn resolve(&mut self, run: RunId, spec: &JobSpec) {
+        self.checker_resolve(run);
         let matched: Vec<usize> = match &spec.targets {
             Targets::Text(text) if text == "*" => (0..self.machines.len()).collect(),
             Targets::Text(text) => (0..self.machines.len())
@@ -89,8 +97,8 @@ impl World {
         }
     }
 
-    pub fn dispatch(&mut self, dispatch: Dispatch) {
-        self.checker_dispatch(&dispatch);
+    fn dispatch(&mut self, dispatch: &Dispatch) {
+        self.checker_dispatch(dispatch);
         let python = dispatch.spec.wrapper_path.as_deref() == Some(PYTHON_PATH);
         let kind = match (python, dispatch.env_delivery) {
             (true, _) => Kind::Python,

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use saltpeter::budget::Chunk;
 use saltpeter::clock::Mono;
-use saltpeter::engine::event::{Event, OutputFrame, Peer};
+use saltpeter::engine::effect::ConnectionOrder;
+use saltpeter::engine::event::{Arrival, Arrived, Event, OutputFrame, Peer};
 use saltpeter::engine::id::ConnectionId;
 use saltpeter::protocol::{DaemonFrame, WrapperBody, WrapperFrame};
 
@@ -129,6 +130,30 @@ impl World {
         self.at(at, Action::DownFrame { conn: id, frame });
     }
 
+    /// Does what the engine wants of a connection.
+    pub fn connection_order(&mut self, connection: ConnectionId, order: ConnectionOrder) {
+        match order {
+            ConnectionOrder::Send(frame) => {
+                self.checker_frame_out(connection, &frame, false);
+                self.send_down(connection.0, frame);
+            }
+            ConnectionOrder::Bind { instance, machine } => {
+                self.checker_addressed(connection, "Bind");
+                if let Some(conn) = self.conns.get_mut(&connection.0) {
+                    conn.bound = Some((instance, machine));
+                }
+            }
+            ConnectionOrder::Close => {
+                self.checker_addressed(connection, "Close");
+                self.daemon_closes(connection.0);
+            }
+            ConnectionOrder::Probe => {
+                self.checker_addressed(connection, "Probe");
+                self.probe(connection.0);
+            }
+        }
+    }
+
     /// A frame reaches the daemon's socket.
     pub fn frame_arrives(&mut self, id: u64, frame: WrapperFrame) {
         let life = self.life;
@@ -177,8 +202,15 @@ impl World {
         let Some(conn) = self.conns.get_mut(&id) else {
             return;
         };
-        let connection = ConnectionId(id);
-        let peer = conn.peer.clone();
+        let (peer, conn_outputs) = (conn.peer.clone(), conn.outputs);
+        let arrival = |outputs_before, what| {
+            Event::Wrapper(Arrival {
+                connection: ConnectionId(id),
+                peer,
+                outputs_before,
+                what,
+            })
+        };
         match frame.body {
             WrapperBody::Heartbeat
                 if conn
@@ -196,28 +228,16 @@ impl World {
                     return;
                 }
                 conn.outputs += 1;
-                let frame = Box::new(OutputFrame {
+                let what = Arrived::Output(Box::new(OutputFrame {
                     key: frame.key,
                     seq: output.seq,
                     data: Chunk::free(output.data),
-                    is_text: output.is_text,
-                });
-                self.bulk(Event::Output {
-                    connection,
-                    peer,
-                    frame,
-                });
+                }));
+                self.bulk(arrival(conn_outputs, what));
             }
             body => {
-                let outputs_before = conn.outputs;
                 let frame = Box::new(WrapperFrame { body, ..frame });
-                self.control(Event::Frame {
-                    connection,
-                    peer,
-                    frame,
-                    read_at,
-                    outputs_before,
-                });
+                self.control(arrival(conn_outputs, Arrived::Frame { frame, read_at }));
             }
         }
     }
@@ -282,10 +302,12 @@ impl World {
             return;
         };
         let connection = ConnectionId(id);
-        let closed = Event::Closed {
+        let closed = Event::Wrapper(Arrival {
             connection,
+            peer: conn.peer.clone(),
             outputs_before: conn.outputs,
-        };
+            what: Arrived::Closed,
+        });
         if std::mem::take(&mut conn.fresh)
             && let Some(at) = conn.stamp
         {

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use saltpeter::clock::Wall;
-use saltpeter::engine::effect::{Fact, Write};
+use saltpeter::engine::effect::{Fact, StorageOrder, Write};
 use saltpeter::engine::event::{Event, StoreOutcome};
 use saltpeter::engine::id::{MachineRunId, RunId};
 use saltpeter::engine::record::{
@@ -221,9 +221,20 @@ impl Storage {
 }
 
 impl World {
-    pub fn store(&mut self, write: Write) {
-        self.storage.pending.push_back(write);
-        self.schedule_commit();
+    /// Does what the engine wants of storage. History is never old enough to be pruned here.
+    pub fn storage_order(&mut self, order: StorageOrder) {
+        match order {
+            StorageOrder::Commit(write) => {
+                self.storage.pending.push_back(*write);
+                self.schedule_commit();
+            }
+            StorageOrder::LoadRun { instance } => {
+                let run = self.storage.stored_run(&instance).map(Box::new);
+                let wait = self.delay(1, 50);
+                self.control_after(wait, Event::RunLoaded { instance, run });
+            }
+            StorageOrder::PruneHistory { .. } => {}
+        }
     }
 
     fn schedule_commit(&mut self) {

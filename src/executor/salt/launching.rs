@@ -89,7 +89,7 @@ impl Launching {
 
     fn tell(&mut self, now: Mono) -> Event {
         self.told = Some(now);
-        Event::Published {
+        Event::LaunchPending {
             machine_runs: self.open.values().copied().collect(),
         }
     }
@@ -207,7 +207,7 @@ mod tests {
         assert_eq!(told_every_ms, [10_000, 20_000]);
         let again = launching.still_waits(Mono(30_000));
         assert!(
-            matches!(&again, Some(Event::Published { machine_runs }) if machine_runs[..] == [MachineRunId(2)]),
+            matches!(&again, Some(Event::LaunchPending { machine_runs }) if machine_runs[..] == [MachineRunId(2)]),
             "{again:?}"
         );
     }

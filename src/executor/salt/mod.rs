@@ -19,10 +19,11 @@ use std::sync::Arc;
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use serde_json::Value;
 
+use super::CurrentSettings;
 use super::link::Entrance;
-use super::{CurrentSettings, Order};
 use crate::clock::{self, Mono};
 use crate::ending::code;
+use crate::engine::effect::ExecutorOrder;
 use crate::engine::event::Event;
 use crate::limits;
 use crate::wake::Waker;
@@ -43,7 +44,7 @@ pub struct Salt {
     entrance: Entrance,
     settings: CurrentSettings,
     events: Sender<Event>,
-    orders: Receiver<Order>,
+    orders: Receiver<ExecutorOrder>,
     bell: Arc<Waker>,
     helper: Helper,
     /// Counts helpers.
@@ -89,7 +90,7 @@ impl Salt {
         entrance: Entrance,
         settings: CurrentSettings,
         events: Sender<Event>,
-        orders: Receiver<Order>,
+        orders: Receiver<ExecutorOrder>,
         bell: Arc<Waker>,
     ) -> Salt {
         Salt {
@@ -155,9 +156,9 @@ impl Salt {
         let mut is_open = true;
         while is_open && self.pending.len() < limits::SALT_REQUESTS {
             match self.orders.try_recv() {
-                Ok(Order::Resolve { run, spec }) => self.resolve(run, &spec),
-                Ok(Order::Dispatch(dispatch)) => self.dispatch(*dispatch),
-                Ok(Order::Terminate { machine_run }) => {
+                Ok(ExecutorOrder::Resolve { run, spec }) => self.resolve(run, &spec),
+                Ok(ExecutorOrder::Dispatch(dispatch)) => self.dispatch(*dispatch),
+                Ok(ExecutorOrder::Terminate { machine_run }) => {
                     terminated.insert(machine_run);
                 }
                 Err(TryRecvError::Empty) => break,

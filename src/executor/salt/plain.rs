@@ -64,7 +64,7 @@ impl Plain {
         for machine in self.open.keys() {
             self.heard.insert(machine.clone(), now);
         }
-        vec![Event::Published {
+        vec![Event::PlainStarted {
             machine_runs: self.open.values().copied().collect(),
         }]
     }

@@ -57,7 +57,7 @@ fn resolve(executor: &Executor, run: u64, target_type: &str) {
         target_type: target_type.into(),
         ..JobSpec::default()
     });
-    let order = Order::Resolve {
+    let order = ExecutorOrder::Resolve {
         run: RunId(run),
         spec,
     };
@@ -231,7 +231,9 @@ fn a_launch_gives_up_who_is_silent_and_waits_for_the_others() {
         again: false,
         plain: false,
     };
-    executor.try_send(Order::Dispatch(Box::new(dispatch))).unwrap();
+    executor
+        .try_send(ExecutorOrder::Dispatch(Box::new(dispatch)))
+        .unwrap();
     let mut seen = Vec::new();
     while seen.len() < 2 {
         match events.recv_timeout(Duration::from_secs(20)).unwrap() {
