@@ -63,7 +63,7 @@ impl Expiry {
 impl Engine {
     /// Ends what is over, by a clock that one reading of the wall clock does not carry away; as much as a turn may.
     pub(super) fn expire(&mut self, turn: &mut Turn) {
-        let now = self.look.believed(turn.now.wall, turn.awake);
+        let now = self.look.believed(turn.now, turn.awake);
         let mut facts = Vec::new();
         let mut is_switched = false;
         let mut left = limits::TURN_CONTROLS;

@@ -156,11 +156,16 @@ impl Look {
     }
 
     /// The time by which what people have set comes to its end: the wall clock's, but while it is in doubt no later than the
-    /// look before the step and the time awake since allow.
-    pub fn believed(&self, wall: Wall, awake: AwakeMs) -> Wall {
-        let Some(doubt) = &self.doubt else { return wall };
-        let passed_ms = awake.saturating_sub(doubt.began) as i64 + limits::CLOCK_TOLERANCE_MS;
-        wall.min(Wall::from_secs(doubt.look_s).plus_ms(passed_ms))
+    /// look before the step and the time awake since allow. A step that no look has seen yet puts it in doubt, too.
+    pub fn believed(&self, now: Now, awake: AwakeMs) -> Wall {
+        let (look_s, passed_ms) = match (&self.doubt, self.at_s.zip(self.mono)) {
+            (Some(doubt), _) => (doubt.look_s, awake.saturating_sub(doubt.began)),
+            (None, Some((at_s, mono))) if self.is_step(now) => (at_s, now.mono.since_ms(mono)),
+            (None, _) => return now.wall,
+        };
+        let passed_ms = i64::try_from(passed_ms).unwrap_or(i64::MAX);
+        let allowed_ms = passed_ms.saturating_add(limits::CLOCK_TOLERANCE_MS);
+        now.wall.min(Wall::from_secs(look_s).plus_ms(allowed_ms))
     }
 
     /// Keeps what was said of a job's due times while the clock is in doubt.

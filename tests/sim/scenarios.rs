@@ -635,6 +635,93 @@ fn a_clock_set_forward_records_what_it_jumped_over() {
     assert_eq!((started, missed), (1, 9));
 }
 
+/// What is set for an hour: a pause, a machine's switch and the global one, all told apart by what is left of them.
+fn set_for_an_hour(world: &mut World) {
+    let until = world.wall().plus_ms(3_600_000);
+    let reason = || "disk swap".to_string();
+    let pause = Ask::Pause {
+        job: "backup".into(),
+        until: Some(until),
+        reason: reason(),
+    };
+    ask(world, pause).unwrap();
+    for machine in [None, Some("web00".to_string())] {
+        let switch = Ask::Switch {
+            machine,
+            is_on: true,
+            until,
+            reason: reason(),
+        };
+        ask(world, switch).unwrap();
+    }
+}
+
+fn in_force(world: &World) -> (bool, bool, bool) {
+    let board = &world.checker.seen.board;
+    (
+        board.jobs["backup"].paused.is_some(),
+        board.maintenance.global,
+        board.maintenance.machines.contains("web00"),
+    )
+}
+
+#[test]
+fn a_clock_that_is_ahead_for_a_moment_ends_no_pause_and_no_maintenance() {
+    const ALL: (bool, bool, bool) = (true, true, true);
+    let year_s = 365 * 86_400;
+    for (ahead_s, for_s) in [(4 * year_s, 3), (2 * 86_400, 60), (5 * 3_600, 300)] {
+        for restarts in [false, true] {
+            let mut world = quiet(vec![job(Kind::OursJob)], 1);
+            run_for(&mut world, 700);
+            set_for_an_hour(&mut world);
+            run_for(&mut world, 60);
+            if restarts {
+                world.crash();
+                world.restart_in(5_000);
+            }
+            world.step_wall(ahead_s * 1_000_000);
+            for _ in 0..for_s + 6 {
+                run_for(&mut world, 1);
+                assert!(
+                    world.checker.seen.board.jobs.is_empty() || in_force(&world) == ALL,
+                    "{ahead_s} {restarts}"
+                );
+            }
+            world.step_wall(-ahead_s * 1_000_000);
+            run_for(&mut world, 3_600 - 60 - for_s as u64 - 60);
+            assert_eq!(in_force(&world), ALL, "{ahead_s} {restarts}");
+            // and it ends in its own time
+            run_for(&mut world, 120);
+            assert_eq!(in_force(&world), (false, false, false), "{ahead_s} {restarts}");
+        }
+    }
+}
+
+#[test]
+fn a_clock_that_starts_in_1970_and_one_that_goes_back_end_no_pause_early_and_none_late() {
+    for back_s in [0, 7 * 3_600] {
+        let mut world = quiet(vec![job(Kind::OursJob)], 1);
+        run_for(&mut world, 700);
+        set_for_an_hour(&mut world);
+        world.crash();
+        let back_us = if back_s == 0 {
+            world.wall().0
+        } else {
+            back_s * 1_000_000
+        };
+        world.step_wall(-back_us);
+        world.restart_in(2_000);
+        run_for(&mut world, 60);
+        assert_eq!(in_force(&world), (true, true, true), "{back_s}");
+        world.step_wall(back_us);
+        run_for(&mut world, 60);
+        assert_eq!(in_force(&world), (true, true, true), "{back_s}");
+        // in doubt for ten minutes, an hour has passed all the same
+        run_for(&mut world, 3_600);
+        assert_eq!(in_force(&world), (false, false, false), "{back_s}");
+    }
+}
+
 #[test]
 fn a_job_that_still_runs_is_marked_overlap() {
     let mut world = with(quiet(vec![every("0")], 1), Behaviour::silent(90_000, 0));

@@ -1,5 +1,6 @@
 //! The real daemon with real wrappers, its storage and its ports: what a user sees, and what a saboteur tries.
 
+mod clock;
 mod crash;
 mod ending;
 mod faults;

@@ -253,6 +253,12 @@ impl Daemon {
         }
     }
 
+    /// Another program in its place, from the next start on.
+    pub fn with_program(mut self, path: &Path) -> Daemon {
+        self.program = path.to_path_buf();
+        self
+    }
+
     // -- its process
 
     /// Starts it; back when it listens.
