@@ -49,9 +49,17 @@ impl Engine {
             notice(turn, m, started, note);
         }
         write.facts.push(Fact::Machine(Box::new(m.record.clone())));
-        let entry = match was_revised.filter(|_| !ending.presumed) {
-            Some(from) => revised_entry(run, place, from, retcode, turn.now.wall),
-            None => result_entry(run, place, retcode, turn.now.wall),
+        let entry = match (was_revised, ending.presumed) {
+            (None, _) => result_entry(run, place, retcode, turn.now.wall),
+            (Some(from), false) => revised_entry(run, place, from, retcode, turn.now.wall),
+            // its output is in the log already, as far as it went: however often this happens, it is there twice at most
+            (Some(_), true) => {
+                let text = format!(
+                    "{machine} from {}: exit code {retcode} again",
+                    run.record.instance
+                );
+                run.log_entry(turn.now.wall, JobLogLine::Note { text })
+            }
         };
         write.ticket = Some(self.ticket(Waiting::Then(vec![entry])));
         turn.commit(write);

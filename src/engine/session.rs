@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use log::Level;
 
+use crate::ending::GivenBy;
 use crate::engine::connect::Greeting;
 use crate::engine::effect::{ConnectionOrder, Effect, StorageOrder};
 use crate::engine::event::{Arrival, Arrived, Peer};
@@ -43,6 +44,13 @@ enum Lookup {
     Unknown {
         stranger_of: Option<RunId>,
     },
+}
+
+/// What a frame without `connect` carries.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Speaks {
+    Output,
+    Otherwise,
 }
 
 impl Engine {
@@ -285,12 +293,12 @@ impl Engine {
                         }
                         None => self.connect_python(turn, id, connection),
                     }
-                } else if self.join(turn, id, connection, &peer) {
+                } else if self.join(turn, id, connection, &peer, Speaks::Otherwise) {
                     self.said(turn, id, connection, body, timestamp, read_at);
                 }
             }
             Arrived::Output(frame) => {
-                if self.join(turn, id, connection, &peer) {
+                if self.join(turn, id, connection, &peer, Speaks::Output) {
                     self.output(turn, id, connection, *frame);
                 }
             }
@@ -299,7 +307,14 @@ impl Engine {
 
     /// Whether a frame without `connect` is accepted for that session: its connection is bound to it already, or is bound now,
     /// because a Python wrapper is back.
-    fn join(&mut self, turn: &mut Turn, id: MachineRunId, connection: ConnectionId, peer: &Peer) -> bool {
+    fn join(
+        &mut self,
+        turn: &mut Turn,
+        id: MachineRunId,
+        connection: ConnectionId,
+        peer: &Peer,
+        speaks: Speaks,
+    ) -> bool {
         let is_bound = self
             .connections
             .get(&connection)
@@ -307,8 +322,11 @@ impl Engine {
         let Some(m) = self.machine_mut(id) else {
             return false;
         };
+        // output is no sign of life: what was lost for want of one would be lost again, and again
+        let is_silent = m.record.given_by == Some(GivenBy::Lost) && speaks == Speaks::Output;
+        let is_back = !m.is_open() && m.record.presumed && !is_silent;
         if is_bound {
-            if !m.is_open() && m.record.presumed {
+            if is_back {
                 self.reopen(turn, id);
             }
             return true;
@@ -326,7 +344,7 @@ impl Engine {
             self.refuse_again(turn, connection);
             return false;
         }
-        if !m.is_open() && m.record.presumed {
+        if is_back {
             self.reopen(turn, id);
         }
         self.bind(turn, id, connection);

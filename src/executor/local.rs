@@ -145,6 +145,8 @@ impl Local {
                     under_way += 1;
                     self.launched
                         .push(Launched::new(machine_run, program, child, end));
+                    // the spawn is the launch (rules.md 10): one that does not return is not waited for
+                    self.report(Event::Launched { machine_run });
                 }
                 Err(text) => self.report(Event::LaunchFailed {
                     machine_run,
@@ -214,7 +216,9 @@ impl Local {
                 Ok(None) => self.launched.push(launched),
                 Ok(Some(status)) => {
                     launched.listen();
-                    self.report(launched.verdict(status));
+                    if let Some(failed) = launched.failure(status) {
+                        self.report(failed);
+                    }
                 }
                 Err(error) => self.report(Event::LaunchFailed {
                     machine_run: launched.machine_run,
@@ -265,10 +269,11 @@ impl Launched {
         self.stderr = None;
     }
 
-    fn verdict(&self, status: ExitStatus) -> Event {
+    /// What is to be told of a wrapper that has returned, if it did not succeed.
+    fn failure(&self, status: ExitStatus) -> Option<Event> {
         let machine_run = self.machine_run;
         if status.success() {
-            return Event::Launched { machine_run };
+            return None;
         }
         let how = match (status.code(), status.signal()) {
             (Some(code), _) => format!("exited with {code}"),
@@ -280,11 +285,11 @@ impl Launched {
             "" => format!("the wrapper '{}' {how}", self.program),
             said => format!("the wrapper '{}' {how}: {said}", self.program),
         };
-        Event::LaunchFailed {
+        Some(Event::LaunchFailed {
             machine_run,
             retcode: NOT_STARTED,
             text,
-        }
+        })
     }
 }
 
@@ -416,6 +421,7 @@ mod tests {
         let path = script("fails", "echo no such thing >&2; exit 3");
         let (executor, events) = executor(&["m"], path.to_str().unwrap());
         executor.try_send(dispatch(1)).unwrap();
+        assert!(matches!(next(&events), Event::Launched { .. }));
         match next(&events) {
             Event::LaunchFailed {
                 retcode: 254, text, ..
@@ -449,10 +455,17 @@ mod tests {
         executor
             .try_send(dispatch(limits::LOCAL_LAUNCHES as u64 + 1))
             .unwrap();
-        match next(&events) {
-            Event::Launched { machine_run } => assert_eq!(machine_run, MachineRunId(32)),
+        let launched = |event| match event {
+            Event::Launched { machine_run } => machine_run.0,
             other => panic!("{other:?}"),
-        }
+        };
+        let mut all: Vec<u64> = (0..=limits::LOCAL_LAUNCHES)
+            .map(|_| launched(next(&events)))
+            .collect();
+        assert_eq!(all.last(), Some(&32));
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), limits::LOCAL_LAUNCHES + 1);
         std::fs::remove_file(path).unwrap();
     }
 }

@@ -200,16 +200,56 @@ fn output_without_beats_does_not_keep_a_wrapper_alive() {
     let mut world = with(quiet(vec![job(Kind::OursJob)], 1), chatty);
     world.beatless = true;
     let instance = start(&mut world);
-    run_for(&mut world, 16);
-    // it has sent more since, which reopens it; but it was lost
-    let codes: Vec<_> = world
-        .storage
-        .machines
-        .values()
-        .map(|m| (m.retcode, m.revised_from))
-        .collect();
-    let was_lost = logged(&world, |l| matches!(l, JobLogLine::Result { retcode: 253, .. }));
-    assert_eq!(was_lost, 1, "{codes:?} {instance}");
+    run_for(&mut world, 120);
+    // it goes on sending output, which is stored and brings it back as little as it kept it alive
+    let results = || {
+        logged(&world, |l| {
+            matches!(l, JobLogLine::Result { .. } | JobLogLine::Revised { .. })
+        })
+    };
+    let record = machine(&world, &instance, "web00");
+    assert_eq!(
+        (record.retcode, record.presumed, record.revised_from),
+        (Some(253), true, None)
+    );
+    assert_eq!(results(), 1);
+    let before = output(&world, &record).len();
+    run_for(&mut world, 60);
+    assert!(output(&world, &record).len() > before);
+    // its own word counts
+    run_for(&mut world, 500);
+    let record = machine(&world, &instance, "web00");
+    assert_eq!((record.retcode, record.revised_from), (Some(0), Some(253)));
+    let revised = logged(&world, |l| matches!(l, JobLogLine::Revised { .. }));
+    assert_eq!(revised, 1);
+}
+
+#[test]
+fn a_wrapper_that_is_lost_again_and_again_has_its_output_in_the_log_twice_at_most() {
+    let mut world = with(quiet(vec![job(Kind::OursJob)], 1), Behaviour::simple(200_000, 0));
+    let instance = start(&mut world);
+    run_for(&mut world, 10);
+    for _ in 0..3 {
+        world.machines[0].cut_off = true;
+        if let Some(conn) = world.wrappers[0].conn {
+            world.cut(conn, 100, 100);
+        }
+        run_for(&mut world, 25);
+        assert_eq!(machine(&world, &instance, "web00").retcode, Some(253));
+        world.machines[0].cut_off = false;
+        run_for(&mut world, 15);
+        assert_eq!(machine(&world, &instance, "web00").retcode, None);
+    }
+    run_for(&mut world, 120);
+    assert_eq!(machine(&world, &instance, "web00").retcode, Some(0));
+    let blocks = logged(&world, |l| {
+        matches!(l, JobLogLine::Result { .. } | JobLogLine::Revised { .. })
+    });
+    let again = logged(
+        &world,
+        |l| matches!(l, JobLogLine::Note { text } if text.ends_with("exit code 253 again")),
+    );
+    assert_eq!((blocks, again), (2, 2));
 }
 
 #[test]

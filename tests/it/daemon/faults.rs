@@ -283,3 +283,20 @@ fn a_daemon_that_is_away_for_long_costs_the_command_nothing() {
         expected.len()
     );
 }
+
+#[test]
+fn a_wrapper_that_does_not_return_ends_with_254_within_start_timeout() {
+    let plan = Plan::new(json!({})).prepare();
+    let hangs = plan.script("hangs", "exec sleep 30");
+    let fields = json!({"wrapper_path": hangs, "start_timeout": 2});
+    plan.write_jobs("jobs", &json!({"j": job_with("true", fields)}));
+    plan.start();
+    let instance = plan.run("j");
+    plan.wait_ended(&instance);
+    assert_eq!(plan.retcode(&instance, "m1"), 254);
+    let output = plan.output_text(&instance, "m1");
+    assert!(output.contains("did not connect within 2 seconds"), "{output}");
+    let at = |column: &str| plan.fact(column, &instance, "m1").unwrap();
+    let took_s = (at("ended") - at("dispatched")) / 1_000_000;
+    assert!((2..10).contains(&took_s), "{took_s}");
+}
