@@ -175,7 +175,7 @@ impl Engine {
 
     fn show_run(&mut self, board: &mut Board, id: RunId) {
         // what is forgotten has ended or never started: it is not among the running ones
-        let Some(run) = self.runs.get_mut(&id).filter(|run| run.is_stored) else {
+        let Some(run) = self.runs.get_mut(id).filter(|run| run.is_stored) else {
             return;
         };
         let machines = run.machines.iter_mut().map(show_machine).collect();

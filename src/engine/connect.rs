@@ -5,12 +5,13 @@
 use std::sync::Arc;
 
 use crate::config::JobSpec;
+use crate::engine::commits::Waiting;
 use crate::engine::effect::{ConnectionOrder, Fact, Write};
 use crate::engine::event::Peer;
 use crate::engine::id::ConnectionId;
 use crate::engine::id::MachineRunId;
 use crate::engine::record::MachineStage;
-use crate::engine::{Engine, Turn, Waiting};
+use crate::engine::{Engine, Turn};
 use crate::protocol::{
     ConnectAck, DaemonFrame, FEATURE_DATA_BASE64, FEATURE_JOB, FEATURE_RESUME, FEATURE_WINDOW, JobOrder,
 };
@@ -26,7 +27,9 @@ pub(super) struct Greeting {
 
 impl Engine {
     pub(super) fn connect_python(&mut self, turn: &mut Turn, id: MachineRunId, connection: ConnectionId) {
-        let Some(m) = self.machine_mut(id) else { return };
+        let Some(m) = self.runs.machine_mut(id) else {
+            return;
+        };
         let is_refused = m.record.wrapper_id.is_some() || !m.may_have_started();
         if is_refused {
             return self.refuse_again(turn, connection);
@@ -37,7 +40,9 @@ impl Engine {
         self.bind(turn, id, connection);
         turn.send(connection, DaemonFrame::ConnectAck(Box::default()));
         let awake = turn.awake;
-        let Some(m) = self.machine_mut(id) else { return };
+        let Some(m) = self.runs.machine_mut(id) else {
+            return;
+        };
         if matches!(m.record.stage, MachineStage::Dispatched | MachineStage::Launched) {
             m.record.stage = MachineStage::Permitted;
             m.clocks.connected = awake;
@@ -60,7 +65,9 @@ impl Engine {
         }
         let wall = turn.now.wall;
         let awake = turn.awake;
-        let Some(m) = self.machine_mut(id) else { return };
+        let Some(m) = self.runs.machine_mut(id) else {
+            return;
+        };
         let is_holder = m.record.wrapper_id.as_deref() == Some(wrapper_id.as_str());
         let is_free = m.record.wrapper_id.is_none()
             && (matches!(m.record.stage, MachineStage::Dispatched | MachineStage::Launched)
@@ -80,7 +87,9 @@ impl Engine {
             self.reopen(turn, id);
         }
         self.bind(turn, id, connection);
-        let Some(m) = self.machine_mut(id) else { return };
+        let Some(m) = self.runs.machine_mut(id) else {
+            return;
+        };
         m.record.ours = true;
         m.record.wrapper_version = version.or(m.record.wrapper_version.take());
         if !is_holder {
@@ -107,7 +116,9 @@ impl Engine {
         peer: &Peer,
         accepts: &[String],
     ) {
-        let Some(m) = self.machine_mut(id) else { return };
+        let Some(m) = self.runs.machine_mut(id) else {
+            return;
+        };
         let by_socket = !m.record.env_delivery && peer.is_private;
         let offered = |feature: &str| accepts.iter().any(|accepted| accepted == feature);
         let known = [FEATURE_JOB, FEATURE_DATA_BASE64, FEATURE_WINDOW, FEATURE_RESUME];
@@ -151,10 +162,7 @@ impl Engine {
         mut ack: Box<ConnectAck>,
         is_committed: bool,
     ) {
-        let Some(&(run, place)) = self.places.get(&id) else {
-            return;
-        };
-        let Some(run) = self.runs.get_mut(&run) else {
+        let Some((run, place)) = self.runs.find_mut(id) else {
             return;
         };
         let m = &mut run.machines[place];

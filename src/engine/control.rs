@@ -7,12 +7,13 @@ use log::Level;
 
 use crate::clock::Wall;
 use crate::config::{JobSpec, glob};
+use crate::engine::commits::Waiting;
 use crate::engine::effect::{Done, Effect, Fact, Refusal, Write};
 use crate::engine::event::{Ask, RunOrder};
 use crate::engine::expiry::Ends;
 use crate::engine::id::RequestId;
 use crate::engine::record::{AuditRecord, Control, PauseRecord, SwitchRecord};
-use crate::engine::{Engine, Turn, Waiting};
+use crate::engine::{Engine, Turn};
 use crate::limits;
 
 /// Characters kept of each part of an audit record: what was asked for may be anything.

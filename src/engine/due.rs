@@ -7,9 +7,10 @@ use std::sync::Arc;
 use log::Level;
 
 use crate::clock::Wall;
-use crate::engine::effect::{Fact, JobLogLine, Write};
+use crate::engine::commits::Waiting;
+use crate::engine::effect::{Fact, JobLogEntry, JobLogLine, Write};
 use crate::engine::record::{Verdict, VerdictRecord};
-use crate::engine::{Engine, Turn, Waiting, log_line};
+use crate::engine::{Engine, Turn};
 use crate::limits;
 use crate::schedule::Schedule;
 
@@ -237,8 +238,12 @@ impl Engine {
         turn.say(Level::Warn, format!("{job} missed its due time {at}: {reason}"));
         let instance = format!("{job}_{from}");
         let text = format!("Missed {instance}: due {at}, {reason}");
-        turn.effects
-            .push(log_line(job, &instance, turn.now.wall, JobLogLine::Note { text }));
+        turn.effects.push(JobLogEntry::effect(
+            job,
+            &instance,
+            turn.now.wall,
+            JobLogLine::Note { text },
+        ));
         let record = VerdictRecord {
             job: job.into(),
             due: Wall::from_secs(from),
@@ -319,7 +324,8 @@ impl Engine {
             _ => (JobLogLine::Overlap, "it is still running (overlap)".to_string()),
         };
         turn.say(Level::Warn, format!("{name} not started: {reason}"));
-        turn.effects.push(log_line(name, &instance, turn.now.wall, line));
+        turn.effects
+            .push(JobLogEntry::effect(name, &instance, turn.now.wall, line));
         let Some(state) = self.jobs.get_mut(name) else {
             return;
         };

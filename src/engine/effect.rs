@@ -151,6 +151,18 @@ pub struct JobLogEntry {
     pub what: JobLogLine,
 }
 
+impl JobLogEntry {
+    /// An entry as an effect.
+    pub fn effect(job: &str, instance: &str, at: Wall, what: JobLogLine) -> Effect {
+        Effect::JobLog(JobLogEntry {
+            job: job.into(),
+            instance: instance.into(),
+            at,
+            what,
+        })
+    }
+}
+
 /// Which line or block.
 #[derive(Clone, Debug, PartialEq)]
 pub enum JobLogLine {

@@ -4,13 +4,14 @@
 use log::Level;
 
 use crate::ending::Ending;
+use crate::engine::commits::Waiting;
 use crate::engine::control::audit;
 use crate::engine::effect::{Done, Effect, Fact, Refusal, Write};
 use crate::engine::id::RequestId;
 use crate::engine::id::{MachineRunId, RunId};
 use crate::engine::machine_run::Kill;
 use crate::engine::record::MachineStage;
-use crate::engine::{Engine, Turn, Waiting};
+use crate::engine::{Engine, Turn};
 use crate::limits;
 use crate::protocol::{DaemonFrame, SessionKey};
 
@@ -42,7 +43,7 @@ impl Engine {
             .copied()
             .filter(|id| {
                 self.runs
-                    .get(id)
+                    .get(*id)
                     .is_some_and(|run| instance.is_none_or(|name| run.record.instance == name))
             })
             .collect();
@@ -82,8 +83,8 @@ impl Engine {
         let facts: Vec<Fact> = runs.iter().flat_map(|id| self.kill_facts(*id)).collect();
         let unstored = runs
             .iter()
-            .find(|id| self.runs.get(id).is_some_and(|run| !run.is_stored));
-        if let Some(run) = unstored.and_then(|id| self.runs.get_mut(id)) {
+            .find(|id| self.runs.get(**id).is_some_and(|run| !run.is_stored));
+        if let Some(run) = unstored.and_then(|id| self.runs.get_mut(*id)) {
             run.held_kills.push((request, machines));
             return turn.store(facts);
         }
@@ -107,7 +108,7 @@ impl Engine {
         machine: Option<&str>,
         who: Option<&str>,
     ) -> usize {
-        let Some(run) = self.runs.get_mut(&id) else {
+        let Some(run) = self.runs.get_mut(id) else {
             return 0;
         };
         let mut concerned = 0;
@@ -144,7 +145,7 @@ impl Engine {
             self.mark_killed(turn, *id, who);
         }
         // all of them at once: nobody is to be launched in the place of one that ends
-        if let Some(run) = self.runs.get_mut(&id) {
+        if let Some(run) = self.runs.get_mut(id) {
             let machines = &run.machines;
             run.waiting.retain(|place| machines[*place].kill.is_none());
         }
@@ -158,7 +159,7 @@ impl Engine {
     /// What has to be stored of a kill, as it stands after everything that ended at once: an older copy must not
     /// overwrite an outcome.
     fn kill_facts(&self, id: RunId) -> Vec<Fact> {
-        let Some(run) = self.runs.get(&id).filter(|run| run.is_stored) else {
+        let Some(run) = self.runs.get(id).filter(|run| run.is_stored) else {
             return Vec::new();
         };
         let mut facts = vec![Fact::Run(Box::new(run.record.clone()))];
@@ -173,7 +174,9 @@ impl Engine {
     fn mark_killed(&mut self, turn: &mut Turn, id: MachineRunId, who: Option<&str>) {
         let wall = turn.now.wall;
         let awake = turn.awake;
-        let Some(m) = self.machine_mut(id) else { return };
+        let Some(m) = self.runs.machine_mut(id) else {
+            return;
+        };
         m.record.kill_asked.get_or_insert(wall);
         if m.record.killed_by.is_none() {
             m.record.killed_by = who.map(String::from);
@@ -187,10 +190,7 @@ impl Engine {
 
     /// Without the permission to start nothing has started, and nothing will.
     fn end_if_not_started(&mut self, turn: &mut Turn, id: MachineRunId) {
-        let Some(&(run_id, place)) = self.places.get(&id) else {
-            return;
-        };
-        let Some(run) = self.runs.get_mut(&run_id) else {
+        let Some((run, place)) = self.runs.find_mut(id) else {
             return;
         };
         let m = &run.machines[place];
@@ -208,10 +208,7 @@ impl Engine {
 
     /// Sends a pending kill, at most once a [`limits::KILL_REPEAT_MS`].
     pub(super) fn send_kill(&mut self, turn: &mut Turn, id: MachineRunId) {
-        let Some(&(run_id, place)) = self.places.get(&id) else {
-            return;
-        };
-        let Some(run) = self.runs.get_mut(&run_id) else {
+        let Some((run, place)) = self.runs.find_mut(id) else {
             return;
         };
         let m = &mut run.machines[place];

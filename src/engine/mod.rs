@@ -1,11 +1,12 @@
 //! The one owner of state: decides what happens. Pure: no file, socket, process, thread, channel, lock, random
 //! source or clock inside. `event.rs` and `effect.rs` are its whole surface.
 //!
-//! In reading order: `job.rs` holds jobs, `due.rs` says what comes of their due times, `run.rs` starts runs and hands out dispatches, `batch.rs` draws
-//! and orders machines, `session.rs` tells whose a frame is, `connect.rs` lets wrappers in, `report.rs` takes what they
-//! report, `outcome.rs` ends machine runs and runs, `machine_run.rs` knows what is overdue and `watch.rs` looks once a
-//! second, `kill.rs` ends what people want ended, `control.rs` keeps what
-//! people set (pauses, maintenance) and did, `expiry.rs` ends what ends by itself, `recover.rs` goes on after a restart, `board.rs` shows it all.
+//! In reading order: `job.rs` holds jobs, `due.rs` decides on their due times, `runs.rs` holds runs, `start.rs` starts
+//! them, `run.rs` hands out dispatches, `batch.rs` draws and orders machines, `session.rs` finds the session of a frame,
+//! `connect.rs` gives permissions to start, `report.rs` takes what wrappers report, `outcome.rs` ends machine runs and
+//! runs, `machine_run.rs` knows what is overdue and `watch.rs` looks once a second, `kill.rs` ends what users want
+//! ended, `control.rs` keeps what users set (pauses, maintenance) and did, `commits.rs` goes on after a commit,
+//! `recover.rs` after a restart, `board.rs` shows it all.
 
 pub mod batch;
 pub mod board;
@@ -14,6 +15,8 @@ pub mod event;
 pub mod id;
 pub mod record;
 
+mod awake;
+mod commits;
 mod connect;
 mod control;
 mod due;
@@ -29,7 +32,9 @@ mod random;
 mod recover;
 mod report;
 mod run;
+mod runs;
 mod session;
+mod start;
 mod text;
 mod watch;
 
@@ -38,22 +43,17 @@ use std::sync::Arc;
 
 use log::Level;
 
+use awake::Awake;
+pub use awake::AwakeMs;
 use board::Board;
-use effect::{ConnectionOrder, Effect, ExecutorOrder, Fact, JobLogLine, StorageOrder, Write};
-use event::{Arrival, Event, StoreOutcome};
-use id::{ConnectionId, MachineRunId, RequestId, RunId, Ticket};
-use machine_run::{MachineRun, Overdue};
+use effect::{ConnectionOrder, Effect, ExecutorOrder, Fact, StorageOrder, Write};
+use event::{Arrival, Event};
+use id::{ConnectionId, MachineRunId, RunId, Ticket};
 use record::{Recovered, SwitchRecord, VerdictRecord};
-use run::Run;
 
-use crate::clock::{Mono, Now, Wall};
+use crate::clock::{Now, Wall};
 use crate::config::{Config, Maintenance};
-use crate::limits;
 use crate::protocol::DaemonFrame;
-
-/// Milliseconds that the daemon has been awake: the monotonic clock less every stall. All deadlines are in it, so the
-/// daemon's own trouble never fails somebody's job (rules.md 3).
-pub type AwakeMs = u64;
 
 /// What the engine is told at birth.
 #[derive(Clone, Debug, Default)]
@@ -96,14 +96,10 @@ pub struct Engine {
     maintenance: Maintenance,
     /// By machine; None: global.
     switches: BTreeMap<Option<String>, SwitchRecord>,
-    runs: HashMap<RunId, Run>,
-    by_instance: HashMap<Arc<str>, RunId>,
-    places: HashMap<MachineRunId, (RunId, usize)>,
-    next_run: u64,
-    next_machine_run: u64,
+    runs: runs::Runs,
     connections: HashMap<ConnectionId, session::Connection>,
     loading: HashMap<String, Vec<Arrival>>,
-    tickets: HashMap<Ticket, Waiting>,
+    tickets: HashMap<Ticket, commits::Waiting>,
     next_ticket: u64,
     next_retention_ms: AwakeMs,
     /// What a turn had no time for: runs to be resumed after a restart, runs to be stored once more, machine runs to be
@@ -115,45 +111,11 @@ pub struct Engine {
     /// Runs whose machine runs are to be looked through for what is due.
     scanning: VecDeque<RunId>,
     checks: VecDeque<MachineRunId>,
-    /// Ended runs, by when they may leave memory at the earliest.
-    resting: VecDeque<(AwakeMs, RunId)>,
     /// The time by which history ages, and when it was that time.
     history_clock: Option<(Wall, AwakeMs)>,
     /// Effects that wait for the first turn.
     early: Vec<Effect>,
     shown: board::Shown,
-}
-
-/// What happens when a write is committed (or refused).
-#[derive(Debug)]
-enum Waiting {
-    Start {
-        run: RunId,
-        request: Option<RequestId>,
-    },
-    /// A connect that is acked once it is stored.
-    Connect {
-        machine_run: MachineRunId,
-        connection: ConnectionId,
-        ack: Box<crate::protocol::ConnectAck>,
-    },
-    /// A dispatch that is sent once and never repeated.
-    Dispatch(effect::Dispatch),
-    Then(Vec<Effect>),
-    Answer {
-        request: RequestId,
-        answer: effect::Answer,
-    },
-    Misses(Vec<VerdictRecord>),
-}
-
-/// The awake clock.
-#[derive(Debug)]
-struct Awake {
-    last: Option<Mono>,
-    stalled_ms: u64,
-    /// Where the last stall began, and how long it was: a moment before it is not moved by it.
-    last_stall: (Mono, u64),
 }
 
 /// One turn: the time, and where effects go.
@@ -196,37 +158,6 @@ impl Turn<'_> {
     }
 }
 
-impl Awake {
-    /// The awake time at `mono`; a gap since the last turn that is a stall does not count.
-    fn advance(&mut self, mono: Mono) -> AwakeMs {
-        if let Some(last) = self.last {
-            let gap = mono.since_ms(last);
-            if gap > limits::STALL_MS {
-                self.stalled_ms += gap;
-                self.last_stall = (last, gap);
-            }
-        }
-        self.last = Some(mono.max(self.last.unwrap_or(mono)));
-        self.at(mono)
-    }
-
-    /// A moment of the monotonic clock in awake time.
-    fn at(&self, mono: Mono) -> AwakeMs {
-        let (began, gap) = self.last_stall;
-        let stalled = if mono <= began {
-            self.stalled_ms - gap
-        } else {
-            self.stalled_ms
-        };
-        // a moment within the stall counts as its begin
-        mono.0.saturating_sub(stalled).max(if mono <= began {
-            0
-        } else {
-            began.0 + gap - self.stalled_ms
-        })
-    }
-}
-
 impl Engine {
     /// Takes up what storage has kept. Nothing is done before the first event.
     pub fn new(settings: EngineSettings, config: Arc<Config>, recovered: Recovered, now: Now) -> Engine {
@@ -234,11 +165,7 @@ impl Engine {
             random: random::Random::new(settings.seed),
             settings,
             config: Arc::default(),
-            awake: Awake {
-                last: None,
-                stalled_ms: 0,
-                last_stall: (Mono(0), 0),
-            },
+            awake: Awake::default(),
             is_listening: false,
             is_shutting_down: false,
             storage_trouble: None,
@@ -251,11 +178,7 @@ impl Engine {
             expiry: expiry::Expiry::default(),
             maintenance: Maintenance::default(),
             switches: BTreeMap::new(),
-            runs: HashMap::new(),
-            by_instance: HashMap::new(),
-            places: HashMap::new(),
-            next_run: recovered.next_run.max(1),
-            next_machine_run: recovered.next_machine_run.max(1),
+            runs: runs::Runs::new(recovered.next_run, recovered.next_machine_run),
             connections: HashMap::new(),
             loading: HashMap::new(),
             tickets: HashMap::new(),
@@ -265,7 +188,6 @@ impl Engine {
             rewriting: VecDeque::new(),
             planning: BTreeMap::new(),
             scanning: VecDeque::new(),
-            resting: VecDeque::new(),
             checks: VecDeque::new(),
             history_clock: recovered
                 .history_clock
@@ -346,79 +268,6 @@ impl Engine {
         self.make_board()
     }
 
-    fn ticket(&mut self, waiting: Waiting) -> Ticket {
-        let ticket = Ticket(self.next_ticket);
-        self.next_ticket += 1;
-        self.tickets.insert(ticket, waiting);
-        ticket
-    }
-
-    fn stored(&mut self, turn: &mut Turn, ticket: Ticket, outcome: StoreOutcome) {
-        let Some(waiting) = self.tickets.remove(&ticket) else {
-            return;
-        };
-        match (waiting, outcome) {
-            (Waiting::Start { run, request }, StoreOutcome::Committed) => {
-                self.start_stored(turn, run, request);
-            }
-            (Waiting::Start { run, request }, StoreOutcome::NameTaken) => {
-                self.start_renamed(turn, run, request);
-            }
-            (Waiting::Start { run, request }, outcome) => self.start_refused(turn, run, request, &outcome),
-            (
-                Waiting::Connect {
-                    machine_run,
-                    connection,
-                    ack,
-                },
-                outcome,
-            ) => {
-                let is_committed = outcome == StoreOutcome::Committed;
-                self.connect_stored(turn, machine_run, connection, ack, is_committed);
-            }
-            (Waiting::Dispatch(dispatch), StoreOutcome::Committed) => self.dispatch_stored(turn, dispatch),
-            (Waiting::Dispatch(dispatch), _) => self.dispatch_refused(turn, &dispatch),
-            // a job log line tells what happened, stored or not
-            (Waiting::Then(effects), _) => turn.effects.extend(effects),
-            (Waiting::Answer { request, answer }, StoreOutcome::Committed) => {
-                turn.effects.push(Effect::Answer { request, answer });
-            }
-            (Waiting::Answer { request, .. }, outcome) => {
-                let reason = format!("not stored: {}", why(&outcome));
-                let answer = Err(effect::Refusal::Unavailable(reason));
-                turn.effects.push(Effect::Answer { request, answer });
-            }
-            (Waiting::Misses(_), StoreOutcome::Committed) => {}
-            (Waiting::Misses(misses), _) => {
-                for miss in misses {
-                    self.remember_miss(turn.now.wall, miss);
-                }
-            }
-        }
-    }
-
-    fn storage_troubled(&mut self, turn: &mut Turn, reason: Option<String>) {
-        match &reason {
-            Some(reason) => turn.say(Level::Error, format!("storage cannot write: {reason}")),
-            None => turn.say(Level::Warn, "storage writes again".into()),
-        }
-        self.storage_trouble = reason;
-        self.shown.is_changed = true;
-        if self.storage_trouble.is_none() {
-            self.store_misses(turn);
-            // everything in memory is written once more. These writes may be refused too: no run is forgotten before storage
-            // has had time to say so
-            for run in self.runs.values_mut() {
-                run.rests_since = run.rests_since.max(turn.awake);
-            }
-            let mut runs: Vec<RunId> = self.runs.keys().copied().collect();
-            runs.sort_unstable();
-            self.rewriting = runs.into();
-            turn.store(self.jobs.values_mut().map(job::JobState::fact).collect());
-            self.rewrite(turn);
-        }
-    }
-
     fn executor_troubled(&mut self, turn: &mut Turn, reason: Option<String>) {
         match &reason {
             Some(reason) => turn.say(Level::Error, format!("no machine can be reached: {reason}")),
@@ -426,79 +275,6 @@ impl Engine {
         }
         self.executor_trouble = reason;
         self.shown.is_changed = true;
-    }
-
-    /// Stores runs once more that storage may have refused, as many as a turn may.
-    fn rewrite(&mut self, turn: &mut Turn) {
-        let mut left = limits::TURN_MACHINES;
-        while left > 0
-            && let Some(id) = self.rewriting.pop_front()
-        {
-            let Some(run) = self.runs.get(&id).filter(|run| run.is_stored) else {
-                continue;
-            };
-            left = left.saturating_sub(run.machines.len() + limits::TURN_RUN_WEIGHT);
-            let mut facts = vec![Fact::Run(Box::new(run.record.clone()))];
-            facts.extend(
-                run.machines
-                    .iter()
-                    .map(|m| Fact::Machine(Box::new(m.record.clone()))),
-            );
-            let is_open = run.is_open();
-            turn.store(facts);
-            if is_open {
-                self.dispatch_waiting(turn, id);
-            }
-        }
-    }
-
-    fn start_refused(
-        &mut self,
-        turn: &mut Turn,
-        id: RunId,
-        request: Option<RequestId>,
-        outcome: &StoreOutcome,
-    ) {
-        let Some(mut run) = self.forget_run(id) else {
-            return;
-        };
-        for (request, _) in run.held_kills.drain(..) {
-            let answer = Err(effect::Refusal::Conflict(format!(
-                "{} did not start",
-                run.record.instance
-            )));
-            turn.effects.push(Effect::Answer { request, answer });
-        }
-        let (job, instance) = (run.record.job, run.record.instance);
-        if let Some(state) = self.jobs.get_mut(job.as_str()) {
-            state.open.retain(|open| *open != id);
-        }
-        if *outcome == StoreOutcome::AlreadyStarted {
-            turn.say(
-                Level::Debug,
-                format!("{instance} not started: its due time has a verdict already"),
-            );
-            return;
-        }
-        let reason = why(outcome);
-        turn.say(
-            Level::Error,
-            format!("{instance} not started: its start could not be stored: {reason}"),
-        );
-        if let Some(request) = request {
-            let answer = Err(effect::Refusal::Unavailable(format!("not started: {reason}")));
-            turn.effects.push(Effect::Answer { request, answer });
-        }
-        if let Some(due) = run.record.due {
-            self.missed(
-                turn,
-                &job,
-                due.secs(),
-                due.secs(),
-                1,
-                &format!("not stored: {reason}"),
-            );
-        }
     }
 
     fn shut_down(&mut self, turn: &mut Turn) {
@@ -510,39 +286,6 @@ impl Engine {
         }
     }
 
-    fn insert_run(&mut self, run: Run) {
-        self.by_instance
-            .insert(run.record.instance.as_str().into(), run.record.id);
-        for (place, m) in run.machines.iter().enumerate() {
-            self.places.insert(m.record.id, (run.record.id, place));
-        }
-        if !run.is_open() {
-            self.rest(run.record.id, run.rests_since);
-        }
-        self.runs.insert(run.record.id, run);
-    }
-
-    /// A run has ended: it may leave memory some time after `since`.
-    fn rest(&mut self, id: RunId, since: AwakeMs) {
-        let until = since.saturating_add(limits::ENDED_RUN_KEPT_MS);
-        self.resting.push_back((until, id));
-    }
-
-    fn forget_run(&mut self, id: RunId) -> Option<Run> {
-        let run = self.runs.remove(&id)?;
-        self.by_instance.remove(run.record.instance.as_str());
-        for m in &run.machines {
-            self.places.remove(&m.record.id);
-        }
-        self.shown.runs.insert(id);
-        Some(run)
-    }
-
-    fn machine_mut(&mut self, id: MachineRunId) -> Option<&mut MachineRun> {
-        let (run, place) = self.places.get(&id)?;
-        self.runs.get_mut(run)?.machines.get_mut(*place)
-    }
-
     /// The board has to show that run anew.
     fn touch_run(&mut self, id: RunId) {
         self.shown.runs.insert(id);
@@ -550,59 +293,11 @@ impl Engine {
 
     /// The board has to show that machine run anew.
     fn touch_machine(&mut self, id: MachineRunId) {
-        if let Some(&(run, place)) = self.places.get(&id) {
-            if let Some(run) = self.runs.get_mut(&run) {
-                run.machines[place].shown = None;
-            }
-            self.shown.runs.insert(run);
+        if let Some((run, place)) = self.runs.find_mut(id) {
+            run.machines[place].shown = None;
+            self.shown.runs.insert(run.record.id);
         }
     }
-
-    /// Every run that has not ended, in the order of their numbers: hash order would make a replay differ.
-    fn open_runs(&self) -> Vec<RunId> {
-        let mut open: Vec<RunId> = self
-            .jobs
-            .values()
-            .flat_map(|state| state.open.iter().copied())
-            .collect();
-        open.sort_unstable();
-        open
-    }
-
-    /// Looks through the machine runs that have been handed to the executor for those for which something is due: few of ten
-    /// thousand, and what falls due for a job in the same second waits behind this look.
-    fn scan_some(&mut self, awake: AwakeMs) {
-        let mut left = limits::TURN_SCANNED;
-        while left > 0
-            && let Some(id) = self.scanning.pop_front()
-        {
-            let Some(run) = self.runs.get(&id) else { continue };
-            left = left.saturating_sub(run.machines.len() + 1);
-            let spec = &run.record.spec;
-            let is_due = |m: &&MachineRun| m.kill.is_some() || m.overdue(spec, awake) != Overdue::Nothing;
-            let unfinished = run.machines.iter().filter(|m| m.is_unfinished());
-            self.checks.extend(unfinished.filter(is_due).map(|m| m.record.id));
-        }
-    }
-}
-
-fn why(outcome: &StoreOutcome) -> &str {
-    match outcome {
-        StoreOutcome::Failed(reason) => reason,
-        StoreOutcome::AlreadyStarted => "its due time has a verdict already",
-        StoreOutcome::NameTaken => "its name is taken",
-        StoreOutcome::Committed => "committed",
-    }
-}
-
-/// A run's log entry that needs no output.
-fn log_line(job: &str, instance: &str, at: Wall, what: JobLogLine) -> Effect {
-    Effect::JobLog(effect::JobLogEntry {
-        job: job.into(),
-        instance: instance.into(),
-        at,
-        what,
-    })
 }
 
 #[cfg(test)]

@@ -12,8 +12,7 @@ use crate::engine::id::{MachineRunId, RunId};
 use crate::engine::machine_run::{Kill, MachineRun};
 use crate::engine::record::{MachineCounts, MachineStage, RunStage};
 use crate::engine::run::Run;
-use crate::engine::{Engine, Turn, Waiting};
-use crate::limits;
+use crate::engine::{Engine, Turn};
 use crate::protocol::DaemonFrame;
 
 impl Engine {
@@ -25,12 +24,10 @@ impl Engine {
         ending: Ending,
         acks: Vec<(ConnectionId, DaemonFrame)>,
     ) {
-        let Some(&(run_id, place)) = self.places.get(&id) else {
+        let Some((run, place)) = self.runs.find_mut(id) else {
             return;
         };
-        let Some(run) = self.runs.get_mut(&run_id) else {
-            return;
-        };
+        let run_id = run.record.id;
         let job = run.record.job.clone();
         let started = run.record.started;
         let m = &mut run.machines[place];
@@ -61,7 +58,7 @@ impl Engine {
                 run.log_entry(turn.now.wall, JobLogLine::Note { text })
             }
         };
-        write.ticket = Some(self.ticket(Waiting::Then(vec![entry])));
+        write.ticket = Some(self.run_ticket(run_id, vec![entry]));
         turn.commit(write);
         if let Some(state) = self.jobs.get_mut(job.as_str()) {
             state.counts.ended(ending.given_by.outcome(retcode));
@@ -82,7 +79,7 @@ impl Engine {
 
     /// Ends a run whose machines are all known and have all ended.
     pub(super) fn end_run_if_done(&mut self, turn: &mut Turn, id: RunId) {
-        let Some(run) = self.runs.get_mut(&id) else { return };
+        let Some(run) = self.runs.get_mut(id) else { return };
         let is_done = run.is_open() && run.found.is_finished && run.open_machines == 0;
         if !is_done {
             return;
@@ -90,8 +87,6 @@ impl Engine {
         run.record.stage = RunStage::Ended;
         run.record.ended = Some(turn.now.wall);
         run.rests_since = turn.awake;
-        let rests_until = turn.awake.saturating_add(limits::ENDED_RUN_KEPT_MS);
-        self.resting.push_back((rests_until, id));
         run.record.success = success(run);
         let counts = MachineCounts::of(run.machines.iter().map(|m| &m.record));
         run.record.counts = Some(counts);
@@ -123,7 +118,8 @@ impl Engine {
                 facts.push(state.fact());
             }
         }
-        let ticket = self.ticket(Waiting::Then(log));
+        self.runs.rest(id, turn.awake);
+        let ticket = self.run_ticket(id, log);
         turn.commit(Write {
             facts,
             ticket: Some(ticket),
@@ -138,12 +134,10 @@ impl Engine {
 
     /// A presumed outcome is withdrawn: its wrapper is back (rules.md 4).
     pub(super) fn reopen(&mut self, turn: &mut Turn, id: MachineRunId) {
-        let Some(&(run_id, place)) = self.places.get(&id) else {
+        let Some((run, place)) = self.runs.find_mut(id) else {
             return;
         };
-        let Some(run) = self.runs.get_mut(&run_id) else {
-            return;
-        };
+        let run_id = run.record.id;
         let started = run.record.started;
         let m = &mut run.machines[place];
         let from = m.record.retcode.unwrap_or(code::ERROR);

@@ -15,6 +15,7 @@ impl Engine {
     pub(super) fn plain_started(&mut self, turn: &mut Turn, machine_runs: &[MachineRunId]) {
         for id in machine_runs {
             let Some(m) = self
+                .runs
                 .machine_mut(*id)
                 .filter(|m| m.plain && m.record.stage == MachineStage::Dispatched)
             else {
@@ -31,10 +32,7 @@ impl Engine {
 
     /// The command has ended.
     pub(super) fn returned(&mut self, turn: &mut Turn, id: MachineRunId, output: Vec<u8>, ending: Ending) {
-        let Some(&(run_id, place)) = self.places.get(&id) else {
-            return;
-        };
-        let Some(run) = self.runs.get_mut(&run_id) else {
+        let Some((run, place)) = self.runs.find_mut(id) else {
             return;
         };
         let day = run.record.day();

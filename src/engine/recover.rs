@@ -38,7 +38,7 @@ impl Engine {
             if run.is_open() {
                 state.open.push(id);
             }
-            self.insert_run(run);
+            self.runs.insert(run);
             self.touch_run(id);
             self.shown.jobs.insert(job);
         }
@@ -60,7 +60,7 @@ impl Engine {
     /// Wrappers can reach the daemon: every open machine run gets its full windows from now on.
     pub(super) fn listening(&mut self, turn: &mut Turn) {
         self.is_listening = true;
-        self.resuming = self.open_runs().into();
+        self.resuming = self.runs.open().into();
         self.resume_some(turn);
     }
 
@@ -70,7 +70,7 @@ impl Engine {
         while left > 0
             && let Some(id) = self.resuming.pop_front()
         {
-            let machines = self.runs.get(&id).map_or(0, |run| run.machines.len());
+            let machines = self.runs.get(id).map_or(0, |run| run.machines.len());
             left = left.saturating_sub(machines + limits::TURN_RUN_WEIGHT);
             self.resume(turn, id);
         }
@@ -79,7 +79,7 @@ impl Engine {
     /// Continues one run that was open when the daemon stopped.
     #[allow(clippy::too_many_lines, reason = "one step for each stage of a run")]
     pub(super) fn resume(&mut self, turn: &mut Turn, id: RunId) {
-        let Some(run) = self.runs.get_mut(&id).filter(|run| run.is_stored) else {
+        let Some(run) = self.runs.get_mut(id).filter(|run| run.is_stored) else {
             return;
         };
         turn.effects.push(Effect::Say {
@@ -143,7 +143,7 @@ impl Engine {
         }
         if self
             .runs
-            .get(&id)
+            .get(id)
             .is_some_and(|run| run.record.kill_asked.is_some())
         {
             // what was to be killed and had not started yet never starts

@@ -60,7 +60,9 @@ impl Engine {
     /// A Python wrapper whose `start` was acked but not stored does not send it again; that it beats or sends output
     /// says as much.
     fn implies_start(&mut self, turn: &mut Turn, id: MachineRunId) {
-        let Some(m) = self.machine_mut(id) else { return };
+        let Some(m) = self.runs.machine_mut(id) else {
+            return;
+        };
         let is_before = matches!(
             m.record.stage,
             MachineStage::Dispatched | MachineStage::Launched | MachineStage::Permitted
@@ -79,7 +81,9 @@ impl Engine {
         version: Option<String>,
         timestamp: Option<String>,
     ) {
-        let Some(m) = self.machine_mut(id) else { return };
+        let Some(m) = self.runs.machine_mut(id) else {
+            return;
+        };
         let is_ours = m.record.ours;
         if !is_ours {
             turn.send(connection, DaemonFrame::StartAck);
@@ -102,10 +106,7 @@ impl Engine {
     }
 
     fn mark_started(&mut self, turn: &mut Turn, id: MachineRunId, ack: Option<(ConnectionId, DaemonFrame)>) {
-        let Some(&(run_id, place)) = self.places.get(&id) else {
-            return;
-        };
-        let Some(run) = self.runs.get_mut(&run_id) else {
+        let Some((run, place)) = self.runs.find_mut(id) else {
             return;
         };
         let m = &mut run.machines[place];
@@ -131,7 +132,9 @@ impl Engine {
     /// a Python wrapper then drops its output (rules.md 20).
     fn sync(&mut self, turn: &mut Turn, id: MachineRunId, connection: ConnectionId) {
         self.implies_start(turn, id);
-        let Some(m) = self.machine_mut(id) else { return };
+        let Some(m) = self.runs.machine_mut(id) else {
+            return;
+        };
         let last_seq = match m.output.last_seq() {
             Some(seq) => i64::try_from(seq).unwrap_or(i64::MAX),
             None if m.is_open() => return,
@@ -152,12 +155,10 @@ impl Engine {
         frame: OutputFrame,
     ) {
         self.implies_start(turn, id);
-        let Some(&(run_id, place)) = self.places.get(&id) else {
+        let Some((run, place)) = self.runs.find_mut(id) else {
             return;
         };
-        let Some(run) = self.runs.get_mut(&run_id) else {
-            return;
-        };
+        let run_id = run.record.id;
         let day = run.record.day();
         let m = &mut run.machines[place];
         let mut write = Write {
@@ -190,7 +191,9 @@ impl Engine {
     }
 
     fn nack(&mut self, turn: &mut Turn, id: MachineRunId, connection: ConnectionId, received_seq: u64) {
-        let Some(m) = self.machine_mut(id) else { return };
+        let Some(m) = self.runs.machine_mut(id) else {
+            return;
+        };
         let expected_seq = m.output.next_seq;
         // one nack a gap: with a window, everything behind it comes from the future as well
         let is_told = m.record.ours && m.nacked.is_some();
@@ -214,7 +217,9 @@ impl Engine {
         else {
             return turn.order(connection, ConnectionOrder::Close);
         };
-        let Some(m) = self.machine_mut(id) else { return };
+        let Some(m) = self.runs.machine_mut(id) else {
+            return;
+        };
         if m.record.ours {
             m.nacked = None;
             let next = m.output.next_seq;
@@ -227,10 +232,7 @@ impl Engine {
 
     fn complete(&mut self, turn: &mut Turn, id: MachineRunId, connection: ConnectionId, report: Completion) {
         let seq = report.seq;
-        let Some(&(run_id, place)) = self.places.get(&id) else {
-            return;
-        };
-        let Some(run) = self.runs.get_mut(&run_id) else {
+        let Some((run, place)) = self.runs.find_mut(id) else {
             return;
         };
         let m = &mut run.machines[place];
@@ -276,7 +278,9 @@ impl Engine {
     }
 
     fn wrapper_error(&mut self, turn: &mut Turn, id: MachineRunId, error: &str) {
-        let Some(m) = self.machine_mut(id) else { return };
+        let Some(m) = self.runs.machine_mut(id) else {
+            return;
+        };
         if m.is_open() {
             let note = error_note(&format!("the wrapper reported: {error}"));
             self.end_machine(turn, id, Ending::error(note), Vec::new());

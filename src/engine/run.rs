@@ -2,7 +2,6 @@
 //! Must not know: frames, schedules, how anything ends.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::sync::Arc;
 
 use log::Level;
 
@@ -10,17 +9,14 @@ use crate::address::is_loopback_host;
 use crate::clock::Wall;
 use crate::config::{Delivery, ExecutorKind, JobSpec};
 use crate::ending::{Ending, GivenBy};
-use crate::engine::control::{Wanted, control_fact, say_audit};
-use crate::engine::effect::{Dispatch, Done, Effect, ExecutorOrder, Fact, JobLogEntry, JobLogLine, Write};
+use crate::engine::commits::Waiting;
+use crate::engine::effect::{Dispatch, Effect, ExecutorOrder, Fact, JobLogEntry, JobLogLine, Write};
 use crate::engine::id::RequestId;
 use crate::engine::id::{MachineRunId, RunId};
 use crate::engine::machine_run::MachineRun;
 use crate::engine::outcome::{end_record, notice, result_entry};
-use crate::engine::record::{
-    AuditRecord, Control, MachineRecord, MachineStage, OutputPosition, RunRecord, RunStage, Verdict,
-    VerdictRecord,
-};
-use crate::engine::{AwakeMs, Engine, Turn, Waiting, batch};
+use crate::engine::record::{AuditRecord, MachineRecord, MachineStage, OutputPosition, RunRecord, RunStage};
+use crate::engine::{AwakeMs, Engine, Turn, batch};
 
 /// A run in the engine's memory.
 #[derive(Debug)]
@@ -46,6 +42,10 @@ pub struct Run {
     pub stranger: Option<String>,
     /// When it ended or was loaded, in awake time: it is forgotten some time later.
     pub rests_since: AwakeMs,
+    /// Writes with its facts whose commit is not confirmed yet.
+    pub unconfirmed: usize,
+    /// Storage has refused one of them, and all of them have to be written again.
+    pub is_refused: bool,
     /// How many name collisions its instance name has evaded.
     pub name_tries: u32,
     /// Who asked for it, to be stored with its start.
@@ -99,6 +99,8 @@ impl Run {
             held_kills: Vec::new(),
             stranger: None,
             rests_since: awake,
+            unconfirmed: 0,
+            is_refused: false,
             name_tries: 0,
             audit: None,
             job_facts: 0,
@@ -110,183 +112,18 @@ impl Run {
         self.record.stage != RunStage::Ended
     }
 
+    /// Storage has confirmed all its facts.
+    pub fn is_stored_whole(&self) -> bool {
+        self.unconfirmed == 0 && !self.is_refused
+    }
+
     /// An entry for the job's log.
     pub fn log_entry(&self, at: Wall, what: JobLogLine) -> Effect {
-        Effect::JobLog(JobLogEntry {
-            job: self.record.job.clone(),
-            instance: self.record.instance.clone(),
-            at,
-            what,
-        })
+        JobLogEntry::effect(&self.record.job, &self.record.instance, at, what)
     }
 }
 
 impl Engine {
-    /// Fires a job: reserves its instance and asks storage; nothing else happens before the commit
-    /// (rules.md 11).
-    pub(super) fn start_run(
-        &mut self,
-        turn: &mut Turn,
-        job: &str,
-        due: Option<Wall>,
-        wanted: Option<Wanted>,
-    ) {
-        let configured = self.jobs.get(job).and_then(|state| state.job.as_ref());
-        let Some(spec) = configured.map(|job| job.spec.clone()) else {
-            return;
-        };
-        let (request, asked_by, spec, audit) = match wanted {
-            Some(wanted) => (
-                Some(wanted.request),
-                Some(wanted.who),
-                wanted.spec,
-                Some(wanted.audit),
-            ),
-            None => (None, None, spec, None),
-        };
-        let spec = self.with_wrapper(spec);
-        let id = RunId(self.next_run);
-        self.next_run += 1;
-        let mut record = RunRecord {
-            id,
-            job: job.to_string(),
-            due,
-            asked_by,
-            started: turn.now.wall,
-            token: self.random.token(),
-            spec,
-            ..RunRecord::default()
-        };
-        let mut tries = 0;
-        record.instance = self.free_instance(job, turn.now.wall, &mut tries);
-        let mut run = Run::new(record, Vec::new(), turn.awake);
-        run.is_stored = false;
-        run.name_tries = tries;
-        run.audit = audit;
-        self.insert_run(run);
-        if let Some(state) = self.jobs.get_mut(job) {
-            state.open.push(id);
-        }
-        self.store_start(turn, id, request);
-    }
-
-    /// The local executor always has a wrapper (rules.md 28).
-    fn with_wrapper(&self, spec: Arc<JobSpec>) -> Arc<JobSpec> {
-        if spec.use_wrapper || self.config.settings.executor == ExecutorKind::Salt {
-            spec
-        } else {
-            Arc::new(JobSpec {
-                use_wrapper: true,
-                ..JobSpec::clone(&spec)
-            })
-        }
-    }
-
-    /// The instance name of a job that fires now, with `_2`... until nobody bears it.
-    pub(super) fn free_instance(&self, job: &str, at: Wall, tries: &mut u32) -> String {
-        loop {
-            *tries += 1;
-            let name = match *tries {
-                1 => format!("{job}_{}", at.secs()),
-                number => format!("{job}_{}_{number}", at.secs()),
-            };
-            if !self.by_instance.contains_key(name.as_str()) {
-                return name;
-            }
-        }
-    }
-
-    fn store_start(&mut self, turn: &mut Turn, id: RunId, request: Option<RequestId>) {
-        let Some(run) = self.runs.get_mut(&id) else { return };
-        let mut facts = vec![Fact::Start(Box::new(run.record.clone()))];
-        if let Some(state) = self.jobs.get(run.record.job.as_str()) {
-            run.job_facts = state.facts;
-            facts.push(Fact::Job(state.started(&run.record)));
-        }
-        if let Some(due) = run.record.due {
-            facts.push(Fact::Verdict(VerdictRecord {
-                job: run.record.job.clone(),
-                due,
-                until: due,
-                count: 1,
-                verdict: Verdict::Started {
-                    instance: run.record.instance.clone(),
-                },
-            }));
-        }
-        if let Some(audit) = &run.audit {
-            let mut audit = audit.clone();
-            audit.outcome = format!("ok: {}", run.record.instance);
-            facts.push(control_fact(Control::Audit(audit)));
-        }
-        let ticket = self.ticket(Waiting::Start { run: id, request });
-        turn.commit(Write {
-            facts,
-            ticket: Some(ticket),
-            ..Write::default()
-        });
-    }
-
-    /// The start is stored: now it may have effects.
-    pub(super) fn start_stored(&mut self, turn: &mut Turn, id: RunId, request: Option<RequestId>) {
-        let Some(run) = self.runs.get_mut(&id) else { return };
-        run.is_stored = true;
-        run.asked_executor = turn.awake;
-        let (instance, job, spec) = (
-            run.record.instance.clone(),
-            run.record.job.clone(),
-            run.record.spec.clone(),
-        );
-        turn.execute(ExecutorOrder::Resolve { run: id, spec });
-        turn.effects
-            .push(run.log_entry(run.record.started, JobLogLine::Starting));
-        let held_kills = std::mem::take(&mut run.held_kills);
-        let due = run.record.due;
-        if let Some(mut audit) = run.audit.take() {
-            audit.outcome = format!("ok: {instance}");
-            say_audit(turn, &audit);
-        }
-        if let Some(request) = request {
-            turn.effects.push(Effect::Answer {
-                request,
-                answer: Ok(Done::Started { instance }),
-            });
-        }
-        if let Some(state) = self.jobs.get_mut(job.as_str()) {
-            state.record = state.started(&run.record);
-            if state.facts != run.job_facts {
-                // another record of the job went to storage meanwhile, without the start
-                turn.store(vec![state.fact()]);
-            }
-            if let Some(due) = due {
-                let started = run.record.started;
-                let late_ms = u64::try_from((started.0 - due.0) / 1_000).unwrap_or(0);
-                state.counts.starts += 1;
-                state.counts.late_ms_sum += late_ms;
-                state.counts.late_ms_last = late_ms;
-            }
-        }
-        for (request, machines) in held_kills {
-            self.answer_kill(turn, request, &[id], machines);
-        }
-        self.touch_run(id);
-    }
-
-    /// Storage holds a run of that name: the next name.
-    pub(super) fn start_renamed(&mut self, turn: &mut Turn, id: RunId, request: Option<RequestId>) {
-        let Some(run) = self.runs.get(&id) else { return };
-        let (job, started, mut tries) = (run.record.job.clone(), run.record.started, run.name_tries);
-        let old = run.record.instance.clone();
-        let name = self.free_instance(&job, started, &mut tries);
-        self.by_instance.remove(old.as_str());
-        self.by_instance.insert(name.as_str().into(), id);
-        if let Some(run) = self.runs.get_mut(&id) {
-            run.record.instance = name;
-            run.name_tries = tries;
-        }
-        self.store_start(turn, id, request);
-    }
-
     /// The executor has found machines, all or some.
     pub(super) fn resolved(
         &mut self,
@@ -297,7 +134,7 @@ impl Engine {
         finished: bool,
         error: Option<String>,
     ) {
-        let Some(run) = self.runs.get_mut(&id) else { return };
+        let Some(run) = self.runs.get_mut(id) else { return };
         if !run.is_open() || run.found.is_finished {
             return;
         }
@@ -367,9 +204,12 @@ impl Engine {
         let mut write = Write::default();
         let mut waiting = Vec::new();
         let mut log = Vec::new();
-        let Some(run) = self.runs.get_mut(&id) else { return };
-        let is_killed = run.kill.is_some();
         let groups = fates(parts, strangers);
+        let found = groups.iter().map(|(machines, _)| machines.len()).sum();
+        let mut next_id = self.runs.next_machine_ids(found);
+        let Some(run) = self.runs.get_mut(id) else { return };
+        let is_killed = run.kill.is_some();
+        let known = run.machines.len();
         for (machines, fate) in groups {
             for machine in machines {
                 if run.by_machine.contains_key(machine.as_str()) {
@@ -377,15 +217,14 @@ impl Engine {
                 }
                 let place = run.machines.len();
                 let record = MachineRecord {
-                    id: MachineRunId(self.next_machine_run),
+                    id: MachineRunId(next_id),
                     run: id,
                     machine: machine.clone(),
                     position: place as u32,
                     env_delivery,
                     ..MachineRecord::default()
                 };
-                self.next_machine_run += 1;
-                self.places.insert(record.id, (id, place));
+                next_id += 1;
                 run.by_machine.insert(machine.clone(), place);
                 let mut m = MachineRun::new(record, &OutputPosition::default(), spec, turn.awake);
                 let kill_this = is_killed || run.record.kill_when_known.remove(&machine);
@@ -427,8 +266,9 @@ impl Engine {
             .map(|(place, ending)| result_entry(run, place, ending.code, turn.now.wall));
         let follow: Vec<Effect> = follow.collect();
         if !follow.is_empty() {
-            write.ticket = Some(self.ticket(Waiting::Then(follow)));
+            write.ticket = Some(self.run_ticket(id, follow));
         }
+        self.runs.note_machines(id, known);
         turn.commit(write);
         self.dispatch_waiting(turn, id);
         self.end_run_if_done(turn, id);
@@ -438,7 +278,7 @@ impl Engine {
     fn strangers(&self, id: RunId, up: &[String], down: &[String], spec: &JobSpec) -> Vec<String> {
         let Some(run) = self
             .runs
-            .get(&id)
+            .get(id)
             .filter(|run| run.found.is_finished && run.record.note.is_none())
         else {
             return Vec::new();
@@ -451,7 +291,7 @@ impl Engine {
 
     /// Hands over as many waiting machines as the batch has room for.
     pub(super) fn dispatch_waiting(&mut self, turn: &mut Turn, id: RunId) {
-        let Some(run) = self.runs.get_mut(&id) else { return };
+        let Some(run) = self.runs.get_mut(id) else { return };
         if run.waiting.is_empty() {
             return;
         }
@@ -498,6 +338,7 @@ impl Engine {
         let mut killed = Vec::new();
         dispatch.machines.retain(|(id, _)| {
             let Some(m) = self
+                .runs
                 .machine_mut(*id)
                 .filter(|m| m.record.stage == MachineStage::Dispatched)
             else {
@@ -520,7 +361,7 @@ impl Engine {
 
     /// A dispatch that must not be repeated could not be stored: its machines wait until there is room again.
     pub(super) fn dispatch_refused(&mut self, turn: &mut Turn, dispatch: &Dispatch) {
-        let Some(run) = self.runs.get_mut(&dispatch.run) else {
+        let Some(run) = self.runs.get_mut(dispatch.run) else {
             return;
         };
         for (_, machine) in dispatch.machines.iter().rev() {
@@ -559,7 +400,7 @@ impl Engine {
     /// The executor still works on these launches: their time begins anew (rules.md 10).
     pub(super) fn launch_pending(&mut self, turn: &mut Turn, machine_runs: &[MachineRunId]) {
         for id in machine_runs {
-            if let Some(m) = self.machine_mut(*id)
+            if let Some(m) = self.runs.machine_mut(*id)
                 && m.record.stage == MachineStage::Dispatched
             {
                 m.clocks.dispatched = Some(turn.awake);
@@ -569,7 +410,7 @@ impl Engine {
 
     /// The executor launched the wrapper.
     pub(super) fn launched(&mut self, turn: &mut Turn, id: MachineRunId) {
-        if let Some(m) = self.machine_mut(id)
+        if let Some(m) = self.runs.machine_mut(id)
             && m.record.stage == MachineStage::Dispatched
         {
             m.record.stage = MachineStage::Launched;
@@ -580,7 +421,7 @@ impl Engine {
 
     /// The executor could not launch the wrapper. A wrapper that has connected knows better.
     pub(super) fn launch_failed(&mut self, turn: &mut Turn, id: MachineRunId, retcode: i32, text: String) {
-        let stage = self.machine_mut(id).map(|m| m.record.stage);
+        let stage = self.runs.machine_mut(id).map(|m| m.record.stage);
         if matches!(stage, Some(MachineStage::Dispatched | MachineStage::Launched)) {
             let ending = Ending::new(retcode, GivenBy::of_code(retcode)).noted(text);
             self.end_machine(turn, id, ending, Vec::new());

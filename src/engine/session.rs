@@ -112,7 +112,7 @@ impl Engine {
         peer: &Peer,
         key: &SessionKey,
     ) -> Lookup {
-        let Some(&run_id) = self.by_instance.get(key.instance.as_str()) else {
+        let Some(run) = self.runs.named(&key.instance) else {
             if self.loading.contains_key(&key.instance) {
                 return Lookup::Loading;
             }
@@ -126,7 +126,6 @@ impl Engine {
             }));
             return Lookup::Loading;
         };
-        let run = &self.runs[&run_id];
         let is_let_in = run.is_stored
             && peer
                 .token
@@ -145,7 +144,7 @@ impl Engine {
         match run.by_machine.get(key.machine.as_str()) {
             Some(&place) => Lookup::Known(run.machines[place].record.id),
             None => Lookup::Unknown {
-                stranger_of: Some(run_id),
+                stranger_of: Some(run.record.id),
             },
         }
     }
@@ -177,13 +176,13 @@ impl Engine {
     pub(super) fn run_loaded(&mut self, turn: &mut Turn, instance: &str, stored: Option<Box<StoredRun>>) {
         let waiting = self.loading.remove(instance).unwrap_or_default();
         if let Some(stored) = stored
-            && !self.by_instance.contains_key(instance)
-            && !self.runs.contains_key(&stored.run.id)
+            && !self.runs.is_named(instance)
+            && self.runs.get(stored.run.id).is_none()
         {
             let run = Run::new(stored.run, stored.machines, turn.awake);
             let (id, is_open) = (run.record.id, run.is_open());
             let job: Arc<str> = run.record.job.as_str().into();
-            self.insert_run(run);
+            self.runs.insert(run);
             if is_open {
                 // not ended after all: it is watched, shown and killed like any other open run of its job
                 let state = self.jobs.entry(job.clone()).or_default();
@@ -197,7 +196,7 @@ impl Engine {
             }
             return;
         }
-        let is_known = self.by_instance.contains_key(instance);
+        let is_known = self.runs.is_named(instance);
         for arrival in waiting {
             if is_known || matches!(arrival.what, Arrived::Closed) {
                 self.take(turn, arrival);
@@ -223,7 +222,7 @@ impl Engine {
         let Arrived::Frame { frame, .. } = what else {
             return;
         };
-        if let Some(run) = stranger_of.and_then(|id| self.runs.get_mut(&id)) {
+        if let Some(run) = stranger_of.and_then(|id| self.runs.get_mut(id)) {
             run.stranger
                 .get_or_insert_with(|| frame.key.machine.chars().take(256).collect());
             let instance = run.record.instance.clone();
@@ -254,7 +253,7 @@ impl Engine {
         let Some(connection) = self.connections.remove(&id) else {
             return;
         };
-        if let Some(m) = connection.bound.and_then(|bound| self.machine_mut(bound))
+        if let Some(m) = connection.bound.and_then(|bound| self.runs.machine_mut(bound))
             && m.connection == Some(id)
         {
             m.connection = None;
@@ -319,7 +318,7 @@ impl Engine {
             .connections
             .get(&connection)
             .is_some_and(|c| c.bound == Some(id));
-        let Some(m) = self.machine_mut(id) else {
+        let Some(m) = self.runs.machine_mut(id) else {
             return false;
         };
         // output is no sign of life: what was lost for want of one would be lost again, and again
@@ -352,8 +351,9 @@ impl Engine {
     }
 
     pub(super) fn instance_of(&self, id: MachineRunId) -> String {
-        let run = self.places.get(&id).and_then(|(run, _)| self.runs.get(run));
-        run.map(|run| run.record.instance.clone()).unwrap_or_default()
+        let run = self.runs.find(id);
+        run.map(|(run, _)| run.record.instance.clone())
+            .unwrap_or_default()
     }
 
     pub(super) fn refuse_again(&mut self, turn: &mut Turn, connection: ConnectionId) {
@@ -372,10 +372,7 @@ impl Engine {
             return;
         };
         entry.bound = Some(id);
-        let Some(&(run, place)) = self.places.get(&id) else {
-            return;
-        };
-        let Some(run) = self.runs.get_mut(&run) else {
+        let Some((run, place)) = self.runs.find_mut(id) else {
             return;
         };
         let m = &mut run.machines[place];

@@ -6,11 +6,14 @@ use std::sync::Arc;
 use chrono_tz::Tz;
 
 use super::*;
+use crate::clock::Mono;
 use crate::config::{Job, JobSpec, RawJob};
 use crate::engine::event::Ask;
+use crate::engine::id::RequestId;
 use crate::engine::record::{
     Control, JobRecord, MachineRecord, MachineStage, PauseRecord, RunRecord, RunStage, StoredRun, Verdict,
 };
+use crate::limits;
 use crate::schedule::{Fields, Schedule};
 
 const START_S: i64 = 1_795_000_000;

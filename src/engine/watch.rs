@@ -9,8 +9,8 @@ use crate::engine::effect::{ConnectionOrder, Effect, Fact, JobLogLine, StorageOr
 use crate::engine::id::ConnectionId;
 use crate::engine::id::{MachineRunId, RunId};
 use crate::engine::machine_run::{MachineRun, Overdue};
-use crate::engine::record::{MachineStage, RunStage};
-use crate::engine::{Engine, Turn};
+use crate::engine::record::RunStage;
+use crate::engine::{AwakeMs, Engine, Turn};
 use crate::limits;
 
 impl Engine {
@@ -20,7 +20,7 @@ impl Engine {
             return;
         }
         if self.checks.is_empty() && self.scanning.is_empty() && self.resuming.is_empty() {
-            self.scanning = self.open_runs().into();
+            self.scanning = self.runs.open().into();
         }
         self.expire(turn);
         self.go_on(turn);
@@ -97,7 +97,9 @@ impl Engine {
         let awake_at = self.awake.at(at).min(turn.awake);
         let wall = turn.now.wall.plus_ms(-(turn.now.mono.since_ms(at) as i64));
         let is_debug = self.config.settings.debug;
-        let Some(m) = self.machine_mut(id) else { return };
+        let Some(m) = self.runs.machine_mut(id) else {
+            return;
+        };
         if !m.is_open() {
             // given up for its silence, and not silent any more; of other presumptions a beat says nothing
             let is_back =
@@ -107,11 +109,12 @@ impl Engine {
             }
             self.reopen(turn, id);
         }
-        let Some(m) = self.machine_mut(id) else { return };
+        let Some(m) = self.runs.machine_mut(id) else {
+            return;
+        };
         m.refresh(awake_at);
         m.record.last_heartbeat = m.record.last_heartbeat.max(Some(wall));
-        if is_debug && let Some(&(run, place)) = self.places.get(&id) {
-            let run = &self.runs[&run];
+        if is_debug && let Some((run, place)) = self.runs.find(id) {
             let machine = &run.machines[place].record.machine;
             turn.say(
                 Level::Debug,
@@ -140,7 +143,7 @@ impl Engine {
             self.beat(turn, id, beat);
         }
         let dry = self.awake.at(at).min(turn.awake);
-        if let Some(m) = self.machine_mut(id)
+        if let Some(m) = self.runs.machine_mut(id)
             && m.connection == Some(connection)
         {
             m.clocks.dry = Some(dry);
@@ -150,10 +153,7 @@ impl Engine {
 
     /// Looks at one machine run's deadlines.
     fn check(&mut self, turn: &mut Turn, id: MachineRunId) {
-        let Some(&(run_id, place)) = self.places.get(&id) else {
-            return;
-        };
-        let Some(run) = self.runs.get_mut(&run_id) else {
+        let Some((run, place)) = self.runs.find_mut(id) else {
             return;
         };
         let spec = run.record.spec.clone();
@@ -213,6 +213,22 @@ impl Engine {
         self.end_machine(turn, id, ending, Vec::new());
     }
 
+    /// Looks through the machine runs that have been handed to the executor for those for which something is due: few of ten
+    /// thousand, and what falls due for a job in the same second waits behind this look.
+    fn scan_some(&mut self, awake: AwakeMs) {
+        let mut left = limits::TURN_SCANNED;
+        while left > 0
+            && let Some(id) = self.scanning.pop_front()
+        {
+            let Some(run) = self.runs.get(id) else { continue };
+            left = left.saturating_sub(run.machines.len() + 1);
+            let spec = &run.record.spec;
+            let is_due = |m: &&MachineRun| m.kill.is_some() || m.overdue(spec, awake) != Overdue::Nothing;
+            let unfinished = run.machines.iter().filter(|m| m.is_unfinished());
+            self.checks.extend(unfinished.filter(is_due).map(|m| m.record.id));
+        }
+    }
+
     /// Runs whose machines are not known yet end too, whatever the executor does.
     fn check_runs(&mut self, turn: &mut Turn) {
         let mut overdue: Vec<(RunId, &'static str)> = Vec::new();
@@ -220,7 +236,7 @@ impl Engine {
             for id in &state.open {
                 let Some(run) = self
                     .runs
-                    .get(id)
+                    .get(*id)
                     .filter(|run| run.is_stored && !run.found.is_finished)
                 else {
                     continue;
@@ -237,7 +253,7 @@ impl Engine {
             }
         }
         for (id, note) in overdue.into_iter().take(limits::TURN_RUNS) {
-            let Some(run) = self.runs.get_mut(&id) else {
+            let Some(run) = self.runs.get_mut(id) else {
                 continue;
             };
             run.found.is_finished = true;
@@ -252,36 +268,6 @@ impl Engine {
             );
             let spec = run.record.spec.clone();
             self.add_machines(turn, id, up, down, &spec);
-        }
-    }
-
-    /// Runs that ended a while ago leave memory; storage has them. While storage cannot write it may have refused their
-    /// ends, and memory is the only place that holds them. What stays is bounded: nothing new starts meanwhile.
-    fn forget_rested(&mut self, turn: &mut Turn) {
-        if self.storage_trouble.is_some() {
-            return;
-        }
-        let mut left = limits::TURN_MACHINES;
-        while left > 0
-            && let Some(&(until, id)) = self.resting.front()
-            && until <= turn.awake
-        {
-            self.resting.pop_front();
-            // one that is open again comes back with its next end
-            let Some(run) = self.runs.get(&id).filter(|run| !run.is_open()) else {
-                left -= 1;
-                continue;
-            };
-            left = left.saturating_sub(run.machines.len() + 1);
-            let is_at_rest = |m: &MachineRun| m.connection.is_none() && m.record.stage == MachineStage::Ended;
-            let since = run.rests_since;
-            if turn.awake < since.saturating_add(limits::ENDED_RUN_KEPT_MS) {
-                self.rest(id, since);
-            } else if run.machines.iter().all(is_at_rest) {
-                self.forget_run(id);
-            } else {
-                self.rest(id, turn.awake);
-            }
         }
     }
 }

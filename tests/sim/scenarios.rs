@@ -1077,6 +1077,56 @@ fn an_outcome_that_could_not_be_stored_for_long_is_stored_when_there_is_room() {
     assert_eq!(ended(&world, &instance), Some(true));
 }
 
+/// The disk is full for 13 minutes. Meanwhile one wrapper reports its end and goes on, one reports it and dies, and one dies
+/// before it can report anything.
+fn full_for_long(restarts: bool) -> (World, String) {
+    let silent = Behaviour {
+        chunks: 0,
+        ..Behaviour::simple(20_000, 0)
+    };
+    let mut world = with(quiet(vec![job(Kind::OursJob)], 3), silent);
+    let instance = start(&mut world);
+    run_for(&mut world, 10);
+    world.set_full(crate::storage::Full::ForAll);
+    world.wrapper_killed(2, true);
+    run_for(&mut world, 15);
+    world.wrapper_killed(1, true);
+    run_for(&mut world, 5 * 60);
+    if restarts {
+        world.crash();
+        world.restart_in(10_000);
+    }
+    run_for(&mut world, 8 * 60);
+    world.set_full(crate::storage::Full::Room);
+    run_for(&mut world, 60);
+    (world, instance)
+}
+
+#[test]
+fn after_13_minutes_of_a_full_disk_every_outcome_is_stored_without_a_restart() {
+    let (world, instance) = full_for_long(false);
+    let outcome = |name| machine(&world, &instance, name).retcode;
+    assert_eq!(outcome("web00"), Some(0));
+    assert_eq!(outcome("web01"), Some(0));
+    assert_eq!(outcome("web02"), Some(253));
+    assert_eq!(ended(&world, &instance), Some(false));
+}
+
+#[test]
+fn after_a_restart_on_a_full_disk_every_run_ends_and_is_stored_when_there_is_room() {
+    let (world, instance) = full_for_long(true);
+    let outcome = |name| machine(&world, &instance, name).retcode;
+    assert_eq!(
+        outcome("web00"),
+        Some(0),
+        "its wrapper reports again what was not acknowledged"
+    );
+    // nobody is left who knows the truth
+    assert_eq!(outcome("web01"), Some(253));
+    assert_eq!(outcome("web02"), Some(253));
+    assert_eq!(ended(&world, &instance), Some(false));
+}
+
 #[test]
 fn a_python_wrapper_that_ends_its_command_shortly_before_the_daemons_time_is_up_reports_a_timeout() {
     for (signal, ms, retcode) in [(15, 28_500, 124), (15, 27_000, 143), (9, 28_500, 137)] {
