@@ -250,6 +250,13 @@ pub const CONTROLS: usize = 20_000;
 /// Machines that one request for a run may name.
 pub const RUN_MACHINES: usize = 20_000;
 
+/// Runs in the grid of a job: what fits on a screen.
+pub const GRID_RUNS: usize = 60;
+/// Machines in the grid of a job; those with the most failures remain.
+pub const GRID_MACHINES: usize = 100;
+/// Machine runs read for one grid: about 0.1 s.
+pub const GRID_SCAN: usize = 50_000;
+
 // -- the legacy React UI's WebSocket
 
 /// Shortest time between two looks of a UI connection at the board.

@@ -5,7 +5,7 @@
 //! Reading order: `feed.rs` the board as it reaches API threads; `reader.rs` storage; `requests.rs` requests to the engine; `http.rs` the
 //! codec; `error.rs` refusals; `origin.rs` web pages kept out; `guard.rs` wrong tokens; `sessions.rs` browsers that are
 //! logged in; `auth.rs` callers and their roles; `shared.rs` what all threads share; `query.rs` names, values and times;
-//! `views.rs` JSON shapes; `call.rs` a request in a handler; `v1.rs`, `overview.rs`, `acts.rs`, `output.rs`,
+//! `views.rs` JSON shapes; `call.rs` a request in a handler; `v1.rs`, `overview.rs`, `grid.rs`, `acts.rs`, `output.rs`,
 //! `metrics.rs`, `login.rs` the handlers; `ui/` the web UI; `compat/` what exists for the Python version's UI and paths;
 //! `routes.rs` the table of routes; `idle.rs` connections that wait; `tls.rs` certificate and encrypted sockets;
 //! `server.rs` threads and sockets.
@@ -16,6 +16,7 @@ mod call;
 mod compat;
 mod error;
 mod feed;
+mod grid;
 mod guard;
 pub mod http;
 mod idle;

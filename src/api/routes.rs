@@ -10,7 +10,7 @@ use super::error::{Denied, problem};
 use super::http::{Body, Request, Response};
 use super::query::Query;
 use super::shared::Shared;
-use super::{acts, compat, login, metrics, origin, output, overview, ui, v1};
+use super::{acts, compat, grid, login, metrics, origin, output, overview, ui, v1};
 use crate::config::{Role, Settings};
 use crate::engine::board::Board;
 use crate::url::percent_decode;
@@ -24,6 +24,7 @@ pub const ROUTES: &[Route] = &[
     route("GET", "/api/v1/overview", READ, overview::overview),
     route("GET", "/api/v1/jobs", READ, v1::jobs),
     route("GET", "/api/v1/jobs/{job}", READ, v1::job),
+    route("GET", "/api/v1/jobs/{job}/grid", READ, grid::grid),
     route("POST", "/api/v1/jobs/{job}/run", OPERATE, acts::run),
     route("POST", "/api/v1/jobs/{job}/kill", OPERATE, acts::kill_job),
     route("POST", "/api/v1/jobs/{job}/pause", OPERATE, acts::pause),

@@ -3,12 +3,14 @@
 //!
 //! Reading order: `directory.rs` state_dir, its lock and reserve; `schema.rs` tables; `facts.rs`, `controls.rs` and
 //! `output.rs` the kinds of rows; `recover.rs` what a daemon starts from; `worker.rs` the thread; `retention.rs` what
-//! is removed; `reader.rs` connections for reading, and on them `runs.rs`, `events.rs` and `stream.rs` (output).
+//! is removed; `reader.rs` connections for reading, and on them `runs.rs`, `grid.rs`,
+//! `events.rs` and `stream.rs` (output).
 
 mod controls;
 mod directory;
 mod events;
 mod facts;
+mod grid;
 mod output;
 mod reader;
 mod recover;
@@ -37,6 +39,7 @@ use crate::thread::{self, Actor};
 
 pub use controls::{AuditEntry, AuditFilter};
 pub use events::{EventKinds, HistoryEvent, HistoryEventKind};
+pub use grid::{Grid, GridCell, GridRun};
 pub use reader::Reader;
 pub use runs::{MachineTally, PageOf, RunBrief, RunFilter, RunOutcome};
 pub use stream::{OutputShape, OutputStream};

@@ -258,6 +258,16 @@ impl Browser {
         }
     }
 
+    /// A key that is a character.
+    pub fn type_key(&mut self, key: &str) {
+        for (kind, text) in [("keyDown", key), ("keyUp", "")] {
+            self.call(
+                "Input.dispatchKeyEvent",
+                json!({"type": kind, "key": key, "text": text}),
+            );
+        }
+    }
+
     /// Light or dark, and the window's size.
     pub fn appear(&mut self, scheme: &str, width: u32, height: u32) {
         let features = json!([{"name": "prefers-color-scheme", "value": scheme}]);

@@ -74,9 +74,27 @@ fn pages(long: &str, instance: &str) -> Vec<(String, &'static str)> {
             "/audit",
             "document.querySelectorAll('.history tbody tr').length > 0",
         ),
+        (
+            "/jobs/bad",
+            "document.querySelectorAll('.grid tbody .cell').length === 3",
+        ),
+        (
+            "/?view=wall",
+            "document.querySelectorAll('.tiles li').length === 1",
+        ),
         ("/login", "true"),
     ];
     all.map(|(path, ready)| (path.to_string(), ready)).into()
+}
+
+/// Writes a picture to where people can look at it.
+fn keep(path: &str, scheme: &str, width: u32, picture: &[u8]) {
+    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("pages");
+    std::fs::create_dir_all(&folder).unwrap();
+    let mut name: String = path.chars().take(40).collect();
+    name.retain(|c| !c.is_ascii_digit());
+    let name = name.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+    std::fs::write(folder.join(format!("page{name}-{scheme}-{width}.png")), picture).unwrap();
 }
 
 #[test]
@@ -103,13 +121,14 @@ fn it_is_legible_in_light_and_dark_and_on_a_phone_and_everything_has_a_name() {
         .as_str()
         .unwrap()
         .to_string();
-    for (scheme, width) in [("light", 1280), ("dark", 390)] {
+    for (scheme, width) in [("light", 1440), ("dark", 1440), ("light", 390), ("dark", 390)] {
         browser.appear(scheme, width, 844);
         for (path, ready) in pages(&long, &instance) {
             browser.visit(&daemon, &path);
             browser.until(&path, ready);
             assert_eq!(browser.eval(FAINT), json!([]), "{path} {scheme}");
             assert_eq!(browser.eval(NAMELESS), json!([]), "{path}");
+            keep(&path, scheme, width, &browser.picture());
             let wide = browser.number("document.documentElement.scrollWidth - innerWidth");
             assert!(wide <= 0, "{path} is {wide} too wide for {width}");
         }

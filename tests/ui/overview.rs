@@ -14,10 +14,10 @@ fn failed_jobs_come_first_and_what_is_wrong_cannot_be_missed() {
         return;
     };
     let daemon = Plan::new(json!({
-        "alpha": job_with("true", json!({"description": "the first letter"})),
-        "zeta": job("exit 3"),
-        "off": job_with("true", json!({"enabled": false})),
-        "long": job("sleep 600"),
+        "alpha": job_with("true", json!({"description": "the first letter", "year": "2099"})),
+        "zeta": job_with("exit 3", json!({"year": "2099"})),
+        "off": job_with("true", json!({"enabled": false, "year": "2099"})),
+        "long": job_with("sleep 600", json!({"year": "2099"})),
     }))
     .start();
     daemon.run_to_end("alpha");
@@ -26,7 +26,7 @@ fn failed_jobs_come_first_and_what_is_wrong_cannot_be_missed() {
     browser.visit(&daemon, "/");
     browser.until("the jobs", &format!("{NAMES}.join() === 'zeta,alpha,long,off'"));
     browser.until_shown("1 of 1 failed");
-    assert_eq!(browser.text("document.title"), "1 failed – Saltpeter");
+    assert_eq!(browser.text("document.title"), "(1 failed) Saltpeter");
     assert_eq!(browser.count(".runs a", &instance), 1);
     assert_eq!(browser.count(".jobs .badge", "running"), 1);
     assert!(!browser.shows("problem"));
@@ -103,7 +103,7 @@ fn two_thousand_jobs_stay_smooth() {
     };
     let mut jobs: serde_json::Map<String, Value> = (0..2_000)
         .map(|number| {
-            let fields = json!({"description": format!("does what number {number} does")});
+            let fields = json!({"description": format!("does what number {number} does"), "year": "2099"});
             (format!("job_{number:04}"), job_with("true", fields))
         })
         .collect();

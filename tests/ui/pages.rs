@@ -39,7 +39,7 @@ fn what_failed_is_found_by_filters_that_the_address_holds() {
     browser.click("button", "Any day");
     browser.click(".history a", &failed);
     browser.until_shown("1 of 3 machines failed: exit code 7");
-    browser.until("its title", "document.title.startsWith('backup ')");
+    browser.until("its title", "document.title.startsWith('(1 failed) backup ')");
     browser.is_clean(&[]);
 }
 
@@ -107,7 +107,7 @@ fn problems_are_counted_in_the_bar_and_told_with_file_and_line() {
     let Some(mut browser) = browser::open() else {
         return;
     };
-    let daemon = Plan::new(json!({"j": job("true")})).start();
+    let daemon = Plan::new(json!({"j": job_with("true", json!({"year": "2099"}))})).start();
     browser.visit(&daemon, "/problems");
     browser.until_shown("No problems.");
     daemon.write_file("bad.yaml", "bad:\n  min: 99\n");
@@ -116,5 +116,103 @@ fn problems_are_counted_in_the_bar_and_told_with_file_and_line() {
         "the count",
         "Number(named('nav a .badge', null)[0]?.textContent) > 0",
     );
+    browser.is_clean(&[]);
+}
+
+#[test]
+fn the_grid_of_a_job_leads_to_what_failed_on_which_machine() {
+    let Some(mut browser) = browser::open() else {
+        return;
+    };
+    let command = "[ $SP_MACHINE_ID = m2 ] && exit 7; sleep 0.1";
+    let daemon = Plan::new(json!({"backup": job_with(command, json!({"targets": "*"}))})).start();
+    for _ in 0..3 {
+        let instance = daemon.run("backup");
+        daemon.wait_ended(&instance);
+    }
+    let grid = daemon.get("/api/v1/jobs/backup/grid?runs=2").json();
+    assert_eq!(grid["machines"], json!(["m2", "m1", "m3"]));
+    assert_eq!(grid["runs"].as_array().unwrap().len(), 2);
+    assert_eq!(
+        grid["runs"][0]["outcomes"],
+        json!(["failed", "success", "success"])
+    );
+    assert!(grid["runs"][0]["durations_ms"][1].as_u64().unwrap() >= 100);
+    assert_eq!(daemon.get("/api/v1/jobs/backup/grid?runs=61").status, 400);
+    assert_eq!(daemon.get("/api/v1/jobs/other/grid").status, 404);
+
+    browser.visit(&daemon, "/jobs/backup");
+    browser.until(
+        "three runs",
+        "document.querySelectorAll('.grid thead .cell').length === 3",
+    );
+    assert_eq!(
+        browser.number("document.querySelectorAll('.grid tbody .cell.bad').length"),
+        3
+    );
+    assert_eq!(
+        browser.number("document.querySelectorAll('.grid rect').length"),
+        3
+    );
+    browser.click_on("document.querySelector('.grid tbody .cell.bad')");
+    browser.until_shown("1 of 3 machines failed: exit code 7");
+    browser.until("the machine", "location.search === '?machine=m2'");
+    browser.is_clean(&[]);
+}
+
+#[test]
+fn the_keyboard_is_enough() {
+    let Some(mut browser) = browser::open() else {
+        return;
+    };
+    let daemon = Plan::new(json!({"alpha": job("true"), "beta": job("exit 1")})).start();
+    daemon.run_to_end("beta");
+    browser.visit(&daemon, "/");
+    browser.until(
+        "the jobs",
+        "document.querySelectorAll('.jobs tbody tr').length === 2",
+    );
+    browser.until(
+        "the icon",
+        "document.querySelector('link[rel=icon]').href.endsWith('/ui/icon-failed.svg')",
+    );
+    browser.type_key("/");
+    assert_eq!(browser.text("document.activeElement.type"), "search");
+    browser.press("Escape", 27);
+    browser.type_key("j");
+    assert_eq!(browser.text("document.activeElement.textContent"), "beta");
+    browser.type_key("j");
+    assert_eq!(browser.text("document.activeElement.textContent"), "alpha");
+    browser.type_key("k");
+    browser.press("Enter", 13);
+    browser.until("the job", "location.pathname === '/jobs/beta'");
+    for (letter, path) in [
+        ("a", "/audit"),
+        ("m", "/machines"),
+        ("p", "/problems"),
+        ("r", "/runs"),
+    ] {
+        browser.type_key("g");
+        browser.type_key(letter);
+        browser.until(path, &format!("location.pathname === '{path}'"));
+    }
+    browser.type_key("?");
+    browser.until_shown("previous row");
+    browser.press("Escape", 27);
+    browser.until("no list", "document.querySelector('dialog') === null");
+    // the first stop leads to the search
+    browser.visit(&daemon, "/");
+    browser.until(
+        "the jobs",
+        "document.querySelectorAll('.jobs tbody tr').length === 2",
+    );
+    browser.press("Tab", 9);
+    browser.press("Enter", 13);
+    browser.until("the search", "document.activeElement.type === 'search'");
+    // for a screen on the wall
+    browser.visit(&daemon, "/?view=wall");
+    browser.until_shown("1 job of 2 failed");
+    assert_eq!(browser.count(".tiles a", "beta"), 1);
+    assert_eq!(browser.count("nav a", "Runs"), 0);
     browser.is_clean(&[]);
 }

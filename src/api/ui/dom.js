@@ -20,6 +20,16 @@ export function h(tag, props = {}, ...children) {
   return node;
 }
 
+const SVG = "http://www.w3.org/2000/svg";
+
+/** An element of a drawing, with attributes; children are elements or texts. */
+export function s(tag, props = {}, ...children) {
+  const node = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries(props)) node.setAttribute(name, value);
+  node.append(...children);
+  return node;
+}
+
 /** Changes a text only if it is another: what is selected stays selected. */
 export function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;

@@ -3,6 +3,7 @@
 import { Refused, get, part, post, runPath } from "./api.js";
 import { counted, h, link, list, setBadge, setText, show } from "./dom.js";
 import { question } from "./dialog.js";
+import { gridSection } from "./grid.js";
 import { head, notesText, updateStates } from "./overview.js";
 import { clock, moment, setLasting } from "./time.js";
 
@@ -51,6 +52,7 @@ export function jobView(app, name) {
   const runs = h("tbody");
   const runsTable = h("table", { class: "recent" }, head("Started", "Run", "For", "Outcome", "Machines"), runs);
   const noRuns = h("p", { class: "quiet" });
+  const grid = gridSection(app, name, gone.signal);
   const whole = h(
     "div",
     { hidden: true },
@@ -58,6 +60,7 @@ export function jobView(app, name) {
     pausedText,
     actions,
     problems,
+    grid.node,
     h("section", { "aria-labelledby": "recent-title" }, h("h2", { id: "recent-title" }, "Recent runs"), noRuns, runsTable,
       h("p", {}, h("a", { href: `/runs?job=${part(name)}` }, "All runs of this job"), " · ",
         h("a", { href: `/runs?job=${part(name)}&outcome=not_started` }, "Due times that did not start"))),
@@ -99,6 +102,7 @@ export function jobView(app, name) {
     try {
       job = await get(`${api}?recent=${RECENT}&machines=1`, gone.signal);
       update();
+      grid.load();
     } catch (problem) {
       if (gone.signal.aborted) return;
       seen = null;
@@ -132,7 +136,8 @@ export function jobView(app, name) {
     const may = app.may("operate") && line !== undefined;
     show(actions, may);
     const isThere = line !== undefined && line.state !== "gone";
-    show(run, isThere);
+    // a disabled job does not run by hand either
+    show(run, isThere && line.state !== "disabled");
     show(pause, isThere && !job?.paused);
     show(resume, Boolean(job?.paused));
     show(kill, line?.state === "running");

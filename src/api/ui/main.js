@@ -1,7 +1,7 @@
 // The frame: polls how everything stands, shows what concerns all, and the view that the address names.
 //
-// Reading order: `api.js` asks the daemon; `dom.js`, `time.js`, `dialog.js` make and change elements; `overview.js`,
-// `job.js`, `run.js`, `runs.js`, `machines.js`, `problems.js`, `audit.js` are the views, `output.js` is a part of a run's,
+// Reading order: `api.js` asks the daemon; `dom.js`, `time.js`, `dialog.js` make and change elements; `keys.js` shortcuts; `overview.js`, `wall.js`,
+// `job.js`, `run.js`, `runs.js`, `machines.js`, `problems.js`, `audit.js` are the views, `grid.js` is a part of a job's, `output.js` of a run's,
 // `pages.js` of those that are long lists. A view is `{node, title, changed, stop}`: `changed`
 // is called after each poll, `title` for the window's title.
 
@@ -10,11 +10,13 @@ import { badge, counted, h, list, setAttr, setText, show } from "./dom.js";
 import { clock, now, synchronize, tick } from "./time.js";
 import { auditView } from "./audit.js";
 import { jobView } from "./job.js";
+import { shortcuts, toSearch } from "./keys.js";
 import { machinesView } from "./machines.js";
 import { hasFailed, overviewView } from "./overview.js";
 import { problemsView } from "./problems.js";
 import { runView } from "./run.js";
 import { runsView } from "./runs.js";
+import { wallView } from "./wall.js";
 
 /** Between two polls, in milliseconds: while somebody looks, and while the window is behind others. */
 const POLL_MS = 2_000;
@@ -29,6 +31,12 @@ const PAGES = [
   ["/machines", "Machines", () => 0],
   ["/problems", "Problems", () => state.problems.length + state.troubles.length],
   ["/audit", "Audit", () => 0],
+];
+
+/** After `g`. */
+const LETTERS = [
+  ["o", "/", "overview"], ["r", "/runs", "runs"], ["m", "/machines", "machines"], ["p", "/problems", "problems"],
+  ["a", "/audit", "audit"], ["w", "/?view=wall", "wall"],
 ];
 
 const ROLES = ["read", "operate", "admin"];
@@ -228,13 +236,19 @@ function open() {
   view = viewOf(parts[1], name);
   const main = element("main");
   main.replaceChildren(view.node);
+  document.body.classList.toggle("wall", isWall());
   frame();
   if (state.you) view.changed();
   title();
   scrollTo(0, 0);
 }
 
+function isWall() {
+  return location.pathname === "/" && new URLSearchParams(location.search).get("view") === "wall";
+}
+
 function viewOf(page, name) {
+  if (isWall()) return wallView(app);
   if (page === "jobs") return jobView(app, name);
   if (page === "runs") return name ? runView(app, name) : runsView(app);
   if (page === "machines") return machinesView(app);
@@ -245,7 +259,10 @@ function viewOf(page, name) {
 
 function title() {
   const text = view.title();
-  document.title = text ? `${text} – Saltpeter` : "Saltpeter";
+  const failed = [...state.jobs.values()].filter(hasFailed).length;
+  const name = text ? `${text} – Saltpeter` : "Saltpeter";
+  document.title = failed > 0 ? `(${failed} failed) ${name}` : name;
+  setAttr(document.querySelector("link[rel=icon]"), "href", failed > 0 ? "/ui/icon-failed.svg" : "/ui/icon.svg");
 }
 
 document.addEventListener("click", (event) => {
@@ -264,6 +281,11 @@ document.addEventListener("click", (event) => {
   element("main").focus({ preventScroll: true });
 });
 
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault();
+  toSearch();
+});
+shortcuts(LETTERS, go);
 addEventListener("popstate", open);
 document.addEventListener("visibilitychange", () => {
   view?.looked?.(!document.hidden);

@@ -33,6 +33,9 @@ const FILES: &[File] = &[
     script("dialog.js", include_str!("dialog.js")),
     script("overview.js", include_str!("overview.js")),
     script("job.js", include_str!("job.js")),
+    script("grid.js", include_str!("grid.js")),
+    script("keys.js", include_str!("keys.js")),
+    script("wall.js", include_str!("wall.js")),
     script("run.js", include_str!("run.js")),
     script("output.js", include_str!("output.js")),
     script("pages.js", include_str!("pages.js")),
@@ -40,6 +43,11 @@ const FILES: &[File] = &[
     script("machines.js", include_str!("machines.js")),
     script("problems.js", include_str!("problems.js")),
     script("audit.js", include_str!("audit.js")),
+    File {
+        name: "icon-failed.svg",
+        content_type: "image/svg+xml",
+        text: include_str!("icon-failed.svg"),
+    },
     File {
         name: "icon.svg",
         content_type: "image/svg+xml",

@@ -177,10 +177,7 @@ export function overviewView(app) {
   return {
     node,
     changed,
-    title() {
-      const failed = [...app.state.jobs.values()].filter((job) => rank(job) === 0).length;
-      return failed > 0 ? `${failed} failed` : "";
-    },
+    title: () => "",
     stop() {},
   };
 }

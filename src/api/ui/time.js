@@ -25,6 +25,12 @@ export function duration(ms) {
   return `${Math.floor(s / 86400)} d ${Math.floor((s % 86400) / 3600)} h`;
 }
 
+/** The same for what may be short: `40 ms`, `1.2 s`. */
+export function precise(ms) {
+  if (ms < 1_000) return `${Math.round(ms)} ms`;
+  return ms < 10_000 ? `${(ms / 1000).toFixed(1)} s` : duration(ms);
+}
+
 /** One unit is enough beside a clock time. */
 function roughly(ms) {
   const s = Math.max(0, Math.round(ms / 1000));
