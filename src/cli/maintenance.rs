@@ -1,4 +1,4 @@
-//! `saltpeter maintenance`, `pause`, `resume`: what keeps runs from starting.
+//! `saltpeter maintenance`, `pause`, `resume`, `seen`: what keeps runs from starting, or has kept them.
 //! Must not know: how the daemon keeps it.
 
 use std::process::ExitCode;
@@ -34,6 +34,16 @@ exit codes: 0 success, 1 refused, 2 a command line that cannot be understood,
             69 the daemon cannot be reached, 77 not allowed
 ";
 
+pub const SEEN_HELP: &str = "\
+usage: saltpeter seen JOB [--json]
+
+Marks the due times that the job missed as seen: status and the web UI no longer show their number. Without this they show
+it for a day.
+
+exit codes: 0 success, 1 refused, 2 a command line that cannot be understood, 69 the daemon cannot be reached,
+            77 not allowed
+";
+
 /// Shows or switches maintenance.
 pub fn run(arguments: &Arguments) -> ExitCode {
     super::told(maintenance(arguments))
@@ -54,6 +64,16 @@ pub fn resume(arguments: &Arguments) -> ExitCode {
         arguments,
         "POST",
         &job_path(arguments, "resume"),
+        Some(json!({})),
+    ))
+}
+
+/// Marks the due times that a job missed as seen.
+pub fn seen(arguments: &Arguments) -> ExitCode {
+    super::told(act(
+        arguments,
+        "POST",
+        &job_path(arguments, "seen"),
         Some(json!({})),
     ))
 }

@@ -122,7 +122,7 @@ const ASKING: &[&str] = &["--url", "--cacert"];
 
 /// The first is what happens without a verb.
 #[rustfmt::skip]
-const VERBS: [VerbInfo; 16] = [
+const VERBS: [VerbInfo; 17] = [
     verb("serve", "run the daemon (what happens without a verb)", serve_verb, serve::HELP).options(&["--log-format"]),
     verb("check", "tell what is wrong with the configuration", check_verb, check::HELP).options(&["--json"]),
     verb("next", "tell when jobs are due", next::run, next::HELP).of_job(0..=1).options(&["--count", "--after", "--json"]),
@@ -138,6 +138,8 @@ const VERBS: [VerbInfo; 16] = [
     verb("pause", "keep a job from starting by itself", maintenance::pause, maintenance::PAUSE_HELP)
         .of_job(1..=1).options(&["--reason", "--until", "--json"]).asking(),
     verb("resume", "let it start by itself again", maintenance::resume, maintenance::PAUSE_HELP)
+        .of_job(1..=1).options(&["--json"]).asking(),
+    verb("seen", "mark missed due times as seen", maintenance::seen, maintenance::SEEN_HELP)
         .of_job(1..=1).options(&["--json"]).asking(),
     verb("maintenance", "show maintenance, or switch it", maintenance::run, maintenance::HELP)
         .words(0..=1).options(&["--reason", "--machine", "--for", "--json"]).asking(),

@@ -269,6 +269,8 @@ fn jobs_are_paused_and_machines_taken_out_from_the_command_line() {
     );
     assert!(out(&saltpeter(&daemon, &["status", "j"], &[])).contains("why"));
     assert_eq!(code(&saltpeter(&daemon, &["resume", "j"], &[])), 0);
+    assert_eq!(code(&saltpeter(&daemon, &["seen", "j"], &[])), 0);
+    assert_eq!(code(&saltpeter(&daemon, &["seen", "nope"], &[])), 1);
     assert_eq!(code(&saltpeter(&daemon, &["maintenance", "on"], &[])), 2);
     let on = saltpeter(
         &daemon,
