@@ -262,13 +262,13 @@ impl Session {
             message: format!("the daemon does not understand {reason}"),
         };
         Reaction::Close {
-            last_words: Some(protocol::encode_daemon_frame(&frame, clock::wall())),
+            closing_message: Some(protocol::encode_daemon_frame(&frame, clock::wall())),
         }
     }
 }
 
 impl Handler for Session {
-    type Word = ConnectionOrder;
+    type Order = ConnectionOrder;
 
     fn on_text(&mut self, text: &str, read_at: Mono) -> Reaction {
         let frame = match protocol::decode_wrapper_frame(text) {
@@ -296,7 +296,7 @@ impl Handler for Session {
         self.refuse(what)
     }
 
-    fn on_word(&mut self, order: ConnectionOrder) -> Reaction {
+    fn on_order(&mut self, order: ConnectionOrder) -> Reaction {
         match order {
             ConnectionOrder::Send(frame) => {
                 Reaction::Send(protocol::encode_daemon_frame(&frame, clock::wall()))
@@ -313,7 +313,9 @@ impl Handler for Session {
                 self.is_probed = true;
                 Reaction::ReadDry
             }
-            ConnectionOrder::Close => Reaction::Close { last_words: None },
+            ConnectionOrder::Close => Reaction::Close {
+                closing_message: None,
+            },
         }
     }
 
@@ -377,7 +379,7 @@ fn peer(upgraded: &Upgraded) -> Peer {
     Peer {
         token: token(&upgraded.target),
         address: upgraded.address.to_string(),
-        is_private: is_loopback(upgraded.address.ip()) || upgraded.stream.is_tls(),
+        is_confidential: is_loopback(upgraded.address.ip()) || upgraded.stream.is_tls(),
     }
 }
 

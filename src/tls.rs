@@ -27,7 +27,7 @@ pub struct Tunnel(Box<rustls::Connection>);
 
 /// A socket, with or without TLS: what is read and written is plain text.
 #[derive(Debug)]
-pub struct Line<W> {
+pub struct TlsStream<W> {
     pub wire: W,
     /// Boxed: a connection without TLS pays only eight bytes for it. Set before anything is read or written.
     pub tunnel: Option<Tunnel>,
@@ -192,14 +192,14 @@ impl Tunnel {
     }
 }
 
-impl<W> Line<W> {
+impl<W> TlsStream<W> {
     /// Whether the connection uses TLS.
     pub fn is_tls(&self) -> bool {
         self.tunnel.is_some()
     }
 }
 
-impl<W: Write> Line<W> {
+impl<W: Write> TlsStream<W> {
     /// With TLS, sends the closing alert.
     pub fn close_tls(&mut self) {
         if let Some(tunnel) = &mut self.tunnel {
@@ -208,7 +208,7 @@ impl<W: Write> Line<W> {
     }
 }
 
-impl<W: Read + Write> Read for Line<W> {
+impl<W: Read + Write> Read for TlsStream<W> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match &mut self.tunnel {
             None => self.wire.read(buffer),
@@ -217,7 +217,7 @@ impl<W: Read + Write> Read for Line<W> {
     }
 }
 
-impl<W: Write> Write for Line<W> {
+impl<W: Write> Write for TlsStream<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match &mut self.tunnel {
             None => self.wire.write(bytes),

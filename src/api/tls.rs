@@ -21,7 +21,7 @@ use crate::address::is_loopback;
 use crate::clock::{self, Mono};
 use crate::limits;
 use crate::net::identity;
-use crate::tls::{HANDSHAKE, Line, Tunnel};
+use crate::tls::{HANDSHAKE, TlsStream, Tunnel};
 
 /// The pair that `tls_cert` and `tls_key` name, as it is now.
 #[derive(Debug)]
@@ -94,7 +94,7 @@ fn stamp(path: &Path) -> Stamp {
 
 /// A connection of the API's port.
 pub struct Socket {
-    line: Line<Timed>,
+    line: TlsStream<Timed>,
     keys: Option<Arc<Keys>>,
 }
 
@@ -114,7 +114,7 @@ impl Socket {
             is_nonblocking: Cell::new(false),
         };
         Socket {
-            line: Line { wire, tunnel: None },
+            line: TlsStream { wire, tunnel: None },
             keys,
         }
     }

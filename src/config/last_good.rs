@@ -17,7 +17,7 @@ use super::{Job, Maintenance, settings};
 
 /// The content of one file that is in force.
 #[derive(Default)]
-pub struct Good {
+pub struct LastGood {
     pub jobs: BTreeMap<String, Arc<Job>>,
     /// Keys of `saltpeter_config` that [`settings::apply`] takes.
     pub settings: Vec<(String, Node)>,
@@ -29,13 +29,13 @@ pub struct Store {
     dir: PathBuf,
 }
 
-impl Good {
+impl LastGood {
     pub fn is_empty(&self) -> bool {
         self.jobs.is_empty() && self.settings.is_empty() && self.maintenance == Maintenance::default()
     }
 
     /// Takes from `other` what is not here.
-    pub fn add_missing(&mut self, other: Good) {
+    pub fn add_missing(&mut self, other: LastGood) {
         for (name, job) in other.jobs {
             self.jobs.entry(name).or_insert(job);
         }
@@ -97,8 +97,8 @@ impl Store {
 
     /// What is kept of the file; nothing if nothing is, or if it is not readable. Jobs that this version of the
     /// daemon does not take are left out.
-    pub fn read(&self, file: &str, group: &str, defaults: &Defaults) -> Good {
-        let mut good = Good::default();
+    pub fn read(&self, file: &str, group: &str, defaults: &Defaults) -> LastGood {
+        let mut good = LastGood::default();
         let Ok(bytes) = fs::read(self.path(file)) else {
             return good;
         };
@@ -138,7 +138,7 @@ impl Store {
     }
 
     /// Keeps the content, whole or not at all. What is kept already is not written again.
-    pub fn save(&self, file: &str, good: &Good) -> io::Result<()> {
+    pub fn save(&self, file: &str, good: &LastGood) -> io::Result<()> {
         let bytes = serde_json::to_vec(&good.to_json())?;
         let path = self.path(file);
         if fs::read(&path).is_ok_and(|kept| kept == bytes) {

@@ -16,7 +16,7 @@ pub(super) const SUFFIX: &str = ".yaml";
 
 /// Tells a changed file from an unchanged one without reading it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Stamp {
+pub(super) struct FileStamp {
     device: u64,
     inode: u64,
     bytes: u64,
@@ -31,7 +31,7 @@ pub(super) type Content = Result<Vec<u8>, String>;
 
 /// What a directory holds.
 pub(super) struct Found {
-    pub(super) files: BTreeMap<String, Stamp>,
+    pub(super) files: BTreeMap<String, FileStamp>,
     pub(super) problems: Vec<Problem>,
 }
 
@@ -62,11 +62,11 @@ pub(super) fn list(dir: &Path) -> io::Result<Found> {
                 let path = dir.join(&name);
                 // a link to nowhere, a directory: reading it says why it is no file
                 let stamp = match fs::metadata(&path).or_else(|_| fs::symlink_metadata(&path)) {
-                    Ok(metadata) => Stamp::new(&metadata, now_us),
+                    Ok(metadata) => FileStamp::new(&metadata, now_us),
                     // gone since
                     Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                     // whatever else is in the way, the file is there and its jobs stay
-                    Err(_) => Stamp::unknown(),
+                    Err(_) => FileStamp::unknown(),
                 };
                 found.files.insert(name, stamp);
             }
@@ -93,10 +93,10 @@ pub(super) fn has_short_suffix(name: &OsString) -> bool {
     bytes.ends_with(b".yml") && !bytes.starts_with(b".")
 }
 
-impl Stamp {
-    fn new(metadata: &Metadata, now_us: i64) -> Stamp {
+impl FileStamp {
+    fn new(metadata: &Metadata, now_us: i64) -> FileStamp {
         let changed_us = metadata.ctime().saturating_mul(1_000_000) + metadata.ctime_nsec() / 1_000;
-        Stamp {
+        FileStamp {
             device: metadata.dev(),
             inode: metadata.ino(),
             bytes: metadata.size(),
@@ -107,8 +107,8 @@ impl Stamp {
     }
 
     /// Of a file that cannot be examined: tried again every time.
-    pub(super) fn unknown() -> Stamp {
-        Stamp {
+    pub(super) fn unknown() -> FileStamp {
+        FileStamp {
             device: 0,
             inode: 0,
             bytes: 0,

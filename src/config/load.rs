@@ -7,10 +7,10 @@ use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::last_good::{Good, Store};
+use super::last_good::{LastGood, Store};
 use super::lines::Lines;
-use super::listing::{self, Content, SUFFIX, Stamp};
-use super::reading::{self, Past, Taken};
+use super::listing::{self, Content, FileStamp, SUFFIX};
+use super::reading::{self, FileResult, Previous};
 use super::settings::{self, CONFIG_SECTION};
 use super::validate::{Defaults, Schedules};
 use super::{Config, Job, Maintenance, Problem, Settings, Severity};
@@ -43,13 +43,13 @@ type Seen = Result<u64, String>;
 
 /// What is known of one file.
 struct FileState {
-    stamp: Stamp,
+    stamp: FileStamp,
     /// What was read last; None: it is to be evaluated anew, whatever it is.
     seen: Option<Seen>,
     /// The defaults its jobs were validated with.
     defaults: Defaults,
     /// What of it is in force.
-    good: Good,
+    good: LastGood,
     /// The store was asked for what was good before this process started.
     asked_store: bool,
     /// `good` is newer than the store's.
@@ -148,7 +148,7 @@ impl Loader {
             for file in kept {
                 let content = Err("is missing".to_string());
                 let seen = seen(&self.hasher, &content);
-                self.evaluate(file, Stamp::unknown(), seen, content);
+                self.evaluate(file, FileStamp::unknown(), seen, content);
             }
             self.defaults = settings::defaults(&self.settings().0);
         }
@@ -226,7 +226,7 @@ impl Loader {
     }
 
     /// Reads what is new or changed and forgets what is gone; false: there was nothing to do.
-    fn take(&mut self, found: BTreeMap<String, Stamp>) -> bool {
+    fn take(&mut self, found: BTreeMap<String, FileStamp>) -> bool {
         let known = self.files.len();
         self.files.retain(|file, _| found.contains_key(file));
         let mut changed = Vec::new();
@@ -269,7 +269,7 @@ impl Loader {
     /// Reads again the files whose jobs were validated with other defaults.
     fn evaluate_outdated(&mut self) {
         let defaults = self.defaults;
-        let outdated: Vec<(String, Stamp)> = self
+        let outdated: Vec<(String, FileStamp)> = self
             .files
             .iter()
             .filter(|(_, state)| state.defaults != defaults)
@@ -283,19 +283,20 @@ impl Loader {
     }
 
     /// Makes a file's state of its content and of what was good of it before.
-    fn evaluate(&mut self, file: String, stamp: Stamp, seen: Seen, content: Content) {
+    fn evaluate(&mut self, file: String, stamp: FileStamp, seen: Seen, content: Content) {
         let previous = self.files.remove(&file);
         let asked_store = previous.as_ref().is_some_and(|state| state.asked_store);
         let unsaved = content.is_ok() || previous.as_ref().is_none_or(|state| state.unsaved);
         let group = file.strip_suffix(SUFFIX).unwrap_or(&file).to_string();
-        let mut past = Past {
+        let mut past = Previous {
             good: previous.map(|state| state.good).unwrap_or_default(),
             store: self.store.as_ref().filter(|_| !asked_store),
             file: &file,
             group: &group,
             defaults: &self.defaults,
         };
-        let Taken { good, problems } = reading::take(&content, &mut past, &self.dir, &mut self.schedules);
+        let FileResult { good, problems } =
+            reading::take(&content, &mut past, &self.dir, &mut self.schedules);
         let state = FileState {
             stamp,
             seen: Some(seen),

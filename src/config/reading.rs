@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::file;
-use super::last_good::{Good, Store};
+use super::last_good::{LastGood, Store};
 use super::lines::Lines;
 use super::listing::Content;
 use super::node::Node;
@@ -22,15 +22,15 @@ const KEPT: &str = "its last good content stays in force";
 const NOTHING_KEPT: &str = "nothing of it is in force";
 
 /// What was good of a file before: in memory, else in the store, which is asked when it is first needed.
-pub(super) struct Past<'a> {
-    pub(super) good: Good,
+pub(super) struct Previous<'a> {
+    pub(super) good: LastGood,
     pub(super) store: Option<&'a Store>,
     pub(super) file: &'a str,
     pub(super) group: &'a str,
     pub(super) defaults: &'a Defaults,
 }
 
-impl Past<'_> {
+impl Previous<'_> {
     fn ask_store(&mut self) {
         if let Some(store) = self.store.take() {
             let kept = store.read(self.file, self.group, self.defaults);
@@ -46,7 +46,7 @@ impl Past<'_> {
     }
 
     fn setting(&mut self, key: &str) -> Option<Node> {
-        let find = |good: &Good| {
+        let find = |good: &LastGood| {
             good.settings
                 .iter()
                 .find(|(name, _)| name == key)
@@ -61,15 +61,20 @@ impl Past<'_> {
 
 /// What became of a file.
 #[derive(Default)]
-pub(super) struct Taken {
+pub(super) struct FileResult {
     /// What of it is in force.
-    pub(super) good: Good,
+    pub(super) good: LastGood,
     /// In reading order.
     pub(super) problems: Vec<Problem>,
 }
 
 /// Takes a file's content. What directories in it are relative to is `dir`.
-pub(super) fn take(content: &Content, past: &mut Past<'_>, dir: &Path, schedules: &mut Schedules) -> Taken {
+pub(super) fn take(
+    content: &Content,
+    past: &mut Previous<'_>,
+    dir: &Path,
+    schedules: &mut Schedules,
+) -> FileResult {
     let lines = Lines::new(content.as_deref().unwrap_or_default());
     let source = Source {
         file: past.file,
@@ -80,7 +85,7 @@ pub(super) fn take(content: &Content, past: &mut Past<'_>, dir: &Path, schedules
         dir,
         schedules,
         past,
-        taken: Taken::default(),
+        taken: FileResult::default(),
     };
     match content {
         Ok(bytes) => reading.content(bytes),
@@ -97,8 +102,8 @@ struct Reading<'a, 'b> {
     source: Source<'a>,
     dir: &'a Path,
     schedules: &'a mut Schedules,
-    past: &'a mut Past<'b>,
-    taken: Taken,
+    past: &'a mut Previous<'b>,
+    taken: FileResult,
 }
 
 impl Reading<'_, '_> {
@@ -106,7 +111,7 @@ impl Reading<'_, '_> {
         if file::pieces(bytes, limits::CONFIG_PIECE_BYTES).is_some_and(|pieces| self.pieces(&pieces)) {
             return;
         }
-        self.taken = Taken::default();
+        self.taken = FileResult::default();
         match file::read(bytes) {
             Ok(Node::Null) => self.emptied(),
             Ok(Node::Map(entries)) => self.entries(&entries),

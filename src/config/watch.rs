@@ -163,18 +163,18 @@ impl Watch {
 struct Sweep {
     next: Mono,
     full: Mono,
-    links: Vec<(PathBuf, Option<Look>)>,
+    links: Vec<(PathBuf, Option<LinkStamp>)>,
     files: usize,
 }
 
 /// Enough of a link's target to see it change: device, inode, size, time of change.
-type Look = (u64, u64, u64, i64, i64);
+type LinkStamp = (u64, u64, u64, i64, i64);
 
-fn looked_at<'a>(paths: impl IntoIterator<Item = &'a PathBuf>) -> Vec<(PathBuf, Option<Look>)> {
+fn looked_at<'a>(paths: impl IntoIterator<Item = &'a PathBuf>) -> Vec<(PathBuf, Option<LinkStamp>)> {
     paths.into_iter().map(|path| (path.clone(), look(path))).collect()
 }
 
-fn look(path: &Path) -> Option<Look> {
+fn look(path: &Path) -> Option<LinkStamp> {
     let metadata = fs::metadata(path).ok()?;
     Some((
         metadata.dev(),

@@ -29,7 +29,7 @@ use crate::engine::board::Board;
 use crate::engine::effect::ConnectionOrder;
 use crate::engine::event::Event;
 use crate::engine::{Engine, EngineSettings};
-use crate::executor::link::Entrance;
+use crate::executor::endpoint::Endpoint;
 use crate::executor::{self, CurrentSettings};
 use crate::logfile::{self, JobLog};
 use crate::machines::{self, Connections, Lanes};
@@ -41,21 +41,21 @@ use crate::storage::{self, Request};
 use crate::thread::Actor;
 use crate::{clock, limits, logging};
 
-use open::{Opened, Ports};
+use open::{Addresses, Opened};
 use perform::{Pending, Performer};
 use publisher::Publisher;
-use signals::Caught;
+use signals::SignalHandler;
 use systemd::Systemd;
 use turns::{Inbox, Turns};
 
 /// Serves the configuration in `config_dir` until SIGTERM. The error is one line for people: why it could not start.
 pub fn serve(config_dir: &Path) -> Result<(), String> {
-    let signals = Caught::new().map_err(|error| format!("cannot catch signals: {error}"))?;
+    let signals = SignalHandler::new().map_err(|error| format!("cannot catch signals: {error}"))?;
     let descriptors = descriptors::raise_limit();
     let opened = open::open(config_dir)?;
     let ready_line = opened.ports.ready_line();
     let log = logging::to_background().map_err(|error| format!("cannot start: {error}"))?;
-    let (mut turns, doors) = start(opened, signals, descriptors).map_err(|error| {
+    let (mut turns, intake) = start(opened, signals, descriptors).map_err(|error| {
         format!("cannot start: {error}; are threads or descriptors limited too narrowly?")
     })?;
     logging::say_ready(&ready_line);
@@ -63,13 +63,13 @@ pub fn serve(config_dir: &Path) -> Result<(), String> {
     turns.systemd.ready();
     let (performer, mut systemd) = turns.run();
     systemd.stopping();
-    end(performer, doors);
+    end(performer, intake);
     drop(log);
     Ok(())
 }
 
 /// What lets the outside in; dropped first, so that nothing new comes while the rest ends.
-struct Doors {
+struct Intake {
     _signals: Actor,
     _ticker: Actor,
     _api: Api,
@@ -78,7 +78,7 @@ struct Doors {
 
 /// Starts every thread, those that others need first.
 #[allow(clippy::too_many_lines, reason = "the wiring of all threads, in order")]
-fn start(opened: Opened, signals: Caught, descriptors: usize) -> io::Result<(Turns, Doors)> {
+fn start(opened: Opened, signals: SignalHandler, descriptors: usize) -> io::Result<(Turns, Intake)> {
     let Opened {
         loader,
         config,
@@ -100,7 +100,7 @@ fn start(opened: Opened, signals: Caught, descriptors: usize) -> io::Result<(Tur
     );
     let feed = Arc::new(Feed::new(first_board(&mut engine, &config)));
     let requests = Arc::new(Requests::new(lanes.control.clone()));
-    let storage = storage.start(storage_ports(&lanes, &connections))?;
+    let storage = storage.start(storage_callbacks(&lanes, &connections))?;
     let shared = Shared::new(
         feed.clone(),
         requests.clone(),
@@ -110,10 +110,10 @@ fn start(opened: Opened, signals: Caught, descriptors: usize) -> io::Result<(Tur
     let shared = Arc::new(shared);
     let job_log = Arc::new(logfile::start(settings.logdir.clone(), storage.reader())?);
     let current: CurrentSettings = Arc::new(RwLock::new(settings.clone()));
-    let entrance = entrance(&settings, &ports, &identity);
+    let endpoint = endpoint(&settings, &ports, &identity);
     let executor = executor::start(
         settings.executor,
-        entrance,
+        endpoint,
         current.clone(),
         lanes.control.clone(),
     )?;
@@ -159,19 +159,19 @@ fn start(opened: Opened, signals: Caught, descriptors: usize) -> io::Result<(Tur
         storage,
         pending: Pending::default(),
     };
-    let doors = Doors {
+    let intake = Intake {
         _signals: signals.start(on_end, on_hangup)?,
         _ticker: ticker,
         _api: api,
         _machines: machines,
     };
-    Ok((Turns::new(engine, inbox, performer), doors))
+    Ok((Turns::new(engine, inbox, performer), intake))
 }
 
 /// Ends in order: no more comes in, what waits is handed to storage, storage commits, the job logs are written.
 /// [`signals`] sees to it that this has an end.
-fn end(mut performer: Performer, doors: Doors) {
-    drop(doors);
+fn end(mut performer: Performer, intake: Intake) {
+    drop(intake);
     let (never, pause) = bounded::<()>(0);
     while performer.has_pending() {
         let _ = pause.recv_timeout(Duration::from_millis(limits::PENDING_RETRY_MS));
@@ -205,25 +205,25 @@ fn lanes() -> (Lanes, Inbox) {
     (Lanes { control, bulk }, inbox)
 }
 
-fn engine_settings(settings: &Settings, ports: &Ports) -> io::Result<EngineSettings> {
+fn engine_settings(settings: &Settings, ports: &Addresses) -> io::Result<EngineSettings> {
     let mut seed = [0; 32];
     rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())?;
     let is_local = settings.executor == ExecutorKind::Local;
     Ok(EngineSettings {
         seed,
-        private_link: is_local && is_loopback(ports.local_address().ip()),
-        own_wrapper_by_default: is_local,
+        is_link_confidential: is_local && is_loopback(ports.local_address().ip()),
+        starts_sp_wrapper_by_default: is_local,
         machines_share_a_host: is_local,
     })
 }
 
-fn entrance(settings: &Settings, ports: &Ports, identity: &Identity) -> Entrance {
+fn endpoint(settings: &Settings, ports: &Addresses, identity: &Identity) -> Endpoint {
     let local = ports.local_address();
-    Entrance {
+    Endpoint {
         local_host: local.ip().to_string(),
         port: local.port(),
         pin: identity.pin,
-        own_wrapper_by_default: settings.executor == ExecutorKind::Local,
+        starts_sp_wrapper_by_default: settings.executor == ExecutorKind::Local,
     }
 }
 
@@ -237,10 +237,10 @@ fn first_board(engine: &mut Engine, config: &Arc<Config>) -> Arc<Board> {
     })
 }
 
-fn storage_ports(lanes: &Lanes, connections: &Arc<Connections>) -> storage::Ports {
+fn storage_callbacks(lanes: &Lanes, connections: &Arc<Connections>) -> storage::Callbacks {
     let connections = connections.clone();
     let control = lanes.control.clone();
-    storage::Ports {
+    storage::Callbacks {
         deliver: Box::new(move |connection, frame| {
             connections.push(connection, ConnectionOrder::Send(frame));
         }),

@@ -19,19 +19,19 @@ pub struct Opened {
     pub config: Arc<Config>,
     /// What holds from here to the end.
     pub settings: Arc<Settings>,
-    pub storage: storage::Opened,
+    pub storage: storage::OpenStore,
     pub recovered: Recovered,
     /// None: `api_ws: false`.
     pub api: Option<TcpListener>,
     pub machines: TcpListener,
     /// Of the machines port.
     pub identity: Identity,
-    pub ports: Ports,
+    pub ports: Addresses,
 }
 
 /// Addresses in force until the end.
 #[derive(Clone, Debug)]
-pub struct Ports {
+pub struct Addresses {
     pub api: Option<SocketAddr>,
     pub machines: SocketAddr,
 }
@@ -74,7 +74,7 @@ pub fn open(config_dir: &Path) -> Result<Opened, String> {
             .local_addr()
             .map_err(|error| format!("asking for a port's number: {error}"))
     };
-    let ports = Ports {
+    let ports = Addresses {
         api: api.as_ref().map(address).transpose()?,
         machines: address(&machines)?,
     };
@@ -111,7 +111,7 @@ fn names(settings: &Settings) -> Vec<String> {
     names
 }
 
-impl Ports {
+impl Addresses {
     /// What wrappers on this host connect to.
     pub fn local_address(&self) -> SocketAddr {
         let ip = match self.machines.ip() {
@@ -243,7 +243,7 @@ mod tests {
 
     #[test]
     fn wrappers_on_this_host_come_over_loopback_where_the_port_is_bound_to_all() {
-        let ports = |machines: &str| Ports {
+        let ports = |machines: &str| Addresses {
             api: None,
             machines: machines.parse().unwrap(),
         };

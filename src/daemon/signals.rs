@@ -11,13 +11,13 @@ use signal_hook::iterator::Signals;
 use crate::thread::{self, Actor};
 use crate::{limits, logging};
 
-/// Signals are caught from here on, and handled once [`Caught::start`] is called.
-pub struct Caught(Signals);
+/// Signals are caught from here on, and handled once [`SignalHandler::start`] is called.
+pub struct SignalHandler(Signals);
 
-impl Caught {
+impl SignalHandler {
     /// Catches them.
-    pub fn new() -> io::Result<Caught> {
-        Signals::new([SIGTERM, SIGINT, SIGHUP]).map(Caught)
+    pub fn new() -> io::Result<SignalHandler> {
+        Signals::new([SIGTERM, SIGINT, SIGHUP]).map(SignalHandler)
     }
 
     /// Handles them on a thread of their own. After `on_end` the process has [`limits::SHUTDOWN_MS`] to end by itself;
@@ -27,7 +27,7 @@ impl Caught {
         on_end: impl Fn() + Send + 'static,
         on_reload: impl Fn() + Send + 'static,
     ) -> io::Result<Actor> {
-        let Caught(mut signals) = self;
+        let SignalHandler(mut signals) = self;
         let handle = signals.handle();
         let thread = thread::spawn("signals", limits::STACK_BYTES, move || {
             let mut is_ending = false;

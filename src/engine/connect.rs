@@ -10,6 +10,7 @@ use crate::engine::effect::{ConnectionOrder, Fact, Write};
 use crate::engine::event::Peer;
 use crate::engine::id::ConnectionId;
 use crate::engine::id::MachineRunId;
+use crate::engine::machine_run::Permission;
 use crate::engine::record::MachineStage;
 use crate::engine::{Engine, Turn};
 use crate::protocol::{
@@ -119,7 +120,7 @@ impl Engine {
         let Some(m) = self.runs.machine_mut(id) else {
             return;
         };
-        let by_socket = !m.record.env_delivery && peer.is_private;
+        let by_socket = !m.record.env_delivery && peer.is_confidential;
         let offered = |feature: &str| accepts.iter().any(|accepted| accepted == feature);
         let known = [FEATURE_JOB, FEATURE_DATA_BASE64, FEATURE_WINDOW, FEATURE_RESUME];
         let features: Vec<String> = known
@@ -137,7 +138,7 @@ impl Engine {
             job: None,
             features: Some(features),
         };
-        m.unacked_connect = Some(connection);
+        m.permission = m.permission.storing(connection);
         let facts = vec![Fact::Machine(Box::new(m.record.clone()))];
         let ticket = self.ticket(Waiting::Connect {
             machine_run: id,
@@ -166,8 +167,8 @@ impl Engine {
             return;
         };
         let m = &mut run.machines[place];
-        if m.unacked_connect == Some(connection) {
-            m.unacked_connect = None;
+        if matches!(m.permission, Permission::Storing { connection: of, .. } if of == connection) {
+            m.permission = m.permission.stored(false);
             // what storage took to answer is no delay of the wrapper's
             m.clocks.connected = turn.awake;
         }
@@ -177,7 +178,7 @@ impl Engine {
         if !is_committed {
             return turn.order(connection, ConnectionOrder::Close);
         }
-        if !m.is_open() && !m.order_sent && !m.record.presumed {
+        if !m.is_open() && !m.permission.was_sent() && !m.record.presumed {
             // killed while the permission was on its way to the disk
             return self.refuse_again(turn, connection);
         }
@@ -200,7 +201,9 @@ impl Engine {
                 lockfile: lockfile(spec, &m.record.machine, share_a_host),
             }
         });
-        m.order_sent |= ack.job.is_some();
+        if ack.job.is_some() {
+            m.permission = m.permission.stored(true);
+        }
         turn.send(connection, DaemonFrame::ConnectAck(ack));
         self.send_kill(turn, id);
     }

@@ -234,7 +234,7 @@ impl Engine {
         self.switches.insert(switch.machine.clone(), switch.clone());
         let ends = Ends::Switch(switch.machine.clone());
         self.expiry.set(ends, Some(switch.until));
-        self.weigh_maintenance();
+        self.apply_switches();
         self.settle(turn, request, Control::Switch(switch), audit, told);
     }
 
@@ -258,7 +258,7 @@ impl Engine {
             return self.refuse(turn, request, audit, refusal);
         }
         self.expiry.set(Ends::Switch(machine.clone()), None);
-        self.weigh_maintenance();
+        self.apply_switches();
         let told = format!("maintenance ({object}) is as the files say");
         self.settle(turn, request, Control::SwitchBack { machine }, audit, told);
     }
@@ -307,7 +307,7 @@ impl Engine {
     }
 
     /// What is in force: the files', with the switches on top.
-    pub(super) fn weigh_maintenance(&mut self) {
+    pub(super) fn apply_switches(&mut self) {
         let mut maintenance = self.config.maintenance.clone();
         for (machine, switch) in &self.switches {
             match (machine, switch.is_on) {
@@ -321,7 +321,7 @@ impl Engine {
     }
 
     /// Pauses and switches from storage, before the first configuration. What is over ends with the first tick.
-    pub(super) fn take_up_controls(&mut self, controls: Vec<Control>) {
+    pub(super) fn recover_controls(&mut self, controls: Vec<Control>) {
         for control in controls {
             match control {
                 Control::Pause(pause) => {

@@ -8,7 +8,7 @@ use crate::config::JobSpec;
 use crate::engine::id::{ConnectionId, RequestId, Ticket};
 use crate::engine::id::{MachineRunId, RunId};
 use crate::engine::record::{
-    Control, JobRecord, MachineRecord, OutputRef, OutputRow, RunRecord, VerdictRecord,
+    Control, Handover, JobRecord, MachineRecord, OutputRef, OutputRow, RunRecord, VerdictRecord,
 };
 use crate::protocol::DaemonFrame;
 
@@ -131,15 +131,12 @@ pub struct Dispatch {
     pub token: String,
     pub spec: Arc<JobSpec>,
     pub machines: Vec<(MachineRunId, String)>,
-    /// Command and environment travel in the dispatch.
-    pub env_delivery: bool,
+    pub handover: Handover,
     /// When it was made, as stored with its machine runs; no two dispatches have the same, and it is even. Salt's job id
     /// comes of it, so that a dispatch that is repeated bears the same.
     pub at: Wall,
     /// It may have been sent before a restart.
     pub again: bool,
-    /// The command itself is to be run, without a wrapper. Answered per machine by [`super::event::Event::Returned`].
-    pub plain: bool,
 }
 
 /// Lines of a job's log file, exactly as rules.md has them.

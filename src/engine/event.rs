@@ -20,7 +20,7 @@ pub struct Peer {
     /// Its address, for messages.
     pub address: String,
     /// Loopback or verified TLS: a command may travel here (rules.md 23a).
-    pub is_private: bool,
+    pub is_confidential: bool,
 }
 
 /// What happened.

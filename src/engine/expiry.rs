@@ -84,7 +84,7 @@ impl Engine {
         }
         self.expiry.is_behind = left == 0;
         if is_switched {
-            self.weigh_maintenance();
+            self.apply_switches();
         }
         turn.store(facts);
     }

@@ -55,7 +55,7 @@ impl JobState {
 impl Engine {
     /// A new configuration is in force.
     pub(super) fn configure(&mut self, turn: &mut Turn, config: Arc<Config>) {
-        let facts = self.adopt(config, turn.now.wall);
+        let facts = self.apply_config(config, turn.now.wall);
         turn.store(facts);
         let mut left = limits::TURN_DUE_TIMES;
         self.plan_some(&mut left);
@@ -63,7 +63,7 @@ impl Engine {
 
     /// Takes a configuration; returns what has to be stored of it. The jobs' next due times are found after this, see
     /// [`Engine::plan_some`].
-    pub(super) fn adopt(&mut self, config: Arc<Config>, wall: Wall) -> Vec<Fact> {
+    pub(super) fn apply_config(&mut self, config: Arc<Config>, wall: Wall) -> Vec<Fact> {
         let mut facts = Vec::new();
         let from = self.look.at_s().unwrap_or(wall.secs());
         let names: Vec<Arc<str>> = self.jobs.keys().cloned().collect();
@@ -82,7 +82,7 @@ impl Engine {
             }
         }
         self.config = config;
-        self.weigh_maintenance();
+        self.apply_switches();
         self.shown.is_changed = true;
         facts
     }
@@ -164,7 +164,7 @@ impl Engine {
     }
 
     /// Job records from storage, before the first configuration.
-    pub(super) fn take_up_jobs(&mut self, records: Vec<JobRecord>, now: Wall) {
+    pub(super) fn recover_jobs(&mut self, records: Vec<JobRecord>, now: Wall) {
         for record in records.iter().filter(|record| record.missed > 0) {
             // a version that did not store since when
             let at = record.missed_at.unwrap_or(now);

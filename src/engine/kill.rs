@@ -10,7 +10,7 @@ use crate::engine::effect::{Done, Effect, Fact, Refusal, Write};
 use crate::engine::id::RequestId;
 use crate::engine::id::{MachineRunId, RunId};
 use crate::engine::machine_run::Kill;
-use crate::engine::record::MachineStage;
+use crate::engine::record::{Handover, MachineStage};
 use crate::engine::{Engine, Turn};
 use crate::limits;
 use crate::protocol::{DaemonFrame, SessionKey};
@@ -198,7 +198,9 @@ impl Engine {
             MachineStage::Waiting => true,
             MachineStage::Dispatched | MachineStage::Launched => !m.may_have_started(),
             // the permission is on its way to the disk, and has not left
-            MachineStage::Permitted => !m.record.env_delivery && m.unacked_connect.is_some() && !m.order_sent,
+            MachineStage::Permitted => {
+                m.permission.is_storing() && !m.permission.was_sent() && !m.record.env_delivery
+            }
             _ => false,
         };
         if is_certain {
@@ -212,14 +214,14 @@ impl Engine {
             return;
         };
         let m = &mut run.machines[place];
-        if m.plain {
+        if m.handover == Handover::Plain {
             return super::plain::terminate(turn, m);
         }
         let Some(connection) = m.connection else { return };
         let can_hear = match m.record.stage {
             MachineStage::Started => true,
             // a Python wrapper takes the next frame after its connect and start for their acks (rules.md 19)
-            MachineStage::Permitted => m.record.ours && m.unacked_connect.is_none(),
+            MachineStage::Permitted => m.record.ours && !m.permission.is_storing(),
             _ => false,
         };
         let Some(kill) = m.kill.as_mut() else { return };

@@ -9,28 +9,71 @@ use crate::engine::AwakeMs;
 use crate::engine::board::MachineBoard;
 use crate::engine::id::ConnectionId;
 use crate::engine::output::Output;
-use crate::engine::record::{MachineRecord, MachineStage, OutputPosition};
+use crate::engine::record::{Handover, MachineRecord, MachineStage, OutputPosition};
 use crate::limits;
 
 /// A machine run in the engine's memory.
 #[derive(Debug)]
 pub struct MachineRun {
     pub record: MachineRecord,
-    /// No wrapper: the executor runs the command (`use_wrapper: false`).
-    pub plain: bool,
+    pub handover: Handover,
     pub output: Output,
     /// The socket that speaks for it now.
     pub connection: Option<ConnectionId>,
     pub clocks: Clocks,
     pub kill: Option<Kill>,
-    /// Its connect waits for storage before it is acked, on that connection.
-    pub unacked_connect: Option<ConnectionId>,
-    /// The job may have left for the wrapper: from then on it may have started.
-    pub order_sent: bool,
+    pub permission: Permission,
     /// The lowest seq that was refused as coming from the future, until something in order comes.
     pub nacked: Option<u64>,
     /// The board's copy; None when it has to be made anew.
     pub shown: Option<Arc<MachineBoard>>,
+}
+
+/// Whether a wrapper may have the permission to start, and with it the job where that goes over the socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Permission {
+    /// No wrapper has it.
+    Free,
+    /// A connect waits for storage before it is acknowledged on that connection. `was_sent`: the permission may have left
+    /// on an earlier one.
+    Storing {
+        connection: ConnectionId,
+        was_sent: bool,
+    },
+    /// It may have left for a wrapper: from then on the command may have started.
+    Sent,
+}
+
+impl Permission {
+    /// A connect waits for storage.
+    pub fn is_storing(self) -> bool {
+        matches!(self, Permission::Storing { .. })
+    }
+
+    /// The permission may have left.
+    pub fn was_sent(self) -> bool {
+        matches!(
+            self,
+            Permission::Sent | Permission::Storing { was_sent: true, .. }
+        )
+    }
+
+    /// A connect on that connection goes to storage.
+    pub fn storing(self, connection: ConnectionId) -> Permission {
+        Permission::Storing {
+            connection,
+            was_sent: self.was_sent(),
+        }
+    }
+
+    /// Storage has answered a connect: `is_sent` says whether the job leaves with its acknowledgment.
+    pub fn stored(self, is_sent: bool) -> Permission {
+        if is_sent || self.was_sent() {
+            Permission::Sent
+        } else {
+            Permission::Free
+        }
+    }
 }
 
 /// When what happened last, in awake time.
@@ -101,20 +144,23 @@ impl MachineRun {
             dry: None,
         };
         // before a restart it may have left
-        let order_sent = record.wrapper_id.is_some();
+        let permission = if record.wrapper_id.is_some() {
+            Permission::Sent
+        } else {
+            Permission::Free
+        };
         let kill = record.kill_asked.map(|_| Kill {
             asked: awake,
             sent: None,
         });
         MachineRun {
             output: Output::new(spec.output_limit_bytes, position),
-            plain: !spec.use_wrapper,
+            handover: Handover::stored(spec, record.env_delivery),
             record,
             connection: None,
             clocks,
             kill,
-            unacked_connect: None,
-            order_sent,
+            permission,
             nacked: None,
             shown: None,
         }
@@ -157,7 +203,10 @@ impl MachineRun {
                 Some(sent) if passed(sent, limits::DISPATCH_TIMEOUT_MS) => Overdue::Dispatch,
                 _ => Overdue::Nothing,
             },
-            MachineStage::Launched if !self.plain && passed(self.clocks.launched, spec.start_timeout_ms) => {
+            MachineStage::Launched
+                if self.handover != Handover::Plain
+                    && passed(self.clocks.launched, spec.start_timeout_ms) =>
+            {
                 Overdue::Connect
             }
             // a Python wrapper does not beat before its start
@@ -167,7 +216,7 @@ impl MachineRun {
                 silence => silence,
             },
             // nobody beats for it; the executor watches it
-            MachineStage::Started if self.plain => Overdue::Nothing,
+            MachineStage::Started if self.handover == Handover::Plain => Overdue::Nothing,
             MachineStage::Started => match self.silence(spec, awake) {
                 Overdue::Nothing if self.timed_out(spec, awake) => Overdue::Timeout,
                 silence => silence,
@@ -178,7 +227,7 @@ impl MachineRun {
 
     fn late_start(&self, awake: AwakeMs) -> Overdue {
         // the permission that storage holds back is not the wrapper's delay
-        let is_late = self.unacked_connect.is_none()
+        let is_late = !self.permission.is_storing()
             && awake >= self.clocks.connected.saturating_add(limits::CONNECT_TO_START_MS);
         if is_late { Overdue::Start } else { Overdue::Nothing }
     }

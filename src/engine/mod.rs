@@ -61,9 +61,9 @@ pub struct EngineSettings {
     /// Seed of draws, shuffles and tokens: fresh from the kernel in the daemon, fixed in tests.
     pub seed: [u8; 32],
     /// The link between wrapper and daemon is private even without TLS (loopback), so that jobs may travel over it.
-    pub private_link: bool,
+    pub is_link_confidential: bool,
     /// Without a `wrapper_path` or `default_wrapper_path` the executor starts our own wrapper (local executor).
-    pub own_wrapper_by_default: bool,
+    pub starts_sp_wrapper_by_default: bool,
     /// All machines are this host (local executor): an explicit `lockfile` becomes one per machine (rules.md 28).
     pub machines_share_a_host: bool,
 }
@@ -114,7 +114,7 @@ pub struct Engine {
     /// The time by which history ages, and when it was that time.
     history_clock: Option<(Wall, AwakeMs)>,
     /// Effects that wait for the first turn.
-    early: Vec<Effect>,
+    startup_effects: Vec<Effect>,
     shown: board::Shown,
 }
 
@@ -193,17 +193,17 @@ impl Engine {
                 .history_clock
                 .or(recovered.last_look)
                 .map(|at| (at, now.mono.0)),
-            early: Vec::new(),
+            startup_effects: Vec::new(),
             shown: board::Shown::default(),
         };
-        engine.take_up(config, recovered, now);
+        engine.recover(config, recovered, now);
         engine
     }
 
     /// One turn. Effects are appended in the order in which they are to be done.
     #[allow(clippy::too_many_lines, reason = "a table: one arm for each event")]
     pub fn handle(&mut self, now: Now, event: Event, effects: &mut Vec<Effect>) {
-        effects.append(&mut self.early);
+        effects.append(&mut self.startup_effects);
         let awake = self.awake.advance(now.mono);
         let turn = &mut Turn { now, awake, effects };
         match event {

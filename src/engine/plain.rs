@@ -7,7 +7,7 @@ use crate::ending::Ending;
 use crate::engine::effect::{ExecutorOrder, Fact, Write};
 use crate::engine::id::MachineRunId;
 use crate::engine::machine_run::MachineRun;
-use crate::engine::record::MachineStage;
+use crate::engine::record::{Handover, MachineStage};
 use crate::engine::{Engine, Turn};
 
 impl Engine {
@@ -17,7 +17,7 @@ impl Engine {
             let Some(m) = self
                 .runs
                 .machine_mut(*id)
-                .filter(|m| m.plain && m.record.stage == MachineStage::Dispatched)
+                .filter(|m| m.handover == Handover::Plain && m.record.stage == MachineStage::Dispatched)
             else {
                 continue;
             };

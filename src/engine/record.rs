@@ -129,6 +129,29 @@ impl MachineCounts {
     }
 }
 
+/// How a command reaches its machine. Decided once, when its run starts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Handover {
+    /// Without a wrapper: the executor runs it (`use_wrapper: false`).
+    Plain,
+    /// Command and environment travel in the dispatch: starting needs no permission, and is never repeated.
+    InDispatch,
+    /// A wrapper gets it over its connection, with the permission to start.
+    #[default]
+    OverSocket,
+}
+
+impl Handover {
+    /// As it was decided for a stored machine run.
+    pub fn stored(spec: &JobSpec, env_delivery: bool) -> Handover {
+        match (spec.use_wrapper, env_delivery) {
+            (false, _) => Handover::Plain,
+            (true, true) => Handover::InDispatch,
+            (true, false) => Handover::OverSocket,
+        }
+    }
+}
+
 /// How far a machine run has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MachineStage {

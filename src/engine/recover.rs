@@ -12,15 +12,15 @@ use crate::config::Config;
 use crate::engine::effect::{Effect, ExecutorOrder, StorageOrder, Write};
 use crate::engine::id::{MachineRunId, RunId};
 use crate::engine::look::Look;
-use crate::engine::record::{MachineStage, Recovered, RunStage};
+use crate::engine::record::{Handover, MachineStage, Recovered, RunStage};
 use crate::engine::run::{Run, dispatch_effect};
 use crate::engine::{Engine, Turn};
 use crate::limits;
 
 impl Engine {
-    pub(super) fn take_up(&mut self, config: Arc<Config>, recovered: Recovered, now: Now) {
+    pub(super) fn recover(&mut self, config: Arc<Config>, recovered: Recovered, now: Now) {
         let awake = self.awake.at(now.mono);
-        self.take_up_jobs(recovered.jobs, now.wall);
+        self.recover_jobs(recovered.jobs, now.wall);
         self.look = Look::recovered(
             recovered.last_look,
             recovered.doubt,
@@ -42,8 +42,8 @@ impl Engine {
             self.touch_run(id);
             self.shown.jobs.insert(job);
         }
-        self.take_up_controls(recovered.controls);
-        let facts = self.adopt(config, now.wall);
+        self.recover_controls(recovered.controls);
+        let facts = self.apply_config(config, now.wall);
         // before the first turn there is time
         let mut all = usize::MAX;
         self.plan_some(&mut all);
@@ -52,7 +52,7 @@ impl Engine {
                 facts,
                 ..Write::default()
             };
-            self.early
+            self.startup_effects
                 .push(Effect::Store(StorageOrder::Commit(Box::new(write))));
         }
     }
@@ -79,9 +79,11 @@ impl Engine {
     /// Continues one run that was open when the daemon stopped.
     #[allow(clippy::too_many_lines, reason = "one step for each stage of a run")]
     pub(super) fn resume(&mut self, turn: &mut Turn, id: RunId) {
-        let Some(run) = self.runs.get_mut(id).filter(|run| run.is_stored) else {
+        let Some(run) = self.runs.get(id).filter(|run| run.is_stored) else {
             return;
         };
+        let handover = self.handover(&run.record.spec);
+        let Some(run) = self.runs.get_mut(id) else { return };
         turn.effects.push(Effect::Say {
             level: Level::Info,
             text: format!(
@@ -118,8 +120,8 @@ impl Engine {
                 // what became of it
                 (stage, env)
                     if matches!(stage, MachineStage::Dispatched | MachineStage::Launched)
-                        && (m.plain || !env)
-                        || stage == MachineStage::Started && m.plain =>
+                        && (m.handover == Handover::Plain || !env)
+                        || stage == MachineStage::Started && m.handover == Handover::Plain =>
                 {
                     m.record.stage = MachineStage::Dispatched;
                     let at = m.record.dispatched.unwrap_or(turn.now.wall);
@@ -134,10 +136,12 @@ impl Engine {
             }
         }
         for (at, machines) in again {
-            let dispatch = dispatch_effect(run, machines, false, at, true);
+            let handover = Handover::stored(&run.record.spec, false);
+            let dispatch = dispatch_effect(run, machines, handover, at, true);
             turn.execute(ExecutorOrder::Dispatch(Box::new(dispatch)));
         }
         if run.record.stage == RunStage::Pinging {
+            run.handover = handover;
             let spec = run.record.spec.clone();
             turn.execute(ExecutorOrder::Resolve { run: id, spec });
         }

@@ -15,7 +15,9 @@ use crate::engine::id::RequestId;
 use crate::engine::id::{MachineRunId, RunId};
 use crate::engine::machine_run::MachineRun;
 use crate::engine::outcome::{end_record, notice, result_entry};
-use crate::engine::record::{AuditRecord, MachineRecord, MachineStage, OutputPosition, RunRecord, RunStage};
+use crate::engine::record::{
+    AuditRecord, Handover, MachineRecord, MachineStage, OutputPosition, RunRecord, RunStage,
+};
 use crate::engine::{AwakeMs, Engine, Turn, batch};
 
 /// A run in the engine's memory.
@@ -30,6 +32,8 @@ pub struct Run {
     pub is_stored: bool,
     /// Machines not handed to the executor yet, in order.
     pub waiting: VecDeque<usize>,
+    /// How the command reaches machines that are added.
+    pub handover: Handover,
     /// What the executor has found while everything is needed before anything starts.
     pub found: Found,
     /// When the executor was asked, in awake time.
@@ -39,7 +43,7 @@ pub struct Run {
     /// Kills asked for before its start was stored: they are answered after it, with how many machines they concern.
     pub held_kills: Vec<(RequestId, usize)>,
     /// An id under which a wrapper came that is no target (rules.md 27).
-    pub stranger: Option<String>,
+    pub unknown_machine: Option<String>,
     /// When it ended or was loaded, in awake time: it is forgotten some time later.
     pub rests_since: AwakeMs,
     /// Writes with its facts whose commit is not confirmed yet.
@@ -88,6 +92,7 @@ impl Run {
                 is_finished: record.stage != RunStage::Pinging,
                 ..Found::default()
             },
+            handover: Handover::stored(&spec, machines.iter().all(|m| m.record.env_delivery)),
             kill: record.kill_asked.map(|_| awake),
             record,
             open_machines: machines.iter().filter(|m| m.is_open()).count(),
@@ -97,7 +102,7 @@ impl Run {
             waiting: VecDeque::new(),
             asked_executor: awake,
             held_kills: Vec::new(),
-            stranger: None,
+            unknown_machine: None,
             rests_since: awake,
             unconfirmed: 0,
             is_refused: false,
@@ -186,7 +191,7 @@ impl Engine {
         down: Vec<String>,
         spec: &JobSpec,
     ) {
-        let strangers = self.strangers(id, &up, &down, spec);
+        let unknown_machines = self.unknown_machines(id, &up, &down, spec);
         let parts = batch::divide(
             up,
             down,
@@ -200,11 +205,10 @@ impl Engine {
             spec.batch_size,
             &mut self.random,
         );
-        let env_delivery = !spec.use_wrapper || !self.delivers_over_socket(spec);
         let mut write = Write::default();
         let mut waiting = Vec::new();
         let mut log = Vec::new();
-        let groups = fates(parts, strangers);
+        let groups = fates(parts, unknown_machines);
         let found = groups.iter().map(|(machines, _)| machines.len()).sum();
         let mut next_id = self.runs.next_machine_ids(found);
         let Some(run) = self.runs.get_mut(id) else { return };
@@ -221,7 +225,7 @@ impl Engine {
                     run: id,
                     machine: machine.clone(),
                     position: place as u32,
-                    env_delivery,
+                    env_delivery: run.handover != Handover::OverSocket,
                     ..MachineRecord::default()
                 };
                 next_id += 1;
@@ -275,7 +279,7 @@ impl Engine {
     }
 
     /// Machines that somebody named for this run and that the job's targets do not match: known once all are found.
-    fn strangers(&self, id: RunId, up: &[String], down: &[String], spec: &JobSpec) -> Vec<String> {
+    fn unknown_machines(&self, id: RunId, up: &[String], down: &[String], spec: &JobSpec) -> Vec<String> {
         let Some(run) = self
             .runs
             .get(id)
@@ -284,9 +288,9 @@ impl Engine {
             return Vec::new();
         };
         let found: BTreeSet<&String> = up.iter().chain(down).collect();
-        let is_stranger =
+        let is_unknown =
             |machine: &&String| !found.contains(machine) && !run.by_machine.contains_key(*machine);
-        spec.only.iter().filter(is_stranger).cloned().collect()
+        spec.only.iter().filter(is_unknown).cloned().collect()
     }
 
     /// Hands over as many waiting machines as the batch has room for.
@@ -304,20 +308,20 @@ impl Engine {
         let at = next_dispatch(&mut self.last_dispatch, turn.now.wall);
         let mut machines = Vec::with_capacity(room);
         let mut facts = Vec::with_capacity(room);
-        let mut env_delivery = false;
+        let mut handover = run.handover;
         for place in places {
             let m = &mut run.machines[place];
             m.record.stage = MachineStage::Dispatched;
             m.record.dispatched = Some(at);
             m.clocks.dispatched = (!m.record.env_delivery).then_some(turn.awake);
             m.shown = None;
-            env_delivery = m.record.env_delivery;
+            handover = m.handover;
             facts.push(Fact::Machine(Box::new(m.record.clone())));
             machines.push((m.record.id, m.record.machine.clone()));
         }
-        let dispatch = dispatch_effect(run, machines, env_delivery, at, false);
+        let dispatch = dispatch_effect(run, machines, handover, at, false);
         self.touch_run(id);
-        if env_delivery {
+        if handover != Handover::OverSocket {
             // it is sent once and never repeated: only after it is stored that it was
             let ticket = self.ticket(Waiting::Dispatch(dispatch));
             turn.commit(Write {
@@ -382,18 +386,26 @@ impl Engine {
         }
     }
 
-    /// Whether the job travels over the socket (rules.md 23).
-    fn delivers_over_socket(&self, spec: &JobSpec) -> bool {
+    /// How a job that starts now reaches its machines (rules.md 23).
+    pub(super) fn handover(&self, spec: &JobSpec) -> Handover {
+        if !spec.use_wrapper {
+            return Handover::Plain;
+        }
         let settings = &self.config.settings;
-        let by_default = self.settings.own_wrapper_by_default;
-        let is_private = self.settings.private_link
+        let by_default = self.settings.starts_sp_wrapper_by_default;
+        let is_confidential = self.settings.is_link_confidential
             || settings.is_wrapper_tls(spec, by_default)
             || settings.executor == ExecutorKind::Salt
                 && settings.server_host(spec).is_some_and(is_loopback_host);
-        match spec.delivery {
+        let is_over_socket = match spec.delivery {
             Delivery::Env => false,
-            Delivery::Auto => is_private && settings.is_wrapper_ours(spec, by_default),
-            Delivery::Socket => is_private,
+            Delivery::Auto => is_confidential && settings.is_wrapper_ours(spec, by_default),
+            Delivery::Socket => is_confidential,
+        };
+        if is_over_socket {
+            Handover::OverSocket
+        } else {
+            Handover::InDispatch
         }
     }
 
@@ -430,13 +442,13 @@ impl Engine {
 }
 
 /// What becomes of each group of machines; None: it is started.
-fn fates(parts: batch::Parts, strangers: Vec<String>) -> [(Vec<String>, Option<Ending>); 5] {
+fn fates(parts: batch::Parts, unknown_machines: Vec<String>) -> [(Vec<String>, Option<Ending>); 5] {
     [
         (parts.start, None),
         (parts.down, Some(Ending::no_response())),
         (parts.down_not_needed, Some(Ending::no_response().not_counted())),
         (parts.in_maintenance, Some(Ending::maintenance())),
-        (strangers, Some(Ending::no_target())),
+        (unknown_machines, Some(Ending::no_target())),
     ]
 }
 
@@ -444,7 +456,7 @@ fn fates(parts: batch::Parts, strangers: Vec<String>) -> [(Vec<String>, Option<E
 pub(super) fn dispatch_effect(
     run: &Run,
     machines: Vec<(MachineRunId, String)>,
-    env_delivery: bool,
+    handover: Handover,
     at: Wall,
     again: bool,
 ) -> Dispatch {
@@ -455,10 +467,9 @@ pub(super) fn dispatch_effect(
         token: run.record.token.clone(),
         spec: run.record.spec.clone(),
         machines,
-        env_delivery,
+        handover,
         at,
         again,
-        plain: !run.record.spec.use_wrapper,
     }
 }
 

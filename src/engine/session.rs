@@ -42,7 +42,7 @@ enum Lookup {
     Loading,
     /// No such run, no such target, or the wrong token; which of them is nobody's business but the log's.
     Unknown {
-        stranger_of: Option<RunId>,
+        unknown_in: Option<RunId>,
     },
 }
 
@@ -99,8 +99,8 @@ impl Engine {
                 }
             }
             Lookup::Known(id) => self.accept(turn, id, arrival),
-            Lookup::Unknown { stranger_of } => {
-                self.refuse_unknown(turn, stranger_of, arrival);
+            Lookup::Unknown { unknown_in } => {
+                self.refuse_unknown(turn, unknown_in, arrival);
             }
         }
     }
@@ -118,7 +118,7 @@ impl Engine {
             }
             // a run's name begins with its job's: what does not is nobody's, and storage need not be asked
             if self.loading.len() >= limits::LOADING_INSTANCES || !key.instance.starts_with(&key.job) {
-                return Lookup::Unknown { stranger_of: None };
+                return Lookup::Unknown { unknown_in: None };
             }
             self.loading.insert(key.instance.clone(), Vec::new());
             turn.effects.push(Effect::Store(StorageOrder::LoadRun {
@@ -139,12 +139,12 @@ impl Engine {
                 &key.instance,
                 "its token is not that run's",
             );
-            return Lookup::Unknown { stranger_of: None };
+            return Lookup::Unknown { unknown_in: None };
         }
         match run.by_machine.get(key.machine.as_str()) {
             Some(&place) => Lookup::Known(run.machines[place].record.id),
             None => Lookup::Unknown {
-                stranger_of: Some(run.record.id),
+                unknown_in: Some(run.record.id),
             },
         }
     }
@@ -207,7 +207,7 @@ impl Engine {
     }
 
     /// Nothing changes. A Python wrapper must not be cut off, or its command blocks on a full pipe (rules.md 23b).
-    fn refuse_unknown(&mut self, turn: &mut Turn, stranger_of: Option<RunId>, arrival: Arrival) {
+    fn refuse_unknown(&mut self, turn: &mut Turn, unknown_in: Option<RunId>, arrival: Arrival) {
         let Arrival {
             connection,
             peer,
@@ -222,8 +222,8 @@ impl Engine {
         let Arrived::Frame { frame, .. } = what else {
             return;
         };
-        if let Some(run) = stranger_of.and_then(|id| self.runs.get_mut(id)) {
-            run.stranger
+        if let Some(run) = unknown_in.and_then(|id| self.runs.get_mut(id)) {
+            run.unknown_machine
                 .get_or_insert_with(|| frame.key.machine.chars().take(256).collect());
             let instance = run.record.instance.clone();
             let why = format!("'{}' is no target of it", frame.key.machine.escape_default());

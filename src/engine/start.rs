@@ -53,7 +53,9 @@ impl Engine {
         };
         let mut tries = 0;
         record.instance = self.free_instance(job, turn.now.wall, &mut tries);
+        let handover = self.handover(&record.spec);
         let mut run = Run::new(record, Vec::new(), turn.awake);
+        run.handover = handover;
         run.is_stored = false;
         run.name_tries = tries;
         run.audit = audit;

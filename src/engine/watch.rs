@@ -182,8 +182,10 @@ impl Engine {
                     "the wrapper did not connect within {} seconds of its launch",
                     spec.start_timeout_ms / 1_000
                 );
-                if let Some(stranger) = &run.stranger {
-                    text += &format!(": a wrapper connected as '{stranger}', which is no target of this run");
+                if let Some(unknown_machine) = &run.unknown_machine {
+                    text += &format!(
+                        ": a wrapper connected as '{unknown_machine}', which is no target of this run"
+                    );
                 }
                 Ending::not_started(text).presumed(env)
             }

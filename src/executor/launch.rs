@@ -8,9 +8,10 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use super::link::Link;
+use super::endpoint::Route;
 use crate::config::{JobSpec, Settings};
 use crate::engine::effect::Dispatch;
+use crate::engine::record::Handover;
 use crate::process::descriptors;
 use crate::safe_name::safe_name;
 
@@ -127,7 +128,7 @@ pub fn environment(
     dispatch: &Dispatch,
     machine: &str,
     program: &Path,
-    link: &Link,
+    route: &Route,
     settings: &Settings,
     own: impl Iterator<Item = (OsString, OsString)>,
 ) -> BTreeMap<OsString, OsString> {
@@ -137,7 +138,7 @@ pub fn environment(
                 .is_some_and(|name| KEPT.contains(&name) || name.starts_with("LC_"))
         })
         .collect();
-    for (name, value) in settings_of(dispatch, link, settings) {
+    for (name, value) in settings_of(dispatch, route, settings) {
         environment.insert(name.into(), value.into());
     }
     environment.insert("SP_MACHINE_ID".into(), machine.into());
@@ -153,7 +154,7 @@ pub fn environment(
 /// Several machines share this host's file system (rules.md 28). A Python wrapper's own lock is named after the job alone: where
 /// the executor plays several machines, each gets a lock file.
 fn lockfile(dispatch: &Dispatch, machine: &str, program: &Path, settings: &Settings) -> Option<String> {
-    if !dispatch.env_delivery {
+    if dispatch.handover != Handover::InDispatch {
         return None;
     }
     if let Some(lockfile) = &dispatch.spec.lockfile {
@@ -172,13 +173,13 @@ fn lockfile(dispatch: &Dispatch, machine: &str, program: &Path, settings: &Setti
 }
 
 /// What every wrapper of a dispatch is told, whichever machine it is on.
-pub fn settings_of(dispatch: &Dispatch, link: &Link, settings: &Settings) -> BTreeMap<String, String> {
+pub fn settings_of(dispatch: &Dispatch, route: &Route, settings: &Settings) -> BTreeMap<String, String> {
     let spec = &dispatch.spec;
     let mut environment = BTreeMap::new();
     let mut set = |name: &str, value: &str| {
         environment.insert(name.to_string(), value.to_string());
     };
-    if dispatch.env_delivery {
+    if dispatch.handover == Handover::InDispatch {
         for (name, value) in &spec.env {
             set(name, value);
         }
@@ -203,9 +204,9 @@ pub fn settings_of(dispatch: &Dispatch, link: &Link, settings: &Settings) -> BTr
     }
     set(
         "SP_WEBSOCKET_URL",
-        &format!("{}?token={}", link.url, dispatch.token),
+        &format!("{}?token={}", route.url, dispatch.token),
     );
-    if let Some(pin) = &link.pin {
+    if let Some(pin) = &route.pin {
         set("SP_TLS_PIN", &pin.to_string());
     }
     set("SP_JOB_NAME", &dispatch.job);
@@ -230,7 +231,7 @@ mod tests {
 
     use super::*;
 
-    fn dispatch(env_delivery: bool) -> Dispatch {
+    fn dispatch(handover: Handover) -> Dispatch {
         Dispatch {
             run: Default::default(),
             job: "backup".into(),
@@ -245,23 +246,22 @@ mod tests {
                 ..JobSpec::default()
             }),
             machines: Vec::new(),
-            env_delivery,
+            handover,
             at: Default::default(),
             again: false,
-            plain: false,
         }
     }
 
-    fn environment_of(env_delivery: bool) -> BTreeMap<String, String> {
+    fn environment_of(handover: Handover) -> BTreeMap<String, String> {
         let own = [("PATH", "/bin"), ("LC_ALL", "C"), ("DAEMON_SECRET", "x")];
         let own = own
             .into_iter()
             .map(|(name, value)| (OsString::from(name), OsString::from(value)));
         environment(
-            &dispatch(env_delivery),
+            &dispatch(handover),
             "web01",
             Path::new("/usr/bin/sp-wrapper"),
-            &Link {
+            &Route {
                 url: "ws://127.0.0.1:1/".into(),
                 pin: None,
             },
@@ -275,7 +275,7 @@ mod tests {
 
     #[test]
     fn with_job_delivery_the_dispatch_carries_no_command_and_no_env() {
-        let environment = environment_of(false);
+        let environment = environment_of(Handover::OverSocket);
         let names: Vec<&str> = environment.keys().map(String::as_str).collect();
         assert_eq!(
             names,
@@ -296,7 +296,7 @@ mod tests {
 
     #[test]
     fn with_env_delivery_the_job_travels_but_cannot_forge_who_it_is() {
-        let environment = environment_of(true);
+        let environment = environment_of(Handover::InDispatch);
         assert_eq!(environment["SP_COMMAND"], "secret command");
         assert_eq!(environment["KEY"], "v");
         assert_eq!(environment["SP_MACHINE_ID"], "web01");
@@ -311,7 +311,7 @@ mod tests {
     #[test]
     fn python_wrappers_of_several_local_machines_have_a_lock_file_each() {
         let lockfile_of = |machine: &str, program: &str, machines: &[&str], given: Option<&str>| {
-            let mut dispatch = dispatch(true);
+            let mut dispatch = dispatch(Handover::InDispatch);
             Arc::make_mut(&mut dispatch.spec).lockfile = given.map(str::to_string);
             let settings = Settings {
                 local_machines: Some(machines.iter().map(|id| id.to_string()).collect()),

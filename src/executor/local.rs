@@ -14,8 +14,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::CurrentSettings;
+use super::endpoint::Endpoint;
 use super::launch::{self, Programs};
-use super::link::Entrance;
 use crate::clock::{self, Mono};
 use crate::config::{JobSpec, Settings, glob};
 use crate::ending::code;
@@ -31,11 +31,11 @@ const NOT_STARTED: i32 = code::NOT_STARTED;
 
 /// The executor's thread.
 pub struct Local {
-    entrance: Entrance,
+    endpoint: Endpoint,
     settings: CurrentSettings,
     events: Sender<Event>,
     orders: Receiver<ExecutorOrder>,
-    bell: Arc<Waker>,
+    waker: Arc<Waker>,
     programs: Programs,
     /// Dispatches with machines that are not started yet.
     waiting: VecDeque<Dispatch>,
@@ -57,20 +57,20 @@ struct Launched {
 }
 
 impl Local {
-    /// `entrance`: where wrappers connect to. `bell` rings when there are orders, or they end.
+    /// `endpoint`: where wrappers connect to. `waker` is woken when there are orders, or when they end.
     pub fn new(
-        entrance: Entrance,
+        endpoint: Endpoint,
         settings: CurrentSettings,
         events: Sender<Event>,
         orders: Receiver<ExecutorOrder>,
-        bell: Arc<Waker>,
+        waker: Arc<Waker>,
     ) -> Local {
         Local {
-            entrance,
+            endpoint,
             settings,
             events,
             orders,
-            bell,
+            waker,
             programs: Programs::find(),
             waiting: VecDeque::new(),
             told_waiting: clock::mono(),
@@ -140,7 +140,7 @@ impl Local {
                 self.waiting.pop_front();
                 continue;
             };
-            match start(&self.programs, &settings, dispatch, &machine, &self.entrance) {
+            match start(&self.programs, &settings, dispatch, &machine, &self.endpoint) {
                 Ok((program, child, end)) => {
                     under_way += 1;
                     self.launched
@@ -174,7 +174,7 @@ impl Local {
     /// Which of the launched have something to say, or may have ended.
     fn wait(&self) -> io::Result<Vec<bool>> {
         let mut slots = Vec::with_capacity(2 * self.launched.len() + 1);
-        slots.push(PollFd::new(&*self.bell, PollFlags::IN));
+        slots.push(PollFd::new(&*self.waker, PollFlags::IN));
         for launched in &self.launched {
             slots.extend(launched.end.iter().map(|end| PollFd::new(end, PollFlags::IN)));
             let stderr = launched.stderr.iter();
@@ -192,7 +192,7 @@ impl Local {
             Err(error) => return Err(error.into()),
         }
         if slots[0].revents().contains(PollFlags::IN) {
-            self.bell.clear();
+            self.waker.clear();
         }
         let mut events = slots[1..].iter().map(|slot| !slot.revents().is_empty());
         let ready = self.launched.iter().map(|launched| {
@@ -298,17 +298,17 @@ fn start(
     settings: &Settings,
     dispatch: &Dispatch,
     machine: &str,
-    entrance: &Entrance,
+    endpoint: &Endpoint,
 ) -> Result<(String, Child, Option<OwnedFd>), String> {
     let program = programs.wrapper(&dispatch.spec, settings);
     let name = program.path.display().to_string();
     launch::check(&program.path)?;
-    let link = entrance.local_link(&dispatch.spec, settings);
+    let route = endpoint.local_route(&dispatch.spec, settings);
     let environment = launch::environment(
         dispatch,
         machine,
         &program.path,
-        &link,
+        &route,
         settings,
         std::env::vars_os(),
     );
@@ -326,6 +326,7 @@ mod tests {
 
     use super::*;
     use crate::config::{ExecutorKind, Targets};
+    use crate::engine::record::Handover;
     use crate::executor::{self, Executor};
 
     fn executor(machines: &[&str], wrapper: &str) -> (Executor, Receiver<Event>) {
@@ -336,13 +337,13 @@ mod tests {
         };
         let settings = Arc::new(parking_lot::RwLock::new(Arc::new(settings)));
         let (sender, events) = crossbeam_channel::bounded(limits::CONTROL_QUEUE);
-        let entrance = Entrance {
+        let endpoint = Endpoint {
             local_host: "127.0.0.1".into(),
             port: 1,
             pin: format!("sha256:{}", "00".repeat(32)).parse().unwrap(),
-            own_wrapper_by_default: true,
+            starts_sp_wrapper_by_default: true,
         };
-        let executor = executor::start(ExecutorKind::Local, entrance, settings, sender).unwrap();
+        let executor = executor::start(ExecutorKind::Local, endpoint, settings, sender).unwrap();
         (executor, events)
     }
 
@@ -356,10 +357,9 @@ mod tests {
             machines: (0..machines)
                 .map(|n| (MachineRunId(n), format!("m{n}")))
                 .collect(),
-            env_delivery: false,
+            handover: Handover::OverSocket,
             at: Default::default(),
             again: false,
-            plain: false,
         }))
     }
 

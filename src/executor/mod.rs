@@ -1,8 +1,8 @@
 //! What reaches machines: finds out which match, and starts wrappers on them.
 //! Must not know: the engine's state, what becomes of a run.
 
+pub mod endpoint;
 mod launch;
-pub mod link;
 pub mod local;
 mod salt;
 
@@ -18,7 +18,7 @@ use crate::engine::event::Event;
 use crate::limits;
 use crate::thread::{self, Actor};
 use crate::wake::Waker;
-use link::Entrance;
+use endpoint::Endpoint;
 
 /// The settings in force, shared with whoever reloads them.
 pub type CurrentSettings = Arc<RwLock<Arc<Settings>>>;
@@ -27,22 +27,22 @@ pub type CurrentSettings = Arc<RwLock<Arc<Settings>>>;
 pub struct Executor {
     // declared before the thread: the queue closes first
     orders: Sender<ExecutorOrder>,
-    bell: Arc<Waker>,
+    waker: Arc<Waker>,
     _thread: Actor,
 }
 
-/// Starts the executor of that kind. `entrance` is where wrappers connect to.
+/// Starts the executor of that kind. `endpoint` is where wrappers connect to.
 pub fn start(
     kind: ExecutorKind,
-    entrance: Entrance,
+    endpoint: Endpoint,
     settings: CurrentSettings,
     events: Sender<Event>,
 ) -> io::Result<Executor> {
     let (orders, queue) = crossbeam_channel::bounded(limits::EXECUTOR_QUEUE);
-    let bell = Arc::new(Waker::new()?);
+    let waker = Arc::new(Waker::new()?);
     let thread = match kind {
         ExecutorKind::Local => {
-            let local = local::Local::new(entrance, settings, events, queue, bell.clone());
+            let local = local::Local::new(endpoint, settings, events, queue, waker.clone());
             thread::spawn("executor", limits::STACK_BYTES, move || local.run())?
         }
         ExecutorKind::None => {
@@ -50,14 +50,14 @@ pub fn start(
             thread::spawn("executor", limits::STACK_BYTES, move || shadow(queue, &events))?
         }
         ExecutorKind::Salt => {
-            let salt = salt::Salt::new(entrance, settings, events, queue, bell.clone());
+            let salt = salt::Salt::new(endpoint, settings, events, queue, waker.clone());
             thread::spawn("executor", limits::STACK_BYTES, move || salt.run())?
         }
     };
-    let ring = bell.clone();
+    let ring = waker.clone();
     Ok(Executor {
         orders,
-        bell,
+        waker,
         _thread: Actor::new(thread, move || ring.wake()),
     })
 }
@@ -67,7 +67,7 @@ impl Executor {
     pub fn try_send(&self, order: ExecutorOrder) -> Result<(), ExecutorOrder> {
         match self.orders.try_send(order) {
             Ok(()) => {
-                self.bell.wake();
+                self.waker.wake();
                 Ok(())
             }
             Err(TrySendError::Full(order) | TrySendError::Disconnected(order)) => Err(order),

@@ -34,13 +34,13 @@ pub struct JobLog {
     // declared before the thread: the queue closes first, which ends the thread's loop
     entries: Sender<JobLogEntry>,
     poke: Sender<()>,
-    wishes: Arc<Mutex<Wishes>>,
+    changes: Arc<Mutex<Changes>>,
     _thread: Actor,
 }
 
 /// What was asked for beside entries.
 #[derive(Default)]
-struct Wishes {
+struct Changes {
     reopen: bool,
     logdir: Option<PathBuf>,
 }
@@ -49,7 +49,7 @@ struct Wishes {
 struct Writer {
     logdir: PathBuf,
     reader: Reader,
-    wishes: Arc<Mutex<Wishes>>,
+    changes: Arc<Mutex<Changes>>,
     /// By job.
     open: HashMap<String, OpenLog>,
     /// Jobs whose log could not be written, and whom it was said of.
@@ -71,11 +71,11 @@ struct OpenLog {
 pub fn start(logdir: PathBuf, reader: Reader) -> io::Result<JobLog> {
     let (entries, queue) = crossbeam_channel::bounded(limits::JOB_LOG_QUEUE);
     let (poke, poked) = crossbeam_channel::bounded(1);
-    let wishes = Arc::new(Mutex::new(Wishes::default()));
+    let changes = Arc::new(Mutex::new(Changes::default()));
     let mut writer = Writer {
         logdir,
         reader,
-        wishes: wishes.clone(),
+        changes: changes.clone(),
         open: HashMap::new(),
         in_trouble: HashSet::new(),
         entries: 0,
@@ -84,7 +84,7 @@ pub fn start(logdir: PathBuf, reader: Reader) -> io::Result<JobLog> {
     Ok(JobLog {
         entries,
         poke,
-        wishes,
+        changes,
         _thread: Actor::new(thread, || ()),
     })
 }
@@ -99,13 +99,13 @@ impl JobLog {
 
     /// Closes every log file; each is opened again by its next entry (SIGHUP).
     pub fn reopen(&self) {
-        self.wishes.lock().reopen = true;
+        self.changes.lock().reopen = true;
         self.poke();
     }
 
     /// Entries not written yet go to this directory.
     pub fn set_logdir(&self, logdir: PathBuf) {
-        self.wishes.lock().logdir = Some(logdir);
+        self.changes.lock().logdir = Some(logdir);
         self.poke();
     }
 
@@ -128,19 +128,19 @@ impl Writer {
                     poked = crossbeam_channel::never();
                 },
             }
-            self.grant_wishes();
+            self.apply_changes();
             if let Some(entry) = next {
                 self.log(&entry);
             }
         }
     }
 
-    fn grant_wishes(&mut self) {
-        let wishes = std::mem::take(&mut *self.wishes.lock());
-        if wishes.reopen {
+    fn apply_changes(&mut self) {
+        let changes = std::mem::take(&mut *self.changes.lock());
+        if changes.reopen {
             self.open.clear();
         }
-        if let Some(logdir) = wishes.logdir
+        if let Some(logdir) = changes.logdir
             && logdir != self.logdir
         {
             self.open.clear();

@@ -6,7 +6,7 @@ use crate::clock::Wall;
 use crate::engine::effect::{StorageOrder, Write as StorageWrite};
 use crate::engine::id::MachineRunId;
 use crate::engine::record::OutputRow;
-use crate::storage::{self, Ports, Request, Storage};
+use crate::storage::{self, Callbacks, Request, Storage};
 
 struct TempDir(PathBuf);
 
@@ -31,7 +31,7 @@ const AT: &str = "1970-01-01T00:00:01.000000+00:00";
 fn storage(dir: &TempDir, output: &[u8]) -> Storage {
     let (opened, _) = storage::open(&dir.0.join("state")).unwrap();
     let storage = opened
-        .start(Ports {
+        .start(Callbacks {
             deliver: Box::new(|_, _| ()),
             report: Box::new(|_| ()),
         })
@@ -135,7 +135,7 @@ fn a_rotated_log_is_noticed_without_a_signal() {
     let mut writer = Writer {
         logdir: dir.0.clone(),
         reader: storage.reader(),
-        wishes: Arc::default(),
+        changes: Arc::default(),
         open: HashMap::new(),
         in_trouble: HashSet::new(),
         entries: 0,

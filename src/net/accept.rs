@@ -50,52 +50,54 @@ pub fn start(
     tls: Option<Arc<ServerConfig>>,
     on_upgraded: OnUpgraded,
 ) -> io::Result<Acceptor> {
-    let mut desks = Vec::new();
+    let mut workers = Vec::new();
     let mut handshakes = Vec::new();
     for number in 0..limits::HANDSHAKE_THREADS {
         let (sender, arrivals) = bounded(limits::HANDSHAKE_QUEUE / limits::HANDSHAKE_THREADS);
-        let bell = Arc::new(Bell::new()?);
-        let desk = Desk {
+        let stop = Arc::new(StopWaker::new()?);
+        let worker = HandshakeWorker {
             arrivals,
-            bell: bell.clone(),
-            guests: Vec::new(),
+            stop: stop.clone(),
+            handshakes: Vec::new(),
             tls: tls.clone(),
             on_upgraded: on_upgraded.clone(),
         };
         let handle = thread::spawn(&format!("{name}-hs{number}"), limits::STACK_BYTES, move || {
-            desk.run()
+            worker.run()
         })?;
-        let stop = bell.clone();
-        handshakes.push(Actor::new(handle, move || stop.stop()));
-        desks.push((sender, bell));
+        let at_end = stop.clone();
+        handshakes.push(Actor::new(handle, move || at_end.stop()));
+        workers.push((sender, stop));
     }
-    let bell = Arc::new(Bell::new()?);
-    let stop = bell.clone();
-    let door = Door {
+    let stop = Arc::new(StopWaker::new()?);
+    let at_end = stop.clone();
+    let accept_loop = AcceptLoop {
         listener,
         capacity,
-        desks,
-        bell,
-        next_desk: 0,
+        workers,
+        stop,
+        next_worker: 0,
         refused: Capacity::new(limits::REFUSED_AT_A_TIME),
         is_out: false,
     };
-    let handle = thread::spawn(&format!("{name}-accept"), limits::STACK_BYTES, move || door.run())?;
+    let handle = thread::spawn(&format!("{name}-accept"), limits::STACK_BYTES, move || {
+        accept_loop.run()
+    })?;
     Ok(Acceptor {
-        _accept: Actor::new(handle, move || stop.stop()),
+        _accept: Actor::new(handle, move || at_end.stop()),
         _handshakes: handshakes,
     })
 }
 
 /// Wakes a thread, also for its end.
-struct Bell {
+struct StopWaker {
     waker: Waker,
     stopped: AtomicBool,
 }
 
-impl Bell {
-    fn new() -> io::Result<Bell> {
-        Ok(Bell {
+impl StopWaker {
+    fn new() -> io::Result<StopWaker> {
+        Ok(StopWaker {
             waker: Waker::new()?,
             stopped: AtomicBool::new(false),
         })
@@ -112,28 +114,28 @@ impl Bell {
 }
 
 /// The thread that accepts.
-struct Door {
+struct AcceptLoop {
     listener: TcpListener,
     capacity: Capacity,
-    desks: Vec<(Sender<Guest>, Arc<Bell>)>,
-    bell: Arc<Bell>,
-    next_desk: usize,
+    workers: Vec<(Sender<Handshake>, Arc<StopWaker>)>,
+    stop: Arc<StopWaker>,
+    next_worker: usize,
     refused: Capacity,
     /// Out of descriptors: said once until it works again.
     is_out: bool,
 }
 
-impl Door {
+impl AcceptLoop {
     fn run(mut self) {
         use std::os::fd::AsFd;
-        while !self.bell.is_stopped() {
+        while !self.stop.is_stopped() {
             // out of descriptors the listener stays readable: do not spin on it
             let (fd, timeout_ms) = if self.is_out {
                 (None, Some(limits::ACCEPT_RETRY_MS))
             } else {
                 (Some(self.listener.as_fd()), None)
             };
-            if let Err(error) = wake::wait(fd, false, &self.bell.waker, timeout_ms) {
+            if let Err(error) = wake::wait(fd, false, &self.stop.waker, timeout_ms) {
                 log::error!("waiting for connections: {error}");
                 return;
             }
@@ -176,9 +178,9 @@ impl Door {
         };
         // acks are small and must not wait for more
         let _ = socket.set_nodelay(true);
-        let (sender, bell) = &self.desks[self.next_desk];
-        self.next_desk = (self.next_desk + 1) % self.desks.len();
-        let guest = Guest {
+        let (sender, stop) = &self.workers[self.next_worker];
+        self.next_worker = (self.next_worker + 1) % self.workers.len();
+        let handshake = Handshake {
             stream: Stream::new(socket),
             is_begun: false,
             address,
@@ -187,14 +189,14 @@ impl Door {
             slot,
             refusal,
         };
-        if sender.try_send(guest).is_ok() {
-            bell.waker.wake();
+        if sender.try_send(handshake).is_ok() {
+            stop.waker.wake();
         }
     }
 }
 
 /// A socket whose handshake is not finished.
-struct Guest {
+struct Handshake {
     stream: Stream,
     /// Whether it speaks TLS is known.
     is_begun: bool,
@@ -207,17 +209,17 @@ struct Guest {
 }
 
 /// A thread that does handshakes, many at once.
-struct Desk {
-    arrivals: Receiver<Guest>,
-    bell: Arc<Bell>,
-    guests: Vec<Guest>,
+struct HandshakeWorker {
+    arrivals: Receiver<Handshake>,
+    stop: Arc<StopWaker>,
+    handshakes: Vec<Handshake>,
     tls: Option<Arc<ServerConfig>>,
     on_upgraded: OnUpgraded,
 }
 
-impl Desk {
+impl HandshakeWorker {
     fn run(mut self) {
-        while !self.bell.is_stopped() {
+        while !self.stop.is_stopped() {
             let ready = match self.wait() {
                 Ok(ready) => ready,
                 Err(error) => {
@@ -226,31 +228,35 @@ impl Desk {
                 }
             };
             let now = clock::mono();
-            let guests = std::mem::take(&mut self.guests);
-            for (guest, is_ready) in guests.into_iter().zip(ready) {
+            let handshakes = std::mem::take(&mut self.handshakes);
+            for (handshake, is_ready) in handshakes.into_iter().zip(ready) {
                 match is_ready {
-                    true => self.serve(guest),
-                    false if guest.deadline > now => self.guests.push(guest),
+                    true => self.serve(handshake),
+                    false if handshake.deadline > now => self.handshakes.push(handshake),
                     false => {}
                 }
             }
-            while let Ok(guest) = self.arrivals.try_recv() {
+            while let Ok(handshake) = self.arrivals.try_recv() {
                 // most have sent their request by now
-                self.serve(guest);
+                self.serve(handshake);
             }
         }
     }
 
     fn wait(&self) -> io::Result<Vec<bool>> {
-        let mut slots = Vec::with_capacity(self.guests.len() + 1);
-        slots.push(PollFd::new(&self.bell.waker, PollFlags::IN));
+        let mut slots = Vec::with_capacity(self.handshakes.len() + 1);
+        slots.push(PollFd::new(&self.stop.waker, PollFlags::IN));
         slots.extend(
-            self.guests
+            self.handshakes
                 .iter()
-                .map(|guest| PollFd::new(&guest.stream, PollFlags::IN)),
+                .map(|handshake| PollFd::new(&handshake.stream, PollFlags::IN)),
         );
         let now = clock::mono();
-        let timeout = self.guests.iter().map(|guest| guest.deadline.since_ms(now)).min();
+        let timeout = self
+            .handshakes
+            .iter()
+            .map(|handshake| handshake.deadline.since_ms(now))
+            .min();
         let timeout = timeout.map(|ms| Timespec {
             tv_sec: (ms / 1_000) as i64,
             tv_nsec: (ms % 1_000 * 1_000_000) as i64 + 999_999,
@@ -260,71 +266,71 @@ impl Desk {
             Err(error) => return Err(error.into()),
         }
         if slots[0].revents().contains(PollFlags::IN) {
-            self.bell.waker.clear();
+            self.stop.waker.clear();
         }
         Ok(slots[1..].iter().map(|slot| !slot.revents().is_empty()).collect())
     }
 
-    /// Reads what there is; keeps the guest if its request is not complete yet, and its time not over.
-    fn serve(&mut self, mut guest: Guest) {
+    /// Reads what there is; keeps the handshake if its request is not complete yet, and its time not over.
+    fn serve(&mut self, mut handshake: Handshake) {
         let mut piece = [0; 2_048];
-        guest.stream.may_have_more();
+        handshake.stream.may_have_more();
         loop {
-            match self.read(&mut guest, &mut piece) {
+            match self.read(&mut handshake, &mut piece) {
                 Ok(0) => return,
-                Ok(count) => guest.head.extend_from_slice(&piece[..count]),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return self.keep(guest),
+                Ok(count) => handshake.head.extend_from_slice(&piece[..count]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return self.keep(handshake),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => {
-                    return log::debug!("the handshake of {} failed: {error}", guest.address);
+                    return log::debug!("the handshake of {} failed: {error}", handshake.address);
                 }
             }
-            let wish = match (upgrade::read_wish(&guest.head), guest.refusal) {
+            let request = match (upgrade::read_request(&handshake.head), handshake.refusal) {
                 (Ok(None), _) => continue,
-                (Ok(Some(_)), Some(refusal)) | (Err(refusal), _) => return refuse(guest, refusal),
+                (Ok(Some(_)), Some(refusal)) | (Err(refusal), _) => return refuse(handshake, refusal),
                 (Ok(Some(wish)), None) => wish,
             };
             // an answer of a hundred bytes always fits an empty send buffer
-            if !matches!(guest.stream.write(wish.answer.as_bytes()), Ok(count) if count == wish.answer.len())
+            if !matches!(handshake.stream.write(request.answer.as_bytes()), Ok(count) if count == request.answer.len())
             {
                 return;
             }
             return (self.on_upgraded)(Upgraded {
-                already_read: guest.head.split_off(wish.head_bytes),
-                stream: guest.stream,
-                address: guest.address,
-                target: wish.target,
-                slot: guest.slot,
+                already_read: handshake.head.split_off(request.head_bytes),
+                stream: handshake.stream,
+                address: handshake.address,
+                target: request.target,
+                slot: handshake.slot,
             });
         }
     }
 
     /// The first byte, left where it is, tells whether TLS is spoken.
-    fn read(&self, guest: &mut Guest, piece: &mut [u8]) -> io::Result<usize> {
-        if !guest.is_begun {
+    fn read(&self, handshake: &mut Handshake, piece: &mut [u8]) -> io::Result<usize> {
+        if !handshake.is_begun {
             let mut first = [0];
-            let count = guest.stream.socket().peek(&mut first)?;
+            let count = handshake.stream.socket().peek(&mut first)?;
             if let Some(config) = &self.tls
                 && first[..count] == [tls::HANDSHAKE]
             {
                 let side = ServerConnection::new(config.clone()).map_err(io::Error::other)?;
-                guest.stream.tunnel = Some(Tunnel::new(side));
+                handshake.stream.tunnel = Some(Tunnel::new(side));
             }
-            guest.is_begun = true;
+            handshake.is_begun = true;
         }
-        guest.stream.read(piece)
+        handshake.stream.read(piece)
     }
 
     /// One that sends a byte now and then is no better than one that sends none.
-    fn keep(&mut self, guest: Guest) {
-        if guest.deadline > clock::mono() {
-            self.guests.push(guest);
+    fn keep(&mut self, handshake: Handshake) {
+        if handshake.deadline > clock::mono() {
+            self.handshakes.push(handshake);
         }
     }
 }
 
-fn refuse(mut guest: Guest, refusal: Refusal) {
-    log::debug!("refused {}: {}", guest.address, refusal.reason);
-    let _ = guest.stream.write(refusal.response().as_bytes());
-    guest.stream.end_writing();
+fn refuse(mut handshake: Handshake, refusal: Refusal) {
+    log::debug!("refused {}: {}", handshake.address, refusal.reason);
+    let _ = handshake.stream.write(refusal.response().as_bytes());
+    handshake.stream.end_writing();
 }

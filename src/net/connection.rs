@@ -1,5 +1,5 @@
 //! One WebSocket connection on its own thread: reads until there is nothing left, writes what its outbox brings,
-//! waits for either. What frames and words mean is its handler's business.
+//! waits for either. What frames and orders mean is its handler's business.
 //! Must not know: wrappers, users, the engine.
 
 use std::collections::VecDeque;
@@ -29,8 +29,8 @@ pub enum Reaction {
     Send(String),
     /// Make certain that nothing is left to be read; [`Handler::on_dry`] tells.
     ReadDry,
-    /// Send what waits and these last words, then close.
-    Close { last_words: Option<String> },
+    /// Send what waits and this closing message, then close.
+    Close { closing_message: Option<String> },
     /// Be gone at once.
     Drop,
 }
@@ -38,13 +38,13 @@ pub enum Reaction {
 /// What a connection is for.
 pub trait Handler {
     /// What its outbox brings.
-    type Word;
+    type Order;
     /// A text message, read at `read_at`.
     fn on_text(&mut self, text: &str, read_at: Mono) -> Reaction;
     /// A message that is no text: binary, no UTF-8, or too large to be read at all.
     fn on_other(&mut self, what: &str) -> Reaction;
-    /// A word from the outbox.
-    fn on_word(&mut self, word: Self::Word) -> Reaction;
+    /// An order from the outbox.
+    fn on_order(&mut self, order: Self::Order) -> Reaction;
     /// Nothing was left to be read at `at`.
     fn on_dry(&mut self, at: Mono);
     /// When [`Handler::on_time`] wants to be called at the latest.
@@ -58,7 +58,7 @@ pub trait Handler {
 /// A connection, ready to run.
 pub struct Connection<H: Handler> {
     socket: WebSocket<Stream>,
-    outbox: Arc<Outbox<H::Word>>,
+    outbox: Arc<Outbox<H::Order>>,
     handler: H,
     /// The send buffer was full: wait until it is not.
     is_blocked: bool,
@@ -69,7 +69,7 @@ pub struct Connection<H: Handler> {
 enum End {
     /// Nothing more can be said to the peer.
     Gone(String),
-    /// Last words are to be sent.
+    /// A closing message is to be sent.
     Closing(Option<String>),
 }
 
@@ -80,7 +80,7 @@ impl<H: Handler> Connection<H> {
         stream: impl Into<Stream>,
         already_read: Vec<u8>,
         frame_bytes: usize,
-        outbox: Arc<Outbox<H::Word>>,
+        outbox: Arc<Outbox<H::Order>>,
         handler: H,
     ) -> Connection<H> {
         let config = Some(upgrade::socket_config(frame_bytes));
@@ -105,8 +105,8 @@ impl<H: Handler> Connection<H> {
             match self.turn() {
                 Ok(()) => {}
                 Err(End::Gone(why)) => break why,
-                Err(End::Closing(last_words)) => {
-                    self.close(last_words);
+                Err(End::Closing(closing_message)) => {
+                    self.close(closing_message);
                     break "closed by the daemon".to_string();
                 }
             }
@@ -167,9 +167,9 @@ impl<H: Handler> Connection<H> {
         if self.outbox.is_overflown() {
             return Err(End::Gone("it does not read what it is sent".into()));
         }
-        let words: VecDeque<H::Word> = self.outbox.take();
-        for word in words {
-            let reaction = self.handler.on_word(word);
+        let orders: VecDeque<H::Order> = self.outbox.take();
+        for order in orders {
+            let reaction = self.handler.on_order(order);
             self.react(reaction)?;
         }
         Ok(())
@@ -192,7 +192,7 @@ impl<H: Handler> Connection<H> {
                 self.socket.get_mut().be_certain();
                 Ok(())
             }
-            Reaction::Close { last_words } => Err(End::Closing(last_words)),
+            Reaction::Close { closing_message } => Err(End::Closing(closing_message)),
             Reaction::Drop => Err(End::Gone("dropped by the daemon".into())),
         }
     }
@@ -213,13 +213,13 @@ impl<H: Handler> Connection<H> {
         }
     }
 
-    /// Says the last words, and reads on for a while without looking: a socket closed with unread bytes would be
+    /// Sends the closing message, and reads on for a while without looking: a socket closed with unread bytes would be
     /// reset, and the peer might never see them.
     // inlined, its buffer would lie in the frame of `run`, and every connection would touch a page of stack more
     #[inline(never)]
-    fn close(&mut self, last_words: Option<String>) {
+    fn close(&mut self, closing_message: Option<String>) {
         let deadline = clock::mono().plus_ms(limits::CLOSE_LINGER_MS);
-        if let Some(text) = last_words {
+        if let Some(text) = closing_message {
             let _ = self.socket.write(Message::text(text));
         }
         let mut sent = self.socket.close(None);

@@ -1,4 +1,4 @@
-//! What others want to reach a connection: a bounded queue that rings the connection's thread.
+//! What others want to reach a connection: a bounded queue that wakes the connection's thread.
 //! Must not know: what is in it.
 
 use std::collections::VecDeque;
@@ -29,7 +29,7 @@ impl<T> Outbox<T> {
         })
     }
 
-    /// Appends and rings; never waits. A full outbox takes nothing more, for ever: its connection is dropped.
+    /// Appends and wakes; never waits. A full outbox takes nothing more: its connection is dropped.
     pub fn push(&self, word: T) {
         let mut words = self.words.lock();
         if words.len() >= self.limit {

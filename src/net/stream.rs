@@ -6,10 +6,10 @@ use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 
-use crate::tls::Line;
+use crate::tls::TlsStream;
 
 /// A non-blocking socket, and the TLS on it if there is any.
-pub type Stream = Line<Wire>;
+pub type Stream = TlsStream<Wire>;
 
 /// The socket as it is.
 #[derive(Debug)]

@@ -12,7 +12,7 @@ pub const MAX_HEADERS: usize = 64;
 
 /// A request that may become a WebSocket.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Wish {
+pub struct UpgradeRequest {
     /// Path and query as sent.
     pub target: String,
     /// The answer that accepts it.
@@ -63,7 +63,7 @@ impl Refusal {
 }
 
 /// Reads a head as far as it has come. None: there is more to come.
-pub fn read_wish(bytes: &[u8]) -> Result<Option<Wish>, Refusal> {
+pub fn read_request(bytes: &[u8]) -> Result<Option<UpgradeRequest>, Refusal> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut request = httparse::Request::new(&mut headers);
     let head_bytes = match request.parse(bytes) {
@@ -83,7 +83,7 @@ pub fn read_wish(bytes: &[u8]) -> Result<Option<Wish>, Refusal> {
     if request.method != Some("GET") || request.version != Some(1) {
         return Err(NO_UPGRADE);
     }
-    Ok(Some(Wish {
+    Ok(Some(UpgradeRequest {
         target: request.path.unwrap_or("/").to_string(),
         answer: accept(find)?,
         head_bytes,
@@ -147,29 +147,29 @@ mod tests {
 
     #[test]
     fn a_good_request_is_accepted_with_the_key_of_the_rfc() {
-        let wish = read_wish(GOOD.as_bytes()).unwrap().unwrap();
-        assert_eq!(wish.target, "/any?token=t");
-        assert!(wish.answer.contains("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
-        assert_eq!(wish.head_bytes, GOOD.len());
+        let request = read_request(GOOD.as_bytes()).unwrap().unwrap();
+        assert_eq!(request.target, "/any?token=t");
+        assert!(request.answer.contains("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
+        assert_eq!(request.head_bytes, GOOD.len());
     }
 
     #[test]
     fn a_request_that_comes_in_pieces_is_waited_for() {
         for cut in 0..GOOD.len() {
-            assert_eq!(read_wish(&GOOD.as_bytes()[..cut]), Ok(None), "{cut}");
+            assert_eq!(read_request(&GOOD.as_bytes()[..cut]), Ok(None), "{cut}");
         }
     }
 
     #[test]
     fn what_is_no_websocket_is_refused_with_a_fitting_status() {
         let plain = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";
-        assert_eq!(read_wish(plain.as_bytes()).unwrap_err().status, 426);
-        assert_eq!(read_wish(b"\x16\x03\x01\x02\x00\x01").unwrap_err().status, 400);
+        assert_eq!(read_request(plain.as_bytes()).unwrap_err().status, 426);
+        assert_eq!(read_request(b"\x16\x03\x01\x02\x00\x01").unwrap_err().status, 400);
         let old = GOOD.replace("Version: 13", "Version: 8");
-        assert_eq!(read_wish(old.as_bytes()).unwrap_err().status, 400);
+        assert_eq!(read_request(old.as_bytes()).unwrap_err().status, 400);
         let no_key = GOOD.replace("dGhlIHNhbXBsZSBub25jZQ==", "short");
-        assert_eq!(read_wish(no_key.as_bytes()).unwrap_err().status, 400);
+        assert_eq!(read_request(no_key.as_bytes()).unwrap_err().status, 400);
         let endless = format!("GET /{} HTTP/1.1\r\n", "a".repeat(limits::HTTP_HEAD_BYTES));
-        assert_eq!(read_wish(endless.as_bytes()).unwrap_err().status, 431);
+        assert_eq!(read_request(endless.as_bytes()).unwrap_err().status, 431);
     }
 }

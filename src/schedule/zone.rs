@@ -20,16 +20,16 @@ pub fn zone(name: &str) -> Result<Tz, String> {
 /// The next firing of a job that follows the running clock: nothing is caught up, a repeated hour fires twice.
 pub(super) fn next_running(next_wall: impl Fn(i64) -> Option<i64>, zone: Tz, after: i64) -> Option<i64> {
     let wall = local(zone, after);
-    let again = match place(zone, wall) {
-        Place::Twice(first, second) if first == after => {
+    let again = match local_time(zone, wall) {
+        LocalTime::Twice(first, second) if first == after => {
             next_in_second_pass(&next_wall, zone, change_between(zone, first, second))
         }
         _ => None,
     };
-    let forward = next_forward(next_wall, wall, |found| match place(zone, found) {
-        Place::Once(instant) => Ok(instant),
-        Place::Twice(first, second) => Ok(if first > after { first } else { second }),
-        Place::Skipped { resume, .. } => Err(resume),
+    let forward = next_forward(next_wall, wall, |found| match local_time(zone, found) {
+        LocalTime::Once(instant) => Ok(instant),
+        LocalTime::Twice(first, second) => Ok(if first > after { first } else { second }),
+        LocalTime::Skipped { resume, .. } => Err(resume),
     });
     match (again, forward) {
         (Some(again), Some(forward)) => Some(again.min(forward)),
@@ -40,17 +40,17 @@ pub(super) fn next_running(next_wall: impl Fn(i64) -> Option<i64>, zone: Tz, aft
 /// The next firing of a job of fixed times: a repeated wall reading fires once, skipped ones are caught up together.
 pub(super) fn next_fixed(next_wall: impl Fn(i64) -> Option<i64>, zone: Tz, after: i64) -> Option<i64> {
     let mut wall = local(zone, after);
-    if let Place::Twice(first, second) = place(zone, wall)
+    if let LocalTime::Twice(first, second) = local_time(zone, wall)
         && second == after
     {
         // all that the clock shows until the end of the second pass has had its firing in the first
         let change = change_between(zone, first, second);
         wall = local(zone, change - 1);
     }
-    next_forward(next_wall, wall, |found| match place(zone, found) {
-        Place::Once(instant) | Place::Twice(instant, _) => Ok(instant),
-        Place::Skipped { instant, length, .. } if length < CAUGHT_UP_BELOW_SECS => Ok(instant),
-        Place::Skipped { resume, .. } => Err(resume),
+    next_forward(next_wall, wall, |found| match local_time(zone, found) {
+        LocalTime::Once(instant) | LocalTime::Twice(instant, _) => Ok(instant),
+        LocalTime::Skipped { instant, length, .. } if length < CAUGHT_UP_BELOW_SECS => Ok(instant),
+        LocalTime::Skipped { resume, .. } => Err(resume),
     })
 }
 
@@ -80,8 +80,8 @@ pub(super) fn changes(zone: Tz, after: i64, until: i64) -> Vec<Change> {
 
 /// If the clock shows readings at `instant` for the second time: the last reading that it repeats.
 pub(super) fn repeated_until(zone: Tz, instant: i64) -> Option<i64> {
-    match place(zone, local(zone, instant)) {
-        Place::Twice(first, second) if second == instant => {
+    match local_time(zone, local(zone, instant)) {
+        LocalTime::Twice(first, second) if second == instant => {
             Some(local(zone, change_between(zone, first, second) - 1))
         }
         _ => None,
@@ -89,7 +89,7 @@ pub(super) fn repeated_until(zone: Tz, instant: i64) -> Option<i64> {
 }
 
 /// Where a wall reading lies in time.
-enum Place {
+enum LocalTime {
     Once(i64),
     Twice(i64, i64),
     /// The clock jumped over it at `instant`, by `length` seconds; `resume` is the last reading it skipped.
@@ -122,21 +122,21 @@ fn next_in_second_pass(next_wall: impl Fn(i64) -> Option<i64>, zone: Tz, change:
     (found <= last_repeated).then(|| found - offset(zone, change))
 }
 
-fn place(zone: Tz, wall: i64) -> Place {
+fn local_time(zone: Tz, wall: i64) -> LocalTime {
     let reading = DateTime::from_timestamp(wall, 0).unwrap_or_default().naive_utc();
     let instant = |offset: chrono_tz::TzOffset| wall - i64::from(offset.fix().local_minus_utc());
     match zone.offset_from_local_datetime(&reading) {
-        MappedLocalTime::Single(offset) => Place::Once(instant(offset)),
-        MappedLocalTime::Ambiguous(first, second) => Place::Twice(instant(first), instant(second)),
+        MappedLocalTime::Single(offset) => LocalTime::Once(instant(offset)),
+        MappedLocalTime::Ambiguous(first, second) => LocalTime::Twice(instant(first), instant(second)),
         MappedLocalTime::None => {
             let Some((start, before)) = GapInfo::new(&reading, &zone).and_then(|gap| gap.begin) else {
                 // every gap has a beginning, since a zone's first offset reaches back for ever
-                return Place::Once(wall - offset(zone, wall));
+                return LocalTime::Once(wall - offset(zone, wall));
             };
             let start = start.and_utc().timestamp();
             let instant = start - i64::from(before.fix().local_minus_utc());
             let end = local(zone, instant);
-            Place::Skipped {
+            LocalTime::Skipped {
                 instant,
                 length: end - start,
                 resume: end - 1,

@@ -54,7 +54,7 @@ pub enum Request {
 }
 
 /// Where the thread's answers go. Both are called on the storage thread and must not block.
-pub struct Ports {
+pub struct Callbacks {
     /// A frame that may leave now: its write is committed. Called in the order of the writes.
     pub deliver: Box<dyn Fn(ConnectionId, DaemonFrame) + Send>,
     /// `Stored`, `RunLoaded`, `StorageTrouble`; after the acks of the same commit.
@@ -62,7 +62,7 @@ pub struct Ports {
 }
 
 /// An opened, locked and recovered state directory whose thread does not run yet.
-pub struct Opened {
+pub struct OpenStore {
     worker: worker::Worker,
     reader: Reader,
 }
@@ -78,20 +78,20 @@ pub struct Storage {
 /// Opens `state_dir` (made, 0700, if only its last component is missing), takes its lock, brings its tables up to
 /// date and reads what a daemon starts from. The error is one line for people: it names the directory or file, the
 /// reason and what to do.
-pub fn open(state_dir: &Path) -> Result<(Opened, Recovered), String> {
+pub fn open(state_dir: &Path) -> Result<(OpenStore, Recovered), String> {
     let (worker, recovered) = worker::open(state_dir)?;
     let reader = Reader::new(state_dir);
-    Ok((Opened { worker, reader }, recovered))
+    Ok((OpenStore { worker, reader }, recovered))
 }
 
-impl Opened {
+impl OpenStore {
     /// Starts the thread. Fails when the system has no thread left.
-    pub fn start(self, ports: Ports) -> io::Result<Storage> {
-        let Opened { mut worker, reader } = self;
+    pub fn start(self, callbacks: Callbacks) -> io::Result<Storage> {
+        let OpenStore { mut worker, reader } = self;
         let (sender, receiver): (Sender<Request>, Receiver<Request>) =
             crossbeam_channel::bounded(limits::STORAGE_QUEUE);
         let thread = thread::spawn("storage", limits::STACK_BYTES, move || {
-            worker.run(&receiver, &ports)
+            worker.run(&receiver, &callbacks)
         })?;
         Ok(Storage {
             sender,

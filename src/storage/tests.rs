@@ -53,7 +53,7 @@ impl Fixture {
         let (ack_in, acks) = crossbeam_channel::bounded(100_000);
         let (event_in, events) = crossbeam_channel::bounded(100_000);
         let storage = opened
-            .start(Ports {
+            .start(Callbacks {
                 deliver: Box::new(move |connection, frame| ack_in.send((connection, frame)).unwrap()),
                 report: Box::new(move |event| event_in.send(event).unwrap()),
             })
@@ -278,12 +278,12 @@ fn two_starts_in_one_group_do_not_both_start() {
             .unwrap();
     }
     drop(sender);
-    let ports = Ports {
+    let callbacks = Callbacks {
         deliver: Box::new(|_, _| ()),
         report: Box::new(move |event| event_in.send(event).unwrap()),
     };
-    let Opened { mut worker, .. } = opened;
-    worker.run(&receiver, &ports);
+    let OpenStore { mut worker, .. } = opened;
+    worker.run(&receiver, &callbacks);
     let outcomes: Vec<_> = events.try_iter().map(|event| format!("{event:?}")).collect();
     assert!(
         outcomes[0].contains("Committed") && outcomes[1].contains("AlreadyStarted"),
@@ -338,7 +338,7 @@ fn acks_leave_in_order_and_after_their_rows_can_be_read() {
         ack_in.send((connection.0, stored)).unwrap();
     };
     let storage = opened
-        .start(Ports {
+        .start(Callbacks {
             deliver: Box::new(deliver),
             report: Box::new(|_| ()),
         })
@@ -722,7 +722,7 @@ fn child_of_the_kill_test() {
     };
     let (opened, _) = open(Path::new(&dir)).unwrap();
     let storage = opened
-        .start(Ports {
+        .start(Callbacks {
             deliver: Box::new(|connection, _| println!("acked {}", connection.0)),
             report: Box::new(|_| ()),
         })

@@ -20,7 +20,7 @@ use crate::{limits, metrics};
 use super::directory::{self, Reserve, StateDir};
 use super::output::{self, DayFiles, OutputError};
 use super::retention::Retention;
-use super::{Ports, Request, facts, recover, schema};
+use super::{Callbacks, Request, facts, recover, schema};
 
 /// What the thread owns.
 pub(super) struct Worker {
@@ -109,10 +109,10 @@ pub(super) fn open(path: &Path) -> Result<(Worker, Recovered), String> {
 
 impl Worker {
     /// Serves requests until their queue is closed and empty.
-    pub(super) fn run(&mut self, requests: &Receiver<Request>, ports: &Ports) {
+    pub(super) fn run(&mut self, requests: &Receiver<Request>, callbacks: &Callbacks) {
         loop {
             match requests.recv_timeout(self.patience()) {
-                Ok(request) => self.serve(request, requests, ports),
+                Ok(request) => self.serve(request, requests, callbacks),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
@@ -121,13 +121,13 @@ impl Worker {
                 .as_ref()
                 .is_some_and(|trouble| trouble.retry_at <= clock::mono())
             {
-                self.retry(ports);
+                self.retry(callbacks);
             }
             self.days.checkpoint();
             self.step_retention(requests.is_empty());
         }
         if self.trouble.is_some() {
-            self.retry(ports);
+            self.retry(callbacks);
         }
     }
 
@@ -144,7 +144,7 @@ impl Worker {
 
     /// Commits what has queued up as one group. What else was asked follows it, in order: that sees all that was
     /// queued before it, and does not cut the group into more commits.
-    fn serve(&mut self, first: Request, requests: &Receiver<Request>, ports: &Ports) {
+    fn serve(&mut self, first: Request, requests: &Receiver<Request>, callbacks: &Callbacks) {
         let mut group = Vec::new();
         let mut others = Vec::new();
         let mut bytes = 0;
@@ -161,17 +161,17 @@ impl Worker {
                 bytes >= limits::COMMIT_BYTES || group.len() + others.len() >= limits::COMMIT_WRITES;
             next = if is_full { None } else { requests.try_recv().ok() };
         }
-        self.commit(group, ports);
+        self.commit(group, callbacks);
         for other in others {
-            self.serve_other(other, ports);
+            self.serve_other(other, callbacks);
         }
     }
 
-    fn serve_other(&mut self, request: Request, ports: &Ports) {
+    fn serve_other(&mut self, request: Request, callbacks: &Callbacks) {
         match request {
             Request::Order(StorageOrder::Commit(write)) => {
                 let alone = vec![self.number(write)];
-                self.commit(alone, ports);
+                self.commit(alone, callbacks);
             }
             Request::Order(StorageOrder::LoadRun { instance }) => {
                 let run = recover::load(&self.facts, &mut self.days, &instance).unwrap_or_else(|error| {
@@ -179,7 +179,7 @@ impl Worker {
                     None
                 });
                 let run = run.map(Box::new);
-                (ports.report)(Event::RunLoaded { instance, run });
+                (callbacks.report)(Event::RunLoaded { instance, run });
             }
             Request::Order(StorageOrder::PruneHistory { before }) => {
                 self.retention = Some(Retention::new(before));
@@ -196,25 +196,25 @@ impl Worker {
     }
 
     /// Commits a group, as much of it as the disk takes, and answers for it.
-    fn commit(&mut self, writes: Vec<Queued>, ports: &Ports) {
-        let mut ready = self.hold_back(writes, ports);
+    fn commit(&mut self, writes: Vec<Queued>, callbacks: &Callbacks) {
+        let mut ready = self.hold_back(writes, callbacks);
         while !ready.is_empty() {
             let begun = clock::wall();
             let tried = self.try_commit(&mut ready);
             metrics::COMMITS.took_us(clock::wall().0.saturating_sub(begun.0).max(0) as u64);
             match tried {
-                Ok(outcomes) => return self.release(ready, outcomes, ports),
-                Err(error) if error.is_refusal() => return self.commit_one_by_one(ready, ports),
+                Ok(outcomes) => return self.release(ready, outcomes, callbacks),
+                Err(error) if error.is_refusal() => return self.commit_one_by_one(ready, callbacks),
                 Err(CommitError::Output(error)) if self.set_aside_damaged(&error) => {}
                 Err(CommitError::Output(error)) => {
-                    self.enter_trouble(error.describe(), false, ports);
-                    ready = self.hold_back(ready, ports);
+                    self.enter_trouble(error.describe(), false, callbacks);
+                    ready = self.hold_back(ready, callbacks);
                 }
                 Err(CommitError::Facts(error)) => {
                     let can_help = self.reserve.is_made();
                     self.reserve.release();
-                    self.enter_trouble(format!("writing 'state.db': {error}"), !can_help, ports);
-                    ready = self.hold_back(ready, ports);
+                    self.enter_trouble(format!("writing 'state.db': {error}"), !can_help, callbacks);
+                    ready = self.hold_back(ready, callbacks);
                 }
             }
         }
@@ -233,17 +233,17 @@ impl Worker {
     }
 
     /// One write of the group is faulty in itself: it alone is refused.
-    fn commit_one_by_one(&mut self, writes: Vec<Queued>, ports: &Ports) {
+    fn commit_one_by_one(&mut self, writes: Vec<Queued>, callbacks: &Callbacks) {
         for queued in writes {
             let mut alone = vec![queued];
             match self.try_commit(&mut alone) {
-                Ok(outcomes) => self.release(alone, outcomes, ports),
+                Ok(outcomes) => self.release(alone, outcomes, callbacks),
                 Err(error) if error.is_refusal() => {
                     let reason = error.describe();
                     log::error!("storage refuses a write: {reason}");
-                    fail(&alone[0].write, &reason, ports);
+                    fail(&alone[0].write, &reason, callbacks);
                 }
-                Err(_) => self.commit(alone, ports),
+                Err(_) => self.commit(alone, callbacks),
             }
         }
     }
@@ -282,7 +282,7 @@ impl Worker {
     }
 
     /// The group is on the disk: acks first, then tickets.
-    fn release(&mut self, writes: Vec<Queued>, outcomes: Vec<StoreOutcome>, ports: &Ports) {
+    fn release(&mut self, writes: Vec<Queued>, outcomes: Vec<StoreOutcome>, callbacks: &Callbacks) {
         if !self.held.is_empty() {
             for queued in &writes {
                 self.forget_older(queued.number, &queued.write.facts);
@@ -292,13 +292,13 @@ impl Worker {
         for (Queued { mut write, .. }, outcome) in writes.into_iter().zip(outcomes) {
             if outcome == StoreOutcome::Committed {
                 for (connection, frame) in write.acks.drain(..) {
-                    (ports.deliver)(connection, frame);
+                    (callbacks.deliver)(connection, frame);
                 }
             }
             answers.extend(write.ticket.map(|ticket| Event::Stored { ticket, outcome }));
         }
         for answer in answers {
-            (ports.report)(answer);
+            (callbacks.report)(answer);
         }
     }
 
@@ -318,7 +318,7 @@ impl Worker {
     }
 
     /// Takes out of a group what has to wait for room on the disk.
-    fn hold_back(&mut self, writes: Vec<Queued>, ports: &Ports) -> Vec<Queued> {
+    fn hold_back(&mut self, writes: Vec<Queued>, callbacks: &Callbacks) -> Vec<Queued> {
         let Some(trouble) = &self.trouble else {
             return writes;
         };
@@ -328,7 +328,7 @@ impl Worker {
             let waits_for_output = held_back.concerns(&write);
             let waits_for_facts = trouble.stops_facts && !write.facts.is_empty();
             if waits_for_facts && write.ticket.is_some() && !waits_for_output {
-                fail(&write, &trouble.reason, ports);
+                fail(&write, &trouble.reason, callbacks);
             } else if waits_for_facts || waits_for_output {
                 held_back.add(&write);
                 self.held.insert(number, write);
@@ -340,7 +340,7 @@ impl Worker {
     }
 
     /// Says so once for each reason.
-    fn enter_trouble(&mut self, reason: String, stops_facts: bool, ports: &Ports) {
+    fn enter_trouble(&mut self, reason: String, stops_facts: bool, callbacks: &Callbacks) {
         let state_dir = self.directory.path().display();
         let reason = if stops_facts {
             format!("state_dir '{state_dir}': {reason}; nothing new starts until there is room")
@@ -350,7 +350,7 @@ impl Worker {
         if self.told.as_ref() != Some(&reason) {
             log::error!("{reason}");
             self.told = Some(reason.clone());
-            (ports.report)(Event::StorageTrouble {
+            (callbacks.report)(Event::StorageTrouble {
                 reason: Some(reason.clone()),
             });
         }
@@ -362,7 +362,7 @@ impl Worker {
     }
 
     /// Is there room again? The reserve comes first, so that held output cannot eat it.
-    fn retry(&mut self, ports: &Ports) {
+    fn retry(&mut self, callbacks: &Callbacks) {
         let Some(mut trouble) = self.trouble.take() else {
             return;
         };
@@ -383,7 +383,7 @@ impl Worker {
                 bytes += weight(&write);
                 group.push(Queued { number, write });
             }
-            self.commit(group, ports);
+            self.commit(group, callbacks);
         }
         if self.trouble.is_none() {
             log::warn!(
@@ -391,7 +391,7 @@ impl Worker {
                 self.directory.path().display()
             );
             self.told = None;
-            (ports.report)(Event::StorageTrouble { reason: None });
+            (callbacks.report)(Event::StorageTrouble { reason: None });
         }
     }
 
@@ -515,10 +515,10 @@ fn weight(write: &Write) -> usize {
     output + write.facts.len() * limits::FACT_BYTES
 }
 
-fn fail(write: &Write, reason: &str, ports: &Ports) {
+fn fail(write: &Write, reason: &str, callbacks: &Callbacks) {
     if let Some(ticket) = write.ticket {
         let outcome = StoreOutcome::Failed(reason.to_string());
-        (ports.report)(Event::Stored { ticket, outcome });
+        (callbacks.report)(Event::Stored { ticket, outcome });
     }
 }
 

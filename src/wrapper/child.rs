@@ -196,8 +196,8 @@ fn read_rest(output: &OwnedFd, buffer: &mut [u8], spool: &Spool, events: &Sender
 fn append(mut bytes: &[u8], spool: &Spool, events: &Sender<Event>) {
     loop {
         match spool.append(bytes) {
-            Appended::Taken { ring } => {
-                if ring {
+            Appended::Taken { wake } => {
+                if wake {
                     let _ = events.send(Event::OutputWaits);
                 }
                 return;

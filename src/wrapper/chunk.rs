@@ -55,15 +55,15 @@ fn is_torn(invalid: &[u8]) -> bool {
 /// Says when output that waits is sent: a full frame at once, a little after silence almost at once, and what
 /// trickles once an interval.
 #[derive(Debug)]
-pub struct Pace {
+pub struct Batching {
     interval_ms: u64,
     last_sent: Option<Mono>,
     due_at: Option<Mono>,
 }
 
-impl Pace {
-    pub fn new(interval_ms: u64) -> Pace {
-        Pace {
+impl Batching {
+    pub fn new(interval_ms: u64) -> Batching {
+        Batching {
             interval_ms,
             last_sent: None,
             due_at: None,
@@ -157,16 +157,16 @@ mod tests {
 
     #[test]
     fn the_first_output_goes_almost_at_once_and_a_trickle_once_an_interval() {
-        let mut pace = Pace::new(1_000);
-        assert_eq!(pace.due_at(), None);
-        pace.arrived(Mono(100));
-        pace.arrived(Mono(110));
-        assert_eq!(pace.due_at(), Some(Mono(120)));
-        pace.sent(Mono(120));
-        pace.arrived(Mono(130));
-        assert_eq!(pace.due_at(), Some(Mono(1_120)));
-        pace.sent(Mono(1_120));
-        pace.arrived(Mono(9_000));
-        assert_eq!(pace.due_at(), Some(Mono(9_020)));
+        let mut batching = Batching::new(1_000);
+        assert_eq!(batching.due_at(), None);
+        batching.arrived(Mono(100));
+        batching.arrived(Mono(110));
+        assert_eq!(batching.due_at(), Some(Mono(120)));
+        batching.sent(Mono(120));
+        batching.arrived(Mono(130));
+        assert_eq!(batching.due_at(), Some(Mono(1_120)));
+        batching.sent(Mono(1_120));
+        batching.arrived(Mono(9_000));
+        assert_eq!(batching.due_at(), Some(Mono(9_020)));
     }
 }

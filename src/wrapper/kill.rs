@@ -1,4 +1,4 @@
-//! The course of a command from its start to its outcome: time-out, kill, escalation, drain. Pure: time is handed
+//! The shutdown of a command from its start to its outcome: time-out, kill, escalation, drain. Pure: time is handed
 //! in, what is to be done comes out. Must not know: processes, sockets.
 
 use crate::clock::Mono;
@@ -30,9 +30,9 @@ pub enum Step {
     Finish(Ending),
 }
 
-/// The course itself.
+/// The shutdown itself.
 #[derive(Debug, Default)]
-pub struct Course {
+pub struct Shutdown {
     /// 0: none.
     timeout_s: u64,
     started_at: Option<Mono>,
@@ -49,7 +49,7 @@ pub struct Course {
     finished: bool,
 }
 
-impl Course {
+impl Shutdown {
     /// The command runs; `timeout_s` 0: for as long as it likes.
     pub fn started(&mut self, timeout_s: u64, now: Mono) {
         self.timeout_s = timeout_s;
@@ -237,10 +237,10 @@ fn out_of_patience(drained_at: Mono) -> Mono {
 mod tests {
     use super::*;
 
-    fn running(timeout_s: u64) -> Course {
-        let mut course = Course::default();
-        course.started(timeout_s, Mono(0));
-        course
+    fn running(timeout_s: u64) -> Shutdown {
+        let mut shutdown = Shutdown::default();
+        shutdown.started(timeout_s, Mono(0));
+        shutdown
     }
 
     fn finish(ending: Ending) -> Vec<Step> {
@@ -249,105 +249,109 @@ mod tests {
 
     #[test]
     fn a_command_that_ends_by_itself_gives_its_code_once_its_output_has_ended() {
-        let mut course = running(10);
-        course.exited(Exit::Code(3), Mono(5));
-        assert_eq!(course.steps(Mono(5)), []);
-        course.output_ended();
-        assert_eq!(course.steps(Mono(6)), finish(Ending::exited(3)));
-        assert_eq!(course.steps(Mono(7)), []);
-        assert_eq!(course.deadline(), None);
+        let mut shutdown = running(10);
+        shutdown.exited(Exit::Code(3), Mono(5));
+        assert_eq!(shutdown.steps(Mono(5)), []);
+        shutdown.output_ended();
+        assert_eq!(shutdown.steps(Mono(6)), finish(Ending::exited(3)));
+        assert_eq!(shutdown.steps(Mono(7)), []);
+        assert_eq!(shutdown.deadline(), None);
     }
 
     #[test]
     fn output_that_ends_before_the_command_waits_for_the_command() {
-        let mut course = running(0);
-        course.output_ended();
-        assert_eq!(course.steps(Mono(9_000_000)), []);
-        course.exited(Exit::Signal(9), Mono(9_000_001));
-        assert_eq!(course.steps(Mono(9_000_001)), finish(Ending::signaled(9)));
+        let mut shutdown = running(0);
+        shutdown.output_ended();
+        assert_eq!(shutdown.steps(Mono(9_000_000)), []);
+        shutdown.exited(Exit::Signal(9), Mono(9_000_001));
+        assert_eq!(shutdown.steps(Mono(9_000_001)), finish(Ending::signaled(9)));
     }
 
     #[test]
     fn children_that_hold_the_pipe_are_named_and_left_after_two_seconds() {
-        let mut course = running(0);
-        course.exited(Exit::Code(0), Mono(1_000));
-        assert_eq!(course.deadline(), Some(Mono(3_000)));
-        assert_eq!(course.steps(Mono(3_000)), [Step::NameLeftovers]);
-        assert_eq!(course.steps(Mono(3_001)), []);
-        course.leftovers("sleep (pid 7)".into());
-        assert_eq!(course.steps(Mono(3_002)), [Step::StopReading]);
-        course.output_ended();
+        let mut shutdown = running(0);
+        shutdown.exited(Exit::Code(0), Mono(1_000));
+        assert_eq!(shutdown.deadline(), Some(Mono(3_000)));
+        assert_eq!(shutdown.steps(Mono(3_000)), [Step::NameLeftovers]);
+        assert_eq!(shutdown.steps(Mono(3_001)), []);
+        shutdown.leftovers("sleep (pid 7)".into());
+        assert_eq!(shutdown.steps(Mono(3_002)), [Step::StopReading]);
+        shutdown.output_ended();
         let note = "[left running, output not followed: sleep (pid 7)]";
-        assert_eq!(course.steps(Mono(3_002)), finish(Ending::exited(0).noted(note)));
+        assert_eq!(shutdown.steps(Mono(3_002)), finish(Ending::exited(0).noted(note)));
     }
 
     #[test]
     fn a_guardian_that_does_not_answer_is_not_waited_for() {
-        let mut course = running(0);
-        course.exited(Exit::Code(0), Mono(0));
-        assert_eq!(course.steps(Mono(2_000)), [Step::NameLeftovers]);
-        assert_eq!(course.deadline(), Some(Mono(3_000)));
-        assert_eq!(course.steps(Mono(3_000)), [Step::StopReading]);
-        assert_eq!(course.deadline(), Some(Mono(4_000)));
-        assert_eq!(course.steps(Mono(4_000)), finish(Ending::exited(0)));
+        let mut shutdown = running(0);
+        shutdown.exited(Exit::Code(0), Mono(0));
+        assert_eq!(shutdown.steps(Mono(2_000)), [Step::NameLeftovers]);
+        assert_eq!(shutdown.deadline(), Some(Mono(3_000)));
+        assert_eq!(shutdown.steps(Mono(3_000)), [Step::StopReading]);
+        assert_eq!(shutdown.deadline(), Some(Mono(4_000)));
+        assert_eq!(shutdown.steps(Mono(4_000)), finish(Ending::exited(0)));
     }
 
     #[test]
     fn a_kill_terminates_then_kills_then_finishes_with_143_whatever_the_command_says() {
-        let mut course = running(10);
-        course.ask(Reason::Kill, Mono(1_000));
-        assert_eq!(course.steps(Mono(1_000)), [Step::Terminate]);
-        course.ask(Reason::Kill, Mono(2_000));
-        assert_eq!(course.steps(Mono(5_999)), []);
-        assert_eq!(course.deadline(), Some(Mono(6_000)));
-        assert_eq!(course.steps(Mono(6_000)), [Step::EndAll]);
-        course.exited(Exit::Signal(9), Mono(6_010));
-        course.family_ended(Mono(6_020));
-        course.output_ended();
-        assert_eq!(course.steps(Mono(6_020)), finish(Ending::killed()));
+        let mut shutdown = running(10);
+        shutdown.ask(Reason::Kill, Mono(1_000));
+        assert_eq!(shutdown.steps(Mono(1_000)), [Step::Terminate]);
+        shutdown.ask(Reason::Kill, Mono(2_000));
+        assert_eq!(shutdown.steps(Mono(5_999)), []);
+        assert_eq!(shutdown.deadline(), Some(Mono(6_000)));
+        assert_eq!(shutdown.steps(Mono(6_000)), [Step::EndAll]);
+        shutdown.exited(Exit::Signal(9), Mono(6_010));
+        shutdown.family_ended(Mono(6_020));
+        shutdown.output_ended();
+        assert_eq!(shutdown.steps(Mono(6_020)), finish(Ending::killed()));
     }
 
     #[test]
     fn a_family_that_obeys_is_not_killed_and_not_waited_for() {
-        let mut course = running(0);
-        course.ask(Reason::Kill, Mono(0));
-        assert_eq!(course.steps(Mono(0)), [Step::Terminate]);
-        course.exited(Exit::Code(0), Mono(100));
-        course.output_ended();
-        assert_eq!(course.steps(Mono(100)), [], "a child of the command still lives");
-        course.family_ended(Mono(150));
-        assert_eq!(course.steps(Mono(150)), finish(Ending::killed()));
+        let mut shutdown = running(0);
+        shutdown.ask(Reason::Kill, Mono(0));
+        assert_eq!(shutdown.steps(Mono(0)), [Step::Terminate]);
+        shutdown.exited(Exit::Code(0), Mono(100));
+        shutdown.output_ended();
+        assert_eq!(
+            shutdown.steps(Mono(100)),
+            [],
+            "a child of the command still lives"
+        );
+        shutdown.family_ended(Mono(150));
+        assert_eq!(shutdown.steps(Mono(150)), finish(Ending::killed()));
     }
 
     #[test]
     fn what_cannot_be_ended_does_not_delay_the_outcome_for_ever() {
-        let mut course = running(1);
-        assert_eq!(course.steps(Mono(1_000)), [Step::Terminate]);
-        assert_eq!(course.steps(Mono(6_000)), [Step::EndAll]);
+        let mut shutdown = running(1);
+        assert_eq!(shutdown.steps(Mono(1_000)), [Step::Terminate]);
+        assert_eq!(shutdown.steps(Mono(6_000)), [Step::EndAll]);
         let given_up = 6_000 + limits::END_ALL_MS + limits::GUARDIAN_ANSWER_MS;
         let drained = given_up + limits::PIPE_DRAIN_MS;
-        let mut steps = course.steps(Mono(drained));
-        steps.extend(course.steps(Mono(drained + limits::GUARDIAN_ANSWER_MS)));
-        steps.extend(course.steps(Mono(drained + 2 * limits::GUARDIAN_ANSWER_MS)));
+        let mut steps = shutdown.steps(Mono(drained));
+        steps.extend(shutdown.steps(Mono(drained + limits::GUARDIAN_ANSWER_MS)));
+        steps.extend(shutdown.steps(Mono(drained + 2 * limits::GUARDIAN_ANSWER_MS)));
         assert_eq!(steps[..2], [Step::NameLeftovers, Step::StopReading]);
         assert_eq!(steps[2..], finish(Ending::timed_out(1))[..]);
     }
 
     #[test]
     fn a_kill_after_the_commands_end_changes_nothing() {
-        let mut course = running(0);
-        course.exited(Exit::Code(0), Mono(0));
-        course.ask(Reason::Kill, Mono(1));
-        course.output_ended();
-        assert_eq!(course.steps(Mono(1)), finish(Ending::exited(0)));
+        let mut shutdown = running(0);
+        shutdown.exited(Exit::Code(0), Mono(0));
+        shutdown.ask(Reason::Kill, Mono(1));
+        shutdown.output_ended();
+        assert_eq!(shutdown.steps(Mono(1)), finish(Ending::exited(0)));
     }
 
     #[test]
     fn a_kill_before_the_start_terminates_at_the_start() {
-        let mut course = Course::default();
-        course.ask(Reason::Stop, Mono(0));
-        assert_eq!(course.steps(Mono(0)), []);
-        course.started(0, Mono(1));
-        assert_eq!(course.steps(Mono(1)), [Step::Terminate]);
+        let mut shutdown = Shutdown::default();
+        shutdown.ask(Reason::Stop, Mono(0));
+        assert_eq!(shutdown.steps(Mono(0)), []);
+        shutdown.started(0, Mono(1));
+        assert_eq!(shutdown.steps(Mono(1)), [Step::Terminate]);
     }
 }

@@ -8,9 +8,9 @@ mod event;
 mod channel;
 mod child;
 mod chunk;
-mod diary;
 mod kill;
 mod link;
+mod local_log;
 mod session;
 mod settings;
 mod spool;
@@ -56,7 +56,11 @@ fn refuse(reason: &str) -> ExitCode {
 fn run(settings: Settings) -> ExitCode {
     // before any thread, so that guardian and command may do all that a fresh process may
     let guardian = guardian::fork_guardian(limits::OUTPUT_PIPE_BYTES);
-    let log_file = diary::open(&settings.log_directory, &settings.job, settings.tuning.log_level);
+    let log_file = local_log::open(
+        &settings.log_directory,
+        &settings.job,
+        settings.tunables.log_level,
+    );
     std::panic::set_hook(Box::new(|panic| log::error!("panic: {panic}")));
     let machine = settings.machine.clone().unwrap_or_else(machine_id);
     log::info!(

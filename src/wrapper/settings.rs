@@ -22,7 +22,7 @@ pub struct Settings {
     pub machine: Option<String>,
     /// `SP_COMMAND` and what belongs to it; None: the job comes over the socket.
     pub own_job: Option<OwnJob>,
-    pub tuning: Tuning,
+    pub tunables: Tunables,
     pub log_directory: OsString,
     /// What the launcher had before it raised its own limit.
     descriptors: Option<u64>,
@@ -43,7 +43,7 @@ pub struct OwnJob {
 
 /// What a job's environment may change as well.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tuning {
+pub struct Tunables {
     pub output_interval_ms: u64,
     pub spool_limit_bytes: u64,
     pub log_level: log::LevelFilter,
@@ -104,9 +104,9 @@ impl Settings {
             allow_overlap: text("SP_ALLOW_OVERLAP").is_none_or(|value| is_true(&value)),
             lockfile: raw("SP_LOCKFILE").cloned(),
         });
-        let mut tuning = Tuning::default();
+        let mut tunables = Tunables::default();
         for (name, value) in &environment {
-            tuning.apply(&name.to_string_lossy(), &value.to_string_lossy());
+            tunables.apply(&name.to_string_lossy(), &value.to_string_lossy());
         }
         let machine = text("SP_MACHINE_ID");
         let descriptors = text("SP_DESCRIPTOR_LIMIT").and_then(|limit| limit.parse().ok());
@@ -120,7 +120,7 @@ impl Settings {
             instance,
             machine,
             own_job,
-            tuning,
+            tunables,
             log_directory,
             descriptors,
             environment,
@@ -209,9 +209,9 @@ impl Settings {
     }
 }
 
-impl Default for Tuning {
-    fn default() -> Tuning {
-        Tuning {
+impl Default for Tunables {
+    fn default() -> Tunables {
+        Tunables {
             output_interval_ms: limits::OUTPUT_INTERVAL_MS,
             spool_limit_bytes: limits::SPOOL_DISK_BYTES,
             log_level: log::LevelFilter::Info,
@@ -219,7 +219,7 @@ impl Default for Tuning {
     }
 }
 
-impl Tuning {
+impl Tunables {
     /// Takes one variable, if it is one of its own and makes sense.
     pub fn apply(&mut self, name: &str, value: &str) {
         match name {
@@ -373,11 +373,11 @@ mod tests {
 
     #[test]
     fn odd_values_leave_the_defaults() {
-        let mut tuning = Tuning::default();
-        tuning.apply("SP_OUTPUT_INTERVAL_MS", "fast");
-        tuning.apply("SP_WRAPPER_LOGLEVEL", "debug");
-        assert_eq!(tuning.output_interval_ms, limits::OUTPUT_INTERVAL_MS);
-        assert_eq!(tuning.log_level, log::LevelFilter::Debug);
+        let mut tunables = Tunables::default();
+        tunables.apply("SP_OUTPUT_INTERVAL_MS", "fast");
+        tunables.apply("SP_WRAPPER_LOGLEVEL", "debug");
+        assert_eq!(tunables.output_interval_ms, limits::OUTPUT_INTERVAL_MS);
+        assert_eq!(tunables.log_level, log::LevelFilter::Debug);
         assert_eq!(seconds("-3"), 0);
         assert_eq!(seconds("soon"), 0);
         assert!(is_true("i know what i am doing!") && !is_true("False"));

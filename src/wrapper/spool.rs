@@ -31,8 +31,8 @@ pub struct Spool {
 /// What became of bytes that were offered.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Appended {
-    /// Taken; `ring`: the owner has asked to be told by now.
-    Taken { ring: bool },
+    /// Taken; `wake`: the owner has asked to be told by now.
+    Taken { wake: bool },
     /// No room for more than the first `taken`, and nothing may be left out: wait for the room waker, then offer
     /// the rest.
     Full { taken: usize },
@@ -44,7 +44,7 @@ struct Queue {
     staged: Vec<u8>,
     memory: VecDeque<u8>,
     segments: VecDeque<Segment>,
-    home: Home,
+    dir: SpoolDir,
     limit_bytes: u64,
     /// While the daemon takes output nothing is left out: the reader waits instead.
     may_leave_out: bool,
@@ -52,9 +52,9 @@ struct Queue {
     /// Left out behind everything that is queued.
     left_out_at_end: u64,
     last_byte: u8,
-    /// `append` rings the owner once when so many bytes wait.
-    ring_at: u64,
-    rung: bool,
+    /// `append` wakes the owner once when so many bytes wait.
+    wake_at: u64,
+    is_woken: bool,
     /// What was left when `take` last had nothing to give.
     rest_seen: u64,
     /// The pipe's last bytes come: they are taken whatever the limit says.
@@ -74,7 +74,7 @@ struct Segment {
 
 /// The directory of this wrapper's spool files, made when the first is needed.
 #[derive(Debug)]
-struct Home {
+struct SpoolDir {
     root: PathBuf,
     name: String,
     /// Locked while we live, so that nobody takes our files for a dead wrapper's.
@@ -83,7 +83,7 @@ struct Home {
 }
 
 /// Where appended bytes go.
-enum Place {
+enum Destination {
     Memory,
     Disk { file: Arc<File>, offset: u64, room: u64 },
     LeftOut,
@@ -98,7 +98,7 @@ impl Spool {
                 staged: Vec::new(),
                 memory: VecDeque::new(),
                 segments: VecDeque::new(),
-                home: Home {
+                dir: SpoolDir {
                     root,
                     name: safe_name(name),
                     lock: None,
@@ -109,8 +109,8 @@ impl Spool {
                 reader_waits: false,
                 left_out_at_end: 0,
                 last_byte: b'\n',
-                ring_at: 1,
-                rung: false,
+                wake_at: 1,
+                is_woken: false,
                 rest_seen: 0,
                 closing: false,
                 complained: false,
@@ -142,22 +142,22 @@ impl Spool {
     pub fn append(&self, mut bytes: &[u8]) -> Appended {
         let offered = bytes.len();
         while !bytes.is_empty() {
-            let place = self.queue.lock().place_for(bytes.len());
+            let place = self.queue.lock().destination_for(bytes.len());
             let taken = match place {
-                Place::Memory => {
+                Destination::Memory => {
                     self.queue.lock().memory.extend(bytes);
                     bytes.len()
                 }
-                Place::Disk { file, offset, room } => {
+                Destination::Disk { file, offset, room } => {
                     let length = bytes.len().min(room as usize);
                     let written = file.write_all_at(&bytes[..length], offset);
                     self.queue.lock().wrote(length, written)
                 }
-                Place::LeftOut => {
+                Destination::LeftOut => {
                     self.queue.lock().left_out_at_end += bytes.len() as u64;
                     bytes.len()
                 }
-                Place::Nowhere => 0,
+                Destination::Nowhere => 0,
             };
             if taken == 0 {
                 return Appended::Full {
@@ -167,9 +167,9 @@ impl Spool {
             bytes = &bytes[taken..];
         }
         let mut queue = self.queue.lock();
-        let ring = !queue.rung && queue.length() >= queue.ring_at;
-        queue.rung |= ring;
-        Appended::Taken { ring }
+        let wake = !queue.is_woken && queue.length() >= queue.wake_at;
+        queue.is_woken |= wake;
+        Appended::Taken { wake }
     }
 
     /// Bytes that wait, the notices of what was left out not counted.
@@ -189,16 +189,16 @@ impl Spool {
         self.room.wake();
     }
 
-    /// Has `append` ring once when more waits than `take` could give. True: it does already.
+    /// Has `append` wake once when more waits than `take` could give. True: it does already.
     pub fn ring_when_more(&self) -> bool {
         let mut queue = self.queue.lock();
-        let ring_at = queue.rest_seen + 1;
-        queue.ring_at(ring_at)
+        let wake_at = queue.rest_seen + 1;
+        queue.wake_at(wake_at)
     }
 
-    /// Has `append` ring once when so many bytes wait. True: they do already.
-    pub fn ring_at(&self, length: usize) -> bool {
-        self.queue.lock().ring_at(length as u64)
+    /// Has `append` wake once when so many bytes wait. True: they do already.
+    pub fn wake_at(&self, length: usize) -> bool {
+        self.queue.lock().wake_at(length as u64)
     }
 
     /// Removes the files. Only when nobody will take what is in them.
@@ -237,18 +237,18 @@ impl Drop for Spool {
 }
 
 impl Queue {
-    fn ring_at(&mut self, length: u64) -> bool {
-        self.ring_at = length;
-        self.rung = self.length() >= length;
-        self.rung
+    fn wake_at(&mut self, length: u64) -> bool {
+        self.wake_at = length;
+        self.is_woken = self.length() >= length;
+        self.is_woken
     }
 
     fn discard(&mut self) {
         for segment in self.segments.drain(..) {
             let _ = std::fs::remove_file(segment.path);
         }
-        if self.home.lock.take().is_some() {
-            let _ = std::fs::remove_dir(self.home.path());
+        if self.dir.lock.take().is_some() {
+            let _ = std::fs::remove_dir(self.dir.path());
         }
     }
 
@@ -267,7 +267,7 @@ impl Queue {
             .sum()
     }
 
-    fn place_for(&mut self, length: usize) -> Place {
+    fn destination_for(&mut self, length: usize) -> Destination {
         // nobody writes to it now: the writer is who asks
         if let [only] = self.segments.make_contiguous()
             && only.read == only.written
@@ -279,7 +279,7 @@ impl Queue {
         // once something was left out at the end, what follows must come after the notice of it
         let in_memory = self.segments.is_empty() && self.left_out_at_end == 0;
         if in_memory && self.memory.len() + length <= limits::SPOOL_MEMORY_BYTES {
-            return Place::Memory;
+            return Destination::Memory;
         }
         let segment_bytes = self.segment_bytes();
         if let Some(last) = self.segments.back()
@@ -293,7 +293,7 @@ impl Queue {
         if is_full && !self.closing {
             if !self.may_leave_out {
                 self.reader_waits = true;
-                return Place::Nowhere;
+                return Destination::Nowhere;
             }
             self.leave_out_middle();
         }
@@ -309,9 +309,9 @@ impl Queue {
         usual.max(self.limit_bytes / limits::SPOOL_SEGMENTS)
     }
 
-    fn new_segment(&mut self) -> io::Result<Place> {
+    fn new_segment(&mut self) -> io::Result<Destination> {
         let segment_bytes = self.segment_bytes();
-        let (path, file) = self.home.create_file()?;
+        let (path, file) = self.dir.create_file()?;
         let segment = Segment {
             file: Arc::new(file),
             path,
@@ -324,18 +324,18 @@ impl Queue {
         Ok(place)
     }
 
-    fn without_disk(&mut self, error: &io::Error) -> Place {
+    fn without_disk(&mut self, error: &io::Error) -> Destination {
         if !std::mem::replace(&mut self.complained, true) {
             log::error!(
                 "spooling to {}: {error}; output is held back or left out",
-                self.home.root.display()
+                self.dir.root.display()
             );
         }
         if self.may_leave_out || self.closing {
-            return Place::LeftOut;
+            return Destination::LeftOut;
         }
         self.reader_waits = true;
-        Place::Nowhere
+        Destination::Nowhere
     }
 
     /// Gives up the oldest file of the second half: the first half stays as it is, the second keeps the newest.
@@ -375,7 +375,7 @@ impl Queue {
             (Err(error), _) => {
                 self.drop_unused_segment();
                 match self.without_disk(&error) {
-                    Place::LeftOut => {
+                    Destination::LeftOut => {
                         self.left_out_at_end += length as u64;
                         length
                     }
@@ -471,8 +471,8 @@ impl Queue {
 }
 
 impl Segment {
-    fn place(&self, segment_bytes: u64) -> Place {
-        Place::Disk {
+    fn place(&self, segment_bytes: u64) -> Destination {
+        Destination::Disk {
             file: self.file.clone(),
             offset: self.written,
             room: segment_bytes - self.written,
@@ -480,7 +480,7 @@ impl Segment {
     }
 }
 
-impl Home {
+impl SpoolDir {
     fn path(&self) -> PathBuf {
         self.root.join(&self.name)
     }
@@ -641,7 +641,7 @@ mod tests {
     /// What a full disk says to a write; the file itself can be made.
     fn fail_to_write(spool: &Spool, length: usize) {
         let mut queue = spool.queue.lock();
-        if let Place::Disk { .. } = queue.place_for(length) {
+        if let Destination::Disk { .. } = queue.destination_for(length) {
             queue.wrote(length, Err(io::ErrorKind::StorageFull.into()));
         }
     }
@@ -725,12 +725,12 @@ mod tests {
 
     #[test]
     fn the_owner_is_rung_once_per_asking() {
-        let (spool, _) = spool("rings", 1 << 20);
-        assert_eq!(spool.append(b"a"), Appended::Taken { ring: true });
-        assert_eq!(spool.append(b"b"), Appended::Taken { ring: false });
-        assert!(!spool.ring_at(4));
-        assert_eq!(spool.append(b"c"), Appended::Taken { ring: false });
-        assert_eq!(spool.append(b"d"), Appended::Taken { ring: true });
+        let (spool, _) = spool("wakes", 1 << 20);
+        assert_eq!(spool.append(b"a"), Appended::Taken { wake: true });
+        assert_eq!(spool.append(b"b"), Appended::Taken { wake: false });
+        assert!(!spool.wake_at(4));
+        assert_eq!(spool.append(b"c"), Appended::Taken { wake: false });
+        assert_eq!(spool.append(b"d"), Appended::Taken { wake: true });
         assert_eq!(spool.take(false).unwrap(), b"abcd");
     }
 

@@ -16,9 +16,9 @@ use crate::process::guardian::Guardian;
 use crate::process::order::{Exit, GuardianOrder, Report};
 use crate::protocol::{DaemonFrame, JobOrder, SessionKey};
 use crate::wrapper::child::Child;
-use crate::wrapper::chunk::Pace;
+use crate::wrapper::chunk::Batching;
 use crate::wrapper::event::{Event, LinkEvent};
-use crate::wrapper::kill::{Course, Reason, Step};
+use crate::wrapper::kill::{Reason, Shutdown, Step};
 use crate::wrapper::link::Link;
 use crate::wrapper::session::{Action, STDERR, STDOUT, Session};
 use crate::wrapper::settings::Settings;
@@ -29,8 +29,8 @@ pub struct Supervisor {
     settings: Settings,
     key: SessionKey,
     session: Session,
-    course: Course,
-    pace: Pace,
+    shutdown: Shutdown,
+    batching: Batching,
     spool: Arc<Spool>,
     child: Child,
     link: Link,
@@ -94,13 +94,13 @@ impl Supervisor {
         let spool = Arc::new(Spool::new(
             spool::root(),
             &files,
-            settings.tuning.spool_limit_bytes,
+            settings.tunables.spool_limit_bytes,
         )?);
         let child = Child::new(guardian, spool.clone(), &sender)?;
         Ok(Supervisor {
             session: Session::new(wrapper_id, env!("CARGO_PKG_VERSION"), settings.own_job.is_none()),
-            course: Course::default(),
-            pace: Pace::new(settings.tuning.output_interval_ms),
+            shutdown: Shutdown::default(),
+            batching: Batching::new(settings.tunables.output_interval_ms),
             key,
             settings,
             spool,
@@ -158,7 +158,7 @@ impl Supervisor {
 
     /// Signals first, then output, then frames.
     fn turn(&mut self, now: Mono) {
-        for step in self.course.steps(now) {
+        for step in self.shutdown.steps(now) {
             self.perform(step, now);
         }
         self.spool.set_may_leave_out(!self.session.is_open());
@@ -178,10 +178,10 @@ impl Supervisor {
     fn deadline(&self) -> Option<Mono> {
         let patience =
             matches!(self.stage, Stage::Waiting | Stage::Finishing { .. }).then_some(self.patience_ends_at);
-        let output = self.pace.due_at().filter(|_| self.session.has_room());
+        let output = self.batching.due_at().filter(|_| self.session.has_room());
         let deadlines = [
             self.session.deadline(),
-            self.course.deadline(),
+            self.shutdown.deadline(),
             output,
             patience,
             self.lock_freed_by,
@@ -195,8 +195,8 @@ impl Supervisor {
             Event::Link(event) => self.handle_link(event, now),
             Event::Guardian(report) => self.handle_report(report, now),
             Event::GuardianGone => self.guardian_gone(now),
-            Event::OutputWaits => self.pace.arrived(now),
-            Event::OutputEnded => self.course.output_ended(),
+            Event::OutputWaits => self.batching.arrived(now),
+            Event::OutputEnded => self.shutdown.output_ended(),
             Event::ToldToStop => self.told_to_stop(now),
             Event::Panicked(name) if name == "sp-link" => self.restart_link(),
             Event::Panicked(name) => self.fail(&format!(
@@ -279,7 +279,7 @@ impl Supervisor {
             timeout_s: start.timeout_s,
         };
         // a directory on a hung mount takes for ever: kill and timeout hold from here on
-        self.course.started(start.timeout_s, now);
+        self.shutdown.started(start.timeout_s, now);
         if let Err(error) = self.child.start(start.launch) {
             let what = format!("cannot start the command: {error}");
             self.finish(Ending::error(error_note(&what)));
@@ -287,13 +287,13 @@ impl Supervisor {
     }
 
     fn tune(&mut self, order: &JobOrder) {
-        let mut tuning = self.settings.tuning.clone();
+        let mut tunables = self.settings.tunables.clone();
         for (name, value) in &order.env {
-            tuning.apply(name, value);
+            tunables.apply(name, value);
         }
-        self.pace.set_interval_ms(tuning.output_interval_ms);
-        self.spool.set_limit_bytes(tuning.spool_limit_bytes);
-        log::set_max_level(tuning.log_level);
+        self.batching.set_interval_ms(tunables.output_interval_ms);
+        self.spool.set_limit_bytes(tunables.spool_limit_bytes);
+        log::set_max_level(tunables.log_level);
     }
 
     fn kill(&mut self, now: Mono) {
@@ -302,7 +302,7 @@ impl Supervisor {
             Stage::Starting { .. } | Stage::Running => {
                 log::info!("kill received");
                 self.flush = true;
-                self.course.ask(Reason::Kill, now);
+                self.shutdown.ask(Reason::Kill, now);
             }
             Stage::Finishing { .. } | Stage::Done => {}
         }
@@ -315,7 +315,7 @@ impl Supervisor {
             Stage::Waiting => self.finish(Ending::told_to_stop()),
             Stage::Starting { .. } | Stage::Running => {
                 self.flush = true;
-                self.course.ask(Reason::Stop, now);
+                self.shutdown.ask(Reason::Stop, now);
             }
             Stage::Finishing { .. } | Stage::Done => {
                 self.patience_ends_at = self.patience_ends_at.min(now.plus_ms(limits::STOP_PATIENCE_MS));
@@ -330,31 +330,31 @@ impl Supervisor {
                 self.child.started(pid);
                 self.session.started(pid);
                 if let Stage::Starting { timeout_s } = self.stage {
-                    self.course.started(timeout_s, now);
+                    self.shutdown.started(timeout_s, now);
                 }
                 self.stage = Stage::Running;
                 panic_for_tests("start");
             }
-            Report::Locked { .. } | Report::NotStarted { .. } if self.course.reason().is_some() => {
+            Report::Locked { .. } | Report::NotStarted { .. } if self.shutdown.reason().is_some() => {
                 // it was to be ended anyway: that is its outcome
-                self.course.exited(Exit::Signal(9), now);
-                self.course.family_ended(now);
-                self.course.leftovers(String::new());
+                self.shutdown.exited(Exit::Signal(9), now);
+                self.shutdown.family_ended(now);
+                self.shutdown.leftovers(String::new());
             }
             Report::Locked { message } => self.not_started(Ending::locked(&message)),
             Report::NotStarted { message } => self.not_started(Ending::error(error_note(&message))),
             Report::Exited(exit) => {
                 log::info!("command ended: {exit:?}");
-                self.course.exited(exit, now);
+                self.shutdown.exited(exit, now);
             }
-            Report::Empty => self.course.family_ended(now),
+            Report::Empty => self.shutdown.family_ended(now),
             Report::AllEnded { clean } => {
                 if !clean {
                     log::error!("not all of the command's processes could be ended");
                 }
-                self.course.family_ended(now);
+                self.shutdown.family_ended(now);
             }
-            Report::Leftovers { names } => self.course.leftovers(names),
+            Report::Leftovers { names } => self.shutdown.leftovers(names),
         }
     }
 
@@ -376,13 +376,13 @@ impl Supervisor {
         log::error!("the guardian died");
         let what = "the guardian of the command died, so the command was ended";
         self.child.end_orphans();
-        if !self.course.is_running() {
+        if !self.shutdown.is_running() {
             return self.finish(Ending::error(error_note(what)));
         }
-        self.course.ask(Reason::Fault(what.to_string()), now);
-        self.course.exited(Exit::Signal(9), now);
-        self.course.family_ended(now);
-        self.course.leftovers(String::new());
+        self.shutdown.ask(Reason::Fault(what.to_string()), now);
+        self.shutdown.exited(Exit::Signal(9), now);
+        self.shutdown.family_ended(now);
+        self.shutdown.leftovers(String::new());
     }
 
     /// Something of our own broke: the command goes, the outcome is delivered as far as that still works.
@@ -415,7 +415,7 @@ impl Supervisor {
         match step {
             Step::Terminate => {
                 self.child.order(&GuardianOrder::Terminate);
-                log::info!("SIGTERM to the command: {:?}", self.course.reason());
+                log::info!("SIGTERM to the command: {:?}", self.shutdown.reason());
                 self.flush = true;
             }
             Step::EndAll => {
@@ -445,8 +445,8 @@ impl Supervisor {
             ending.note.as_deref().unwrap_or("no notice")
         );
         let has_run = self.stage == Stage::Running;
-        let duration_ms = self.course.ran_ms(clock::mono()).filter(|_| has_run);
-        self.course = Course::default();
+        let duration_ms = self.shutdown.ran_ms(clock::mono()).filter(|_| has_run);
+        self.shutdown = Shutdown::default();
         let patience_ms = if self.told_to_stop {
             limits::STOP_PATIENCE_MS
         } else {
@@ -464,14 +464,14 @@ impl Supervisor {
     fn feed(&mut self, now: Mono) {
         let is_last = matches!(self.stage, Stage::Finishing { .. });
         while self.session.has_room() {
-            let due = is_last || self.flush || self.pace.due_at().is_some_and(|at| at <= now);
+            let due = is_last || self.flush || self.batching.due_at().is_some_and(|at| at <= now);
             if !due && self.spool.length() < limits::OUTPUT_CHUNK_BYTES as u64 {
                 break;
             }
             match self.spool.take(is_last) {
                 Some(data) => self.session.offer(STDOUT, data),
                 None => {
-                    self.pace.sent(now);
+                    self.batching.sent(now);
                     self.flush = false;
                     break;
                 }
@@ -486,14 +486,14 @@ impl Supervisor {
             }
             return;
         }
-        let waits = match self.pace.due_at() {
+        let waits = match self.batching.due_at() {
             None => self.spool.ring_when_more(),
-            Some(_) if self.session.has_room() => self.spool.ring_at(limits::OUTPUT_CHUNK_BYTES),
+            Some(_) if self.session.has_room() => self.spool.wake_at(limits::OUTPUT_CHUNK_BYTES),
             // an acknowledgement makes room, and that is an event of its own
             Some(_) => return,
         };
         if waits {
-            self.pace.arrived(now);
+            self.batching.arrived(now);
             let _ = self.sender.try_send(Event::OutputWaits);
         }
     }

@@ -160,7 +160,7 @@ fn any_path_is_taken_and_the_token_of_its_query_is_told() {
                 ..
             }) => {
                 assert_eq!(peer.token.as_deref(), token);
-                assert!(peer.is_private, "loopback");
+                assert!(peer.is_confidential, "loopback");
                 assert_eq!((frame.key, frame.body), (key(), WrapperBody::Heartbeat));
                 let ack = DaemonFrame::StartAck;
                 endpoint

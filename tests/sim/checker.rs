@@ -8,7 +8,7 @@ use saltpeter::engine::effect::{Answer, Dispatch, Done, Effect, Fact, StorageOrd
 use saltpeter::engine::event::{Arrival, Arrived, Ask, Event};
 use saltpeter::engine::id::{ConnectionId, RequestId};
 use saltpeter::engine::id::{MachineRunId, RunId};
-use saltpeter::engine::record::{MachineRecord, MachineStage, RunRecord, RunStage};
+use saltpeter::engine::record::{Handover, MachineRecord, MachineStage, RunRecord, RunStage};
 use saltpeter::protocol::{DaemonFrame, ErrorCode, WrapperBody, WrapperFrame};
 
 use crate::daemon::Seen;
@@ -653,7 +653,7 @@ impl World {
             let stage = self.storage.machines.get(id).map(|m| m.stage);
             // where the permission decides, a dispatch that a crash forgets starts nothing
             let is_stored = matches!(stage, Some(MachineStage::Dispatched | MachineStage::Launched));
-            if dispatch.env_delivery && !is_stored {
+            if dispatch.handover == Handover::InDispatch && !is_stored {
                 self.fail(
                     "P3",
                     format!("{machine} is dispatched, stored stage is {stage:?}"),
@@ -665,7 +665,7 @@ impl World {
                 .get(&(dispatch.run, *id))
                 .copied()
                 .unwrap_or(0);
-            if dispatch.env_delivery && times > 0 {
+            if dispatch.handover == Handover::InDispatch && times > 0 {
                 self.fail("P3", format!("a second dispatch with command to {machine}"));
             }
             let view = self.checker.views.entry(*id).or_default();

@@ -65,8 +65,8 @@ impl World {
         );
         let settings = EngineSettings {
             seed: self.rng.bytes32(),
-            private_link: true,
-            own_wrapper_by_default: false,
+            is_link_confidential: true,
+            starts_sp_wrapper_by_default: false,
             machines_share_a_host: false,
         };
         let engine = Engine::new(settings, self.config.clone(), recovered, self.now());

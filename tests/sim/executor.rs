@@ -8,6 +8,7 @@ use saltpeter::config::{JobSpec, Targets};
 use saltpeter::engine::effect::{Dispatch, ExecutorOrder};
 use saltpeter::engine::event::Event;
 use saltpeter::engine::id::{MachineRunId, RunId};
+use saltpeter::engine::record::Handover;
 
 use crate::setup::{Kind, PYTHON_PATH};
 use crate::trace;
@@ -100,12 +101,12 @@ impl World {
     fn dispatch(&mut self, dispatch: &Dispatch) {
         self.checker_dispatch(dispatch);
         let python = dispatch.spec.wrapper_path.as_deref() == Some(PYTHON_PATH);
-        let kind = match (python, dispatch.env_delivery) {
+        let kind = match (python, dispatch.handover == Handover::InDispatch) {
             (true, _) => Kind::Python,
             (false, true) => Kind::OursEnv,
             (false, false) => Kind::OursJob,
         };
-        if python && !dispatch.env_delivery {
+        if python && dispatch.handover != Handover::InDispatch {
             self.fail("P1", "a Python wrapper was dispatched without its command".into());
         }
         for (machine_run, name) in &dispatch.machines {

@@ -70,7 +70,7 @@ impl World {
             peer: Arc::new(Peer {
                 token,
                 address: format!("10.0.0.{machine}:1"),
-                is_private: true,
+                is_confidential: true,
             }),
             up_last_ms: self.now_ms,
             down_last_ms: self.now_ms,

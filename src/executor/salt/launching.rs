@@ -5,15 +5,16 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde_json::{Value, json};
 
-use super::protocol::{self, Launch, Request};
+use super::protocol::{self, LaunchReturn, Request};
 use super::{NO_ANSWER, NO_RESPONSE, NOT_STARTED, Salt, What};
 use crate::clock::{self, Mono};
 use crate::config::Settings;
 use crate::engine::effect::Dispatch;
 use crate::engine::event::Event;
 use crate::engine::id::MachineRunId;
+use crate::engine::record::Handover;
+use crate::executor::endpoint::Endpoint;
 use crate::executor::launch;
-use crate::executor::link::Entrance;
 use crate::limits;
 use crate::process::host::short_name;
 
@@ -46,10 +47,10 @@ impl Salt {
             }
             return;
         }
-        if dispatch.plain {
+        if dispatch.handover == Handover::Plain {
             return self.run_plain(dispatch);
         }
-        let kwarg = wrapper_call(&dispatch, &settings, &self.entrance);
+        let kwarg = wrapper_call(&dispatch, &settings, &self.endpoint);
         let open = dispatch
             .machines
             .iter()
@@ -97,8 +98,8 @@ impl Launching {
     pub(super) fn returned(&mut self, machine: &str, ret: &Value) -> Option<Event> {
         let machine_run = self.open.remove(machine)?;
         Some(match protocol::launch(ret) {
-            Launch::Started => Event::Launched { machine_run },
-            Launch::Failed(text) => failed(machine_run, NOT_STARTED, text),
+            LaunchReturn::Started => Event::Launched { machine_run },
+            LaunchReturn::Failed(text) => failed(machine_run, NOT_STARTED, text),
         })
     }
 
@@ -150,7 +151,7 @@ fn unfit(env: &BTreeMap<String, String>) -> Option<String> {
 pub(super) fn wrapper_call(
     dispatch: &Dispatch,
     settings: &Settings,
-    entrance: &Entrance,
+    endpoint: &Endpoint,
 ) -> BTreeMap<&'static str, Value> {
     let path = dispatch
         .spec
@@ -161,8 +162,8 @@ pub(super) fn wrapper_call(
     let host = settings
         .server_host(&dispatch.spec)
         .map_or_else(short_name, str::to_string);
-    let link = entrance.link(&host, &dispatch.spec, settings);
-    let env = launch::settings_of(dispatch, &link, settings);
+    let route = endpoint.route(&host, &dispatch.spec, settings);
+    let env = launch::settings_of(dispatch, &route, settings);
     let command = format!("{WRAPPER_PREFIX}{path}");
     [
         ("cmd", json!(command)),
@@ -188,10 +189,9 @@ mod tests {
                 token: "t".into(),
                 spec: Default::default(),
                 machines: (1..).map(MachineRunId).zip(machines.clone()).collect(),
-                env_delivery: false,
+                handover: Handover::OverSocket,
                 at: Default::default(),
                 again: false,
-                plain: false,
             },
             kwarg: BTreeMap::new(),
             open: machines.into_iter().zip((1..).map(MachineRunId)).collect(),

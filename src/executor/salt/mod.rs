@@ -20,7 +20,7 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use serde_json::Value;
 
 use super::CurrentSettings;
-use super::link::Entrance;
+use super::endpoint::Endpoint;
 use crate::clock::{self, Mono};
 use crate::ending::code;
 use crate::engine::effect::ExecutorOrder;
@@ -30,7 +30,7 @@ use crate::wake::Waker;
 use launching::Launching;
 use ping::Ping;
 use plain::{Plain, Question};
-use protocol::{Jids, Launch, Request, Said};
+use protocol::{Jids, LaunchReturn, Request, Said};
 use supervise::Helper;
 
 /// A machine run whose wrapper could not be started.
@@ -41,11 +41,11 @@ const NO_RESPONSE: &str = "Target did not respond";
 
 /// The executor's thread.
 pub struct Salt {
-    entrance: Entrance,
+    endpoint: Endpoint,
     settings: CurrentSettings,
     events: Sender<Event>,
     orders: Receiver<ExecutorOrder>,
-    bell: Arc<Waker>,
+    waker: Arc<Waker>,
     helper: Helper,
     /// Counts helpers.
     generation: u64,
@@ -85,20 +85,20 @@ enum What {
 }
 
 impl Salt {
-    /// `entrance`: where wrappers connect to. `bell` rings when there are orders, or they end.
+    /// `endpoint`: where wrappers connect to. `waker` is woken when there are orders, or when they end.
     pub fn new(
-        entrance: Entrance,
+        endpoint: Endpoint,
         settings: CurrentSettings,
         events: Sender<Event>,
         orders: Receiver<ExecutorOrder>,
-        bell: Arc<Waker>,
+        waker: Arc<Waker>,
     ) -> Salt {
         Salt {
-            entrance,
+            endpoint,
             settings,
             events,
             orders,
-            bell,
+            waker,
             helper: Helper::Down { retry_at: Mono(0) },
             generation: 0,
             backoff_ms: limits::HELPER_BACKOFF_MIN_MS,
@@ -127,7 +127,7 @@ impl Salt {
             let now = clock::mono();
             self.look_at_times(now);
             self.send(now);
-            if let Err(error) = process::wait(&self.bell, self.helper.process(), self.pause_ms()) {
+            if let Err(error) = process::wait(&self.waker, self.helper.process(), self.pause_ms()) {
                 log::error!("waiting for the salt helper: {error}");
                 return;
             }
@@ -277,8 +277,8 @@ impl Salt {
             } => self.refused(id, &kind, &msg, unknown),
             Said::Late { minion, ret, .. } => {
                 let state = match protocol::launch(&ret) {
-                    Launch::Started => "a start",
-                    Launch::Failed(_) => "an answer",
+                    LaunchReturn::Started => "a start",
+                    LaunchReturn::Failed(_) => "an answer",
                 };
                 log::info!("salt: {state} from {minion} came after its time was over");
             }

@@ -342,6 +342,7 @@ fn outcome(ret: &Value, timeout_s: u64) -> (Ending, String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::record::Handover;
 
     /// A command on these machines, published at that moment.
     fn published(machines: &[&str], at: Mono) -> Plain {
@@ -353,10 +354,9 @@ mod tests {
             token: "t".into(),
             spec: Default::default(),
             machines: ids.zip(machines.iter().map(|id| id.to_string())).collect(),
-            env_delivery: true,
+            handover: Handover::Plain,
             at: Default::default(),
             again: false,
-            plain: true,
         });
         plain.published(at);
         plain

@@ -166,9 +166,9 @@ impl Drop for Process {
     }
 }
 
-/// Waits until `bell` rings, the helper has something to say, takes something, or time is over.
-pub fn wait(bell: &Waker, process: Option<&Process>, timeout_ms: u64) -> io::Result<()> {
-    let mut slots = vec![PollFd::new(bell, PollFlags::IN)];
+/// Waits until `waker` is woken, the helper has something to say, takes something, or time is over.
+pub fn wait(waker: &Waker, process: Option<&Process>, timeout_ms: u64) -> io::Result<()> {
+    let mut slots = vec![PollFd::new(waker, PollFlags::IN)];
     if let Some(process) = process {
         slots.push(PollFd::new(&process.stdout, PollFlags::IN));
         if let Some(stderr) = &process.stderr {
@@ -187,7 +187,7 @@ pub fn wait(bell: &Waker, process: Option<&Process>, timeout_ms: u64) -> io::Res
         Err(error) => return Err(error.into()),
     }
     if slots[0].revents().contains(PollFlags::IN) {
-        bell.clear();
+        waker.clear();
     }
     Ok(())
 }

@@ -106,7 +106,7 @@ pub enum Said {
 
 /// How a minion's `cmd.run_all` of the wrapper ended.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Launch {
+pub enum LaunchReturn {
     Started,
     /// The minion's own words.
     Failed(String),
@@ -179,11 +179,11 @@ pub fn words(kind: &str, msg: &str) -> String {
 }
 
 /// Reads a return of `cmd.run_all`: 0 is a start, all else is said in the minion's words.
-pub fn launch(ret: &Value) -> Launch {
+pub fn launch(ret: &Value) -> LaunchReturn {
     let text = |key: &str| ret.get(key).and_then(Value::as_str).unwrap_or_default().trim();
     match ret {
         Value::Object(_) => match ret.get("retcode").and_then(Value::as_i64) {
-            Some(0) => Launch::Started,
+            Some(0) => LaunchReturn::Started,
             retcode => {
                 let said: Vec<&str> = [text("stdout"), text("stderr")]
                     .into_iter()
@@ -194,14 +194,14 @@ pub fn launch(ret: &Value) -> Launch {
                     Some(code) => format!("exited with {code}"),
                     None => "did not start".to_string(),
                 };
-                Launch::Failed(match said.as_slice() {
+                LaunchReturn::Failed(match said.as_slice() {
                     [] => format!("the wrapper {how}"),
                     said => format!("the wrapper {how}: {}", said.join("\n")),
                 })
             }
         },
-        Value::String(text) => Launch::Failed(text.trim().to_string()),
-        other => Launch::Failed(format!("the minion returned {other}")),
+        Value::String(text) => LaunchReturn::Failed(text.trim().to_string()),
+        other => LaunchReturn::Failed(format!("the minion returned {other}")),
     }
 }
 
@@ -227,12 +227,12 @@ mod tests {
     #[test]
     fn a_return_is_a_start_or_the_minions_words() {
         let failed = |ret: Value| match launch(&ret) {
-            Launch::Failed(text) => text,
-            Launch::Started => panic!("{ret} is no start"),
+            LaunchReturn::Failed(text) => text,
+            LaunchReturn::Started => panic!("{ret} is no start"),
         };
         assert_eq!(
             launch(&json!({"retcode": 0, "stdout": "", "pid": 1})),
-            Launch::Started
+            LaunchReturn::Started
         );
         assert_eq!(
             failed(json!({"retcode": 127, "stdout": "a", "stderr": "not found\n"})),

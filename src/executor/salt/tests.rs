@@ -11,6 +11,7 @@ use super::*;
 use crate::config::{ExecutorKind, JobSpec, Settings, Targets};
 use crate::engine::effect::Dispatch;
 use crate::engine::id::{MachineRunId, RunId};
+use crate::engine::record::Handover;
 use crate::executor::{self, Executor};
 
 const HELLO: &str = r#"{"ev":"hello","proto":1,"salt":"3008.5","python":"3","exe":"fake"}"#;
@@ -29,14 +30,14 @@ fn fake_python(name: &str, body: &str) -> PathBuf {
     path
 }
 
-fn entrance() -> Entrance {
-    Entrance {
+fn endpoint() -> Endpoint {
+    Endpoint {
         local_host: "127.0.0.1".into(),
         port: 8889,
         pin: "sha256:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
             .parse()
             .unwrap(),
-        own_wrapper_by_default: false,
+        starts_sp_wrapper_by_default: false,
     }
 }
 
@@ -47,7 +48,7 @@ fn start(python: &Path) -> (Executor, Receiver<Event>) {
     };
     let settings = Arc::new(parking_lot::RwLock::new(Arc::new(settings)));
     let (sender, events) = crossbeam_channel::bounded(limits::CONTROL_QUEUE);
-    let executor = executor::start(ExecutorKind::Salt, entrance(), settings, sender).unwrap();
+    let executor = executor::start(ExecutorKind::Salt, endpoint(), settings, sender).unwrap();
     (executor, events)
 }
 
@@ -226,10 +227,9 @@ fn a_launch_gives_up_who_is_silent_and_waits_for_the_others() {
         machines: machines
             .map(|(id, name)| (MachineRunId(id), name.into()))
             .to_vec(),
-        env_delivery: false,
+        handover: Handover::OverSocket,
         at: Default::default(),
         again: false,
-        plain: false,
     };
     executor
         .try_send(ExecutorOrder::Dispatch(Box::new(dispatch)))
@@ -281,12 +281,11 @@ fn the_dispatch_of_a_wrapper_carries_no_command_and_lets_the_minion_fill_in_its_
         token: "t".into(),
         spec: Arc::new(spec),
         machines: Vec::new(),
-        env_delivery: false,
+        handover: Handover::OverSocket,
         at: Default::default(),
         again: false,
-        plain: false,
     };
-    let call = json!(wrapper_call(&dispatch, &Settings::default(), &entrance()));
+    let call = json!(wrapper_call(&dispatch, &Settings::default(), &endpoint()));
     assert!(!call.to_string().contains("secret"), "{call}");
     assert_eq!(call["env"]["SP_WEBSOCKET_URL"], "wss://[::1]:8889/?token=t");
     let command = call["cmd"].as_str().unwrap();
@@ -298,11 +297,11 @@ fn the_dispatch_of_a_wrapper_carries_no_command_and_lets_the_minion_fill_in_its_
 
 #[test]
 fn our_wrapper_is_sent_over_tls_with_the_pin_and_a_python_one_as_ever() {
-    let entrance = Entrance {
+    let endpoint = Endpoint {
         local_host: "127.0.0.1".into(),
         port: 8889,
         pin: format!("sha256:{}", "00".repeat(32)).parse().unwrap(),
-        own_wrapper_by_default: false,
+        starts_sp_wrapper_by_default: false,
     };
     let settings = Settings {
         default_saltpeter_server_host: Some("master".into()),
@@ -314,17 +313,20 @@ fn our_wrapper_is_sent_over_tls_with_the_pin_and_a_python_one_as_ever() {
             job: "j".into(),
             instance: "j_1".into(),
             machines: Vec::new(),
-            env_delivery: path.is_none(),
+            handover: if path.is_none() {
+                Handover::InDispatch
+            } else {
+                Handover::OverSocket
+            },
             at: Default::default(),
             again: false,
-            plain: false,
             token: "t".into(),
             spec: Arc::new(JobSpec {
                 wrapper_path: path.map(str::to_string),
                 ..JobSpec::default()
             }),
         };
-        let call = wrapper_call(&dispatch, &settings, &entrance);
+        let call = wrapper_call(&dispatch, &settings, &endpoint);
         let env = &call["env"];
         assert_eq!(
             env["SP_WEBSOCKET_URL"],

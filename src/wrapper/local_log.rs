@@ -31,22 +31,22 @@ pub fn open(directory: &OsStr, job: &str, level: LevelFilter) -> Option<File> {
         .open(path)
         .ok()?;
     let for_output = file.try_clone().ok();
-    let diary = Diary {
+    let local_log = LocalLog {
         file: Mutex::new(file),
         pid: std::process::id(),
     };
-    if log::set_boxed_logger(Box::new(diary)).is_ok() {
+    if log::set_boxed_logger(Box::new(local_log)).is_ok() {
         log::set_max_level(level);
     }
     for_output
 }
 
-struct Diary {
+struct LocalLog {
     file: Mutex<File>,
     pid: u32,
 }
 
-impl Log for Diary {
+impl Log for LocalLog {
     /// Only our own lines: a library's trace may hold frames, and frames hold commands.
     fn enabled(&self, metadata: &Metadata) -> bool {
         metadata.target().starts_with("saltpeter")
