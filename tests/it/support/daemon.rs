@@ -51,7 +51,7 @@ struct Process {
 pub fn job(command: &str) -> Value {
     // due in a year that is over
     json!({
-        "command": command, "targets": "m1", "year": "2020",
+        "command": command, "targets": "m1", "year": "2099",
         "min": "*", "hour": "*", "dom": "*", "mon": "*", "dow": "*",
     })
 }
