@@ -67,6 +67,8 @@ pub mod engine;
 pub mod schedule;
 #[cfg(feature = "daemon")]
 pub mod secret;
+#[cfg(feature = "daemon")]
+pub mod time_text;
 
 // -- threads, sockets, files
 #[cfg(feature = "daemon")]

@@ -4,12 +4,12 @@
 use super::call::{Answered, Call};
 use super::error::{Denied, bad, conflict};
 use super::http::Response;
-use super::query::moment;
 use super::views::{self, KillJobBody, PauseBody, RunBody, Started, SwitchBody, Told};
 use crate::clock;
 use crate::engine::effect::Done;
 use crate::engine::event::{Ask, RunOrder};
 use crate::limits;
+use crate::time_text::moment;
 
 /// `POST /api/v1/jobs/{job}/run`.
 pub fn run(call: &Call) -> Answered {

@@ -4,7 +4,7 @@
 use std::io::{self, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, TcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +31,8 @@ pub struct Client {
     token: Option<String>,
     /// For `https://`: whom to believe.
     trust: Option<Arc<ClientConfig>>,
+    /// What to do when it cannot be reached.
+    hint: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,12 +82,19 @@ impl Client {
                 _ => None,
             };
             let ways = vec![way];
-            return Ok(Client { ways, token, trust });
+            let hint = "is it running there?".into();
+            return Ok(Client {
+                ways,
+                token,
+                trust,
+                hint,
+            });
         }
         Ok(Client {
             ways: ways_of(&settings(Loader::new(arguments.config_dir()))),
             token,
             trust: None,
+            hint: hint(arguments.config_dir.as_deref()),
         })
     }
 
@@ -149,8 +158,9 @@ impl Client {
             }
         }
         Err(unreachable(format!(
-            "the daemon cannot be reached ({}); does it run? with another -c, or --url?",
-            failures.join("; ")
+            "cannot reach the daemon ({}); {}",
+            failures.join("; "),
+            self.hint
         )))
     }
 
@@ -178,6 +188,16 @@ impl Client {
         stream.write_all(head.as_bytes())?;
         stream.write_all(body.as_bytes())?;
         read_answer(stream)
+    }
+}
+
+/// What to do when the daemon of that configuration directory cannot be reached; None: none was named.
+fn hint(config_dir: Option<&Path>) -> String {
+    match config_dir {
+        Some(dir) => format!("is a daemon running with '-c {}'?", dir.display()),
+        None => "is it running? if it was started with '-c DIR', give the same '-c DIR' here; for a daemon on another host \
+                 give --url"
+            .into(),
     }
 }
 
@@ -539,6 +559,15 @@ mod tests {
         }
         assert_eq!(at("::1"), ["http://[::1]:8888", near]);
         assert_eq!(at("10.0.0.5"), ["http://10.0.0.5:8888", near]);
+    }
+
+    #[test]
+    fn without_a_directory_the_user_is_told_how_to_reach_a_daemon_that_was_started_with_one() {
+        assert!(hint(None).contains("give the same '-c DIR'"));
+        assert_eq!(
+            hint(Some(Path::new("conf"))),
+            "is a daemon running with '-c conf'?"
+        );
     }
 
     #[test]

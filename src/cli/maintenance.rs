@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::Arguments;
 use super::client::{Client, Failure, encoded};
 use super::table::{Table, cell, plain, time};
+use crate::time_text;
 
 pub const HELP: &str = "\
 usage: saltpeter maintenance [--json]
@@ -15,7 +16,7 @@ usage: saltpeter maintenance [--json]
        saltpeter maintenance clear [--machine MACHINE] [--json]
 
 Shows maintenance, or switches it on or off on top of what the files say: of a machine, or global (no run starts).
-A switch holds an hour unless --for says otherwise (s, m, h, d; at most 7d); clear takes it back.
+A switch holds an hour unless --for says otherwise (s, m, h, d, w; at most 7d); clear takes it back.
 
   -m, --machine MACHINE   of this machine; else global
 
@@ -98,10 +99,10 @@ fn maintenance(arguments: &Arguments) -> Result<ExitCode, Failure> {
             if arguments.reason.is_none() {
                 return Err(usage("--reason is missing"));
             }
-            let seconds = match arguments.duration.as_deref().map(duration_s) {
+            let seconds = match arguments.duration.as_deref().map(time_text::duration_s) {
                 None => None,
                 Some(Some(seconds)) => Some(seconds),
-                Some(None) => return Err(usage("--for takes a number and s, m, h or d")),
+                Some(None) => return Err(usage("--for takes a number and s, m, h, d or w")),
             };
             let body = json!({
                 "on": word == "on", "reason": arguments.reason, "seconds": seconds, "machine": machine,
@@ -162,37 +163,4 @@ fn show(arguments: &Arguments) -> Result<ExitCode, Failure> {
     }
     super::print(&text);
     Ok(ExitCode::SUCCESS)
-}
-
-/// `90`, `90s`, `15m`, `2h`, `1d`.
-fn duration_s(text: &str) -> Option<i64> {
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let amount: i64 = text[..digits].parse().ok()?;
-    let unit_s = match &text[digits..] {
-        "" | "s" => 1,
-        "m" => 60,
-        "h" => 3_600,
-        "d" => 86_400,
-        _ => return None,
-    };
-    amount.checked_mul(unit_s)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_are_read() {
-        for (text, wanted) in [
-            ("90", Some(90)),
-            ("2h", Some(7_200)),
-            ("15m", Some(900)),
-            ("h", None),
-            ("1w", None),
-            ("", None),
-        ] {
-            assert_eq!(duration_s(text), wanted, "{text}");
-        }
-    }
 }

@@ -4,11 +4,12 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use chrono::{DateTime, NaiveDate, NaiveDateTime, SecondsFormat, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 
 use super::Arguments;
 use crate::clock;
 use crate::config::{self, Config, Job, Loader, Severity};
+use crate::time_text::{MOMENTS, moment};
 
 pub const HELP: &str = "\
 usage: saltpeter next [-c DIR] [JOB] [-n COUNT] [--after TIME] [--json]
@@ -17,7 +18,8 @@ Prints when jobs are due, in UTC. A job that is disabled, or whose schedule has 
 
   -n, --count COUNT   so many times a job (default: 5)
   --after TIME        strictly after this (default: now): 2026-11-21T10:00:00Z, with any offset;
-                      2026-11-21, 2026-11-21T10:00:00 (UTC); or seconds since 1970
+                      2026-11-21, 2026-11-21T10:00:00 (UTC); now-2h (s, m, h, d, w); yesterday;
+                      or seconds since 1970
   --json              [{\"job\": NAME, \"next\": [\"2026-11-22T02:30:00Z\", ...]}]
 
 exit codes: 0 success, 1 no such job, or it is not valid, 2 a command line that cannot be understood
@@ -27,12 +29,12 @@ const DEFAULT_COUNT: usize = 5;
 
 /// Prints the due times of one job or of all.
 pub fn run(arguments: &Arguments) -> ExitCode {
-    let after = match arguments.after.as_deref().map(instant) {
+    let after = match arguments.after.as_deref().map(|text| moment(text, clock::wall())) {
         None => clock::wall().utc(),
-        Some(Some(after)) => after,
+        Some(Some(after)) => after.utc(),
         Some(None) => {
             let text = arguments.after.as_deref().unwrap_or_default();
-            eprintln!("saltpeter: --after: '{text}' is no time; write 2026-11-21T10:00:00Z");
+            eprintln!("saltpeter: invalid time '{text}' after --after: expected {MOMENTS}");
             return ExitCode::from(super::USAGE);
         }
     };
@@ -118,30 +120,4 @@ fn as_text(job: &Job, times: &[String]) -> String {
         text.push_str(&format!("  {time}\n"));
     }
     text
-}
-
-fn instant(text: &str) -> Option<DateTime<Utc>> {
-    if let Ok(time) = DateTime::parse_from_rfc3339(text) {
-        return Some(time.to_utc());
-    }
-    // as `date +%FT%T%z` has them
-    for format in ["%Y-%m-%dT%H:%M:%S%.f%z", "%Y-%m-%d %H:%M:%S%.f %z"] {
-        if let Ok(time) = DateTime::parse_from_str(text, format) {
-            return Some(time.to_utc());
-        }
-    }
-    for format in [
-        "%Y-%m-%dT%H:%M:%S%.f",
-        "%Y-%m-%d %H:%M:%S%.f",
-        "%Y-%m-%dT%H:%M",
-        "%Y-%m-%d %H:%M",
-    ] {
-        if let Ok(time) = NaiveDateTime::parse_from_str(text.trim_end_matches('Z'), format) {
-            return Some(time.and_utc());
-        }
-    }
-    if let Ok(date) = NaiveDate::parse_from_str(text, "%Y-%m-%d") {
-        return Some(date.and_hms_opt(0, 0, 0)?.and_utc());
-    }
-    DateTime::from_timestamp(text.parse().ok()?, 0)
 }

@@ -31,7 +31,7 @@ Shows runs, newest first.
   -n, --count COUNT       so many at most (20)
   --from, --until TIME    only those that started in between
 
-TIME: 2026-11-21T10:00:00Z, 2026-11-21, now-1h.
+TIME: 2026-11-21T10:00:00Z, 2026-11-21, now-1h, yesterday.
 
 exit codes: 0 success, 1 refused, 2 a command line that cannot be understood,
             69 the daemon cannot be reached, 77 not allowed

@@ -31,13 +31,13 @@ use crate::api::auth::{self, Admission, Visitor};
 use crate::api::call::denied;
 use crate::api::error::{Denied, bad};
 use crate::api::http::{Request, Transport};
-use crate::api::query::moment;
 use crate::api::shared::Shared;
 use crate::clock::{self, Mono, Wall};
 use crate::config::Role;
 use crate::engine::event::Ask;
 use crate::limits;
 use crate::net::upgrade;
+use crate::time_text::{MOMENTS, moment};
 use crate::url::percent_decode;
 
 use message::ClientMessage;
@@ -406,9 +406,7 @@ fn moment_of(value: &Value, now: Wall) -> Result<Option<Wall>, String> {
         Value::String(text) if text.trim().is_empty() => Ok(None),
         Value::String(text) => match moment(text, now) {
             Some(at) => Ok(Some(at)),
-            None => Err(format!(
-                "invalid time '{text}': expected 2026-11-21T10:00:00Z, now or now-5m"
-            )),
+            None => Err(format!("invalid time '{text}': expected {MOMENTS}")),
         },
         other => Err(format!("invalid time '{other}'")),
     }
