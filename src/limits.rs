@@ -232,6 +232,8 @@ pub const SESSION_MS: u64 = 12 * 3_600_000;
 pub const FOLLOW_LOOK_MS: u64 = 1_000;
 /// How often a request that follows output checks for output that is being committed.
 pub const FOLLOW_COMMIT_MS: u64 = 20;
+/// Smaller responses are not compressed: they fit into one packet.
+pub const GZIP_LEAST_BYTES: usize = 1_200;
 /// Results shown with each job in a list.
 pub const RECENT_RUNS: u64 = 5;
 /// Ends of outputs that API threads cache, so that polling `/status` does not read the disk.
@@ -256,6 +258,18 @@ pub const GRID_RUNS: usize = 60;
 pub const GRID_MACHINES: usize = 100;
 /// Machine runs read for one grid: about 0.1 s.
 pub const GRID_SCAN: usize = 50_000;
+
+/// Longest range of one request for the timeline.
+pub const TIMELINE_RANGE_S: i64 = 31 * 86_400;
+/// Ended runs that started longer than this before the range are left out: to find them, all of history would be read.
+pub const TIMELINE_LOOKBACK_S: i64 = 86_400;
+/// Runs read for one request: about 0.3 s.
+pub const TIMELINE_RUNS: usize = 100_000;
+/// Records of due times that started nothing, read for one request.
+pub const TIMELINE_VERDICTS: usize = 20_000;
+/// Future due times in one answer, and of one job.
+pub const TIMELINE_DUES: usize = 50_000;
+pub const TIMELINE_JOB_DUES: usize = 500;
 
 // -- the legacy React UI's WebSocket
 

@@ -5,15 +5,16 @@
 //! Reading order: `feed.rs` the board as it reaches API threads; `reader.rs` storage; `requests.rs` requests to the engine; `http.rs` the
 //! codec; `error.rs` refusals; `origin.rs` web pages kept out; `guard.rs` wrong tokens; `sessions.rs` browsers that are
 //! logged in; `auth.rs` callers and their roles; `shared.rs` what all threads share; `query.rs` names, values and times;
-//! `views.rs` JSON shapes; `call.rs` a request in a handler; `v1.rs`, `overview.rs`, `grid.rs`, `acts.rs`, `output.rs`,
+//! `views.rs` JSON shapes; `call.rs` a request in a handler; `v1.rs`, `overview.rs`, `grid.rs`, `timeline.rs`, `acts.rs`, `output.rs`,
 //! `metrics.rs`, `login.rs` the handlers; `ui/` the web UI; `compat/` what exists for the Python version's UI and paths;
-//! `routes.rs` the table of routes; `idle.rs` connections that wait; `tls.rs` certificate and encrypted sockets;
+//! `routes.rs` the table of routes; `compress.rs` gzip; `idle.rs` connections that wait; `tls.rs` certificate and encrypted sockets;
 //! `server.rs` threads and sockets.
 
 mod acts;
 pub mod auth;
 mod call;
 mod compat;
+mod compress;
 mod error;
 mod feed;
 mod grid;
@@ -32,6 +33,7 @@ mod routes;
 mod server;
 mod sessions;
 mod shared;
+mod timeline;
 mod tls;
 mod ui;
 mod v1;

@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use super::auth::{self, Caller, Via, Visitor};
 use super::call::{Answered, Call, Needs, Route, Shape, route};
+use super::compress::compressed;
 use super::error::{Denied, problem};
 use super::http::{Body, Request, Response};
 use super::query::Query;
 use super::shared::Shared;
-use super::{acts, compat, grid, login, metrics, origin, output, overview, ui, v1};
+use super::{acts, compat, grid, login, metrics, origin, output, overview, timeline, ui, v1};
 use crate::config::{Role, Settings};
 use crate::engine::board::Board;
 use crate::url::percent_decode;
@@ -31,6 +32,7 @@ pub const ROUTES: &[Route] = &[
     route("POST", "/api/v1/jobs/{job}/resume", OPERATE, acts::resume),
     route("POST", "/api/v1/jobs/{job}/seen", OPERATE, acts::seen),
     route("GET", "/api/v1/runs", READ, v1::runs),
+    route("GET", "/api/v1/timeline", READ, timeline::timeline),
     route("GET", "/api/v1/runs/{instance}", READ, v1::run),
     route("POST", "/api/v1/runs/{instance}/kill", OPERATE, acts::kill_run),
     route("POST", "/api/v1/runs/{instance}/retry", OPERATE, acts::retry),
@@ -88,6 +90,7 @@ pub fn respond(shared: &Arc<Shared>, visitor: &Visitor) -> Response {
     let settings = board.config.settings.clone();
     let path = &visitor.request.path;
     let response = dispatch(shared, visitor, board).unwrap_or_else(|denied| refuse(path, &denied));
+    let response = compressed(response, &visitor.request);
     with_origin(response, &visitor.request, &settings)
 }
 

@@ -4,7 +4,7 @@
 //! Reading order: `directory.rs` state_dir, its lock and reserve; `schema.rs` tables; `facts.rs`, `controls.rs` and
 //! `output.rs` the kinds of rows; `recover.rs` what a daemon starts from; `worker.rs` the thread; `retention.rs` what
 //! is removed; `reader.rs` connections for reading, and on them `runs.rs`, `grid.rs`,
-//! `events.rs` and `stream.rs` (output).
+//! `events.rs`, `timeline.rs` and `stream.rs` (output).
 
 mod controls;
 mod directory;
@@ -19,6 +19,7 @@ mod runs;
 mod schema;
 mod stream;
 mod text;
+mod timeline;
 mod worker;
 
 #[cfg(test)]
@@ -43,6 +44,7 @@ pub use grid::{Grid, GridCell, GridRun};
 pub use reader::Reader;
 pub use runs::{MachineTally, PageOf, RunBrief, RunFilter, RunOutcome};
 pub use stream::{OutputShape, OutputStream};
+pub use timeline::{TimelineRun, TimelineVerdict};
 
 /// What the storage thread is asked to do. One queue, served in order.
 #[derive(Debug)]

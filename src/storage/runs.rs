@@ -172,7 +172,7 @@ impl Reader {
 }
 
 /// [`RunRecord::is_killed`] of a row.
-const IS_KILLED: &str =
+pub(super) const IS_KILLED: &str =
     "(runs.success = 0 AND runs.killed = runs.failed AND (runs.killed > 0 OR runs.kill_asked IS NOT NULL))";
 
 /// A machine run's outcome in a word, of its code and, in the next column, who gave it.

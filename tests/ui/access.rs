@@ -55,7 +55,8 @@ fn the_role_decides_what_can_be_pressed_and_a_session_ends_where_it_began() {
     log_in(&mut browser, "act");
     browser.click("a", "j");
     browser.until_shown("hunter2");
-    browser.click("button", "Run now");
+    browser.click("button", "Run now …");
+    browser.click("dialog button", "Run now");
     browser.until("the run", "named('.machines .badge', 'running').length === 1");
     assert_eq!(
         browser.eval(buttons),
@@ -87,7 +88,7 @@ fn on_an_open_host_one_may_look_without_a_login() {
     browser.until_shown("It has never run.");
     browser.until_shown("can view");
     assert_eq!(
-        browser.count("button", "Run now") + browser.count("a", "Log in"),
+        browser.count("button", "Run now …") + browser.count("a", "Log in"),
         0
     );
     browser.is_clean(&[]);

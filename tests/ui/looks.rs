@@ -82,6 +82,10 @@ fn pages(long: &str, instance: &str) -> Vec<(String, &'static str)> {
             "/?view=wall",
             "document.querySelectorAll('.tiles li').length === 1",
         ),
+        (
+            "/runs/timeline",
+            "document.body.innerText.includes('with failures')",
+        ),
         ("/login", "true"),
     ];
     all.map(|(path, ready)| (path.to_string(), ready)).into()

@@ -22,3 +22,4 @@ mod overview;
 mod pages;
 mod picture;
 mod runs;
+mod timeline;

@@ -57,6 +57,37 @@ fn any_bytes_become_lines_of_text_wherever_they_are_cut() {
     browser.is_clean(&[]);
 }
 
+/// To the beginning, step by step, and to any place by its text.
+fn look_around(browser: &mut browser::Browser) {
+    browser.click("button", "Beginning");
+    browser.until(
+        "the first line",
+        "document.querySelector('pre.output').textContent.startsWith('line 1 of')",
+    );
+    browser.click("button", "Later");
+    browser.until(
+        "the next part",
+        "document.querySelector('.follow').innerText.includes('262 KB to 524 KB')",
+    );
+    browser.eval("named('.follow input[type=search]', null)[0].focus()");
+    browser.write("LINE 99999 of");
+    browser.press("Enter", 13);
+    browser.until("the place", "getSelection().toString() === 'line 99999 of'");
+    assert!(browser.number("document.querySelector('pre.output').textContent.length") < 600_000);
+    browser.eval("named('.follow input[type=search]', null)[0].select()");
+    browser.write("nowhere");
+    browser.press("Enter", 13);
+    browser.until(
+        "its absence",
+        "document.querySelector('.follow').innerText.includes('not found')",
+    );
+    browser.click("button", "End");
+    browser.until(
+        "the end",
+        "document.querySelector('pre.output').textContent.endsWith('\\ndone\\n')",
+    );
+}
+
 #[test]
 fn however_much_is_put_out_the_browser_keeps_the_end_and_follows_it() {
     let Some(mut browser) = browser::open() else {
@@ -71,7 +102,8 @@ fn however_much_is_put_out_the_browser_keeps_the_end_and_follows_it() {
     daemon.write_jobs("jobs", &json!({"j": job(&command)}));
     daemon.wait_jobs(1);
     browser.visit(&daemon, "/jobs/j");
-    browser.click("button", "Run now");
+    browser.click("button", "Run now …");
+    browser.click("dialog button", "Run now");
     browser.until(
         "the end of much",
         "/more \\d+\\n$/.test(document.querySelector('pre.output').textContent)",
@@ -103,6 +135,7 @@ fn however_much_is_put_out_the_browser_keeps_the_end_and_follows_it() {
         "the end",
         "document.querySelector('pre.output').textContent.endsWith('\\ndone\\n')",
     );
+    look_around(&mut browser);
     let link = browser.text("document.querySelector('a[download]').getAttribute('href')");
     let whole = daemon.get(&link);
     assert!(whole.text().starts_with("line 1 of") && whole.text().ends_with("\ndone\n"));
@@ -111,6 +144,30 @@ fn however_much_is_put_out_the_browser_keeps_the_end_and_follows_it() {
     browser.until(
         "the end",
         "document.querySelector('pre.output').textContent.endsWith('\\ndone\\n')",
+    );
+    browser.is_clean(&[]);
+}
+
+#[test]
+fn a_terminals_colours_are_shown_and_are_never_markup() {
+    let Some(mut browser) = browser::open() else {
+        return;
+    };
+    let command = r#"printf '\033[1;31mbroken\033[0m fine \033[38;5;2mgreen <b>x</b>\033[39m end\n10%%\r\033[32m100%%\033[0m\n'"#;
+    let daemon = Plan::new(json!({"j": job(command)})).start();
+    let instance = daemon.run("j");
+    daemon.wait_ended(&instance);
+    browser.visit(&daemon, &format!("/runs/{instance}"));
+    browser.until(
+        "the text",
+        "document.querySelector('pre.output').textContent === 'broken fine green <b>x</b> end\\n100%\\n'",
+    );
+    let coloured = browser.eval(
+        "[...document.querySelectorAll('pre.output [class]')].map((node) => `${node.className}: ${node.textContent}`)",
+    );
+    assert_eq!(
+        coloured,
+        json!(["bold ansi1: broken", "ansi2: green <b>x</b>", "ansi2: 100%"])
     );
     browser.is_clean(&[]);
 }

@@ -72,7 +72,7 @@ fn trouble_and_maintenance_are_on_every_page() {
     browser.visit(&daemon, "/jobs/j");
     browser.until(
         "the job",
-        "named('h1', null).length === 1 && named('button', 'Run now').length === 1",
+        "named('h1', null).length === 1 && named('button', 'Run now …').length === 1",
     );
     browser
         .until_shown("no machine can be reached: no Python with a working Salt was found (/nowhere/python3");
@@ -85,7 +85,8 @@ fn trouble_and_maintenance_are_on_every_page() {
         "the problems",
         "named('#banner .badge', 'job files').length === 1",
     );
-    browser.click("button", "Run now");
+    browser.click("button", "Run now …");
+    browser.click("dialog button", "Run now");
     browser.until(
         "the refusal",
         "document.getElementById('said').textContent.includes('maintenance')",
@@ -121,6 +122,11 @@ fn two_thousand_jobs_stay_smooth() {
         "a run",
         "document.querySelector('.jobs tbody tr .last a') !== null",
     );
+    // all of it came in few bytes
+    let first = browser.number(
+        "performance.getEntriesByType('resource').find((entry) => entry.name.endsWith('/api/v1/overview')).encodedBodySize",
+    );
+    assert!((1_000..35_000).contains(&first), "{first} bytes");
     // rows are changed where they are: each element stays what it was
     browser.eval(
         "window.kept = [...document.querySelectorAll('.jobs tbody tr')]; window.asked = []; \

@@ -89,6 +89,16 @@ export function remove(path) {
   return json(path, { method: "DELETE" });
 }
 
+/** A part of a machine's output: the bytes from there up to (not with) there, and how many there are in all. */
+export async function piece(instance, machine, from, until, signal) {
+  const signals = [AbortSignal.timeout(PATIENCE_MS), signal].filter(Boolean);
+  const options = { headers: { Range: `bytes=${from}-${until - 1}` }, signal: AbortSignal.any(signals) };
+  const response = await ask(outputPath(instance, machine), options);
+  const data = new Uint8Array(await response.arrayBuffer());
+  const total = Number(response.headers.get("content-range")?.split("/")[1] ?? data.length);
+  return { data, total };
+}
+
 /** A machine's output from that byte on, while it comes: gives the body to be read. */
 export async function follow(instance, machine, from, signal) {
   const headers = from > 0 ? { Range: `bytes=${from}-` } : {};

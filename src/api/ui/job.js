@@ -15,6 +15,9 @@ const ELSEWHERE = [...FIELDS, "description", "group", "command", "timezone", "ut
 
 const OUTCOMES = { succeeded: ["good", "succeeded"], failed: ["bad", "failed"], killed: ["warn", "killed"], running: ["busy", "running"], skipped: ["off", "skipped"] };
 
+/** In a question, the field for machines: no name of a parameter. */
+const ONLY = "only on";
+
 export function setOutcome(node, outcome, killedBy = null) {
   const [kind, text] = OUTCOMES[outcome] ?? ["off", outcome];
   setBadge(node, kind, outcome === "killed" && killedBy !== null ? `killed by ${killedBy}` : text);
@@ -32,7 +35,7 @@ export function jobView(app, name) {
   const group = h("span", { class: "group" });
   const description = h("p", { class: "description" });
   const pausedText = h("p", { class: "bar warn", hidden: true });
-  const run = h("button", { class: "main", on: { click: start } }, "Run now");
+  const run = h("button", { class: "main", on: { click: start } }, "Run now …");
   const pause = h("button", { on: { click: pauseJob } }, "Pause …");
   const resume = h("button", {
     on: { click: () => app.act(() => post(`${api}/resume`), `${name} starts by itself again`) },
@@ -206,18 +209,20 @@ export function jobView(app, name) {
   async function start() {
     const defaults = job?.config?.parameters ?? {};
     const names = job?.parameters ?? [];
-    let parameters = {};
-    if (names.length > 0) {
-      const values = await question({
-        title: `Run ${name}`,
-        text: "With these values, this time.",
-        fields: names.map((field) => ({ name: field, label: field, value: shown(defaults[field] ?? "") })),
-        button: "Run now",
-      });
-      if (values === null) return;
-      parameters = { ...values };
-    }
-    const started = await app.act(() => post(`${api}/run`, { parameters }), `${name} was started`);
+    const values = await question({
+      title: `Run ${name} now?`,
+      text: `It runs on: ${shown(job?.config?.targets ?? "")}.${names.length > 0 ? " With these values, this time." : ""}`,
+      fields: [
+        ...names.map((field) => ({ name: field, label: field, value: shown(defaults[field] ?? "") })),
+        { name: ONLY, label: "Only on these of its machines (names, with commas; empty: on all)" },
+      ],
+      button: "Run now",
+    });
+    if (values === null) return;
+    const { [ONLY]: only, ...parameters } = values;
+    const targets = only.split(/[\s,]+/).filter(Boolean);
+    const body = targets.length > 0 ? { parameters, targets } : { parameters };
+    const started = await app.act(() => post(`${api}/run`, body), `${name} was started`);
     if (started) app.go(runPath(started.instance));
   }
 

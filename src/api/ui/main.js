@@ -1,6 +1,6 @@
 // The frame: polls how everything stands, shows what concerns all, and the view that the address names.
 //
-// Reading order: `api.js` asks the daemon; `dom.js`, `time.js`, `dialog.js` make and change elements; `keys.js` shortcuts; `overview.js`, `wall.js`,
+// Reading order: `api.js` asks the daemon; `dom.js`, `time.js`, `dialog.js` make and change elements; `keys.js` shortcuts; `overview.js`, `wall.js`, `timeline.js`,
 // `job.js`, `run.js`, `runs.js`, `machines.js`, `problems.js`, `audit.js` are the views, `grid.js` is a part of a job's, `output.js` of a run's,
 // `pages.js` of those that are long lists. A view is `{node, title, changed, stop}`: `changed`
 // is called after each poll, `title` for the window's title.
@@ -16,6 +16,7 @@ import { hasFailed, overviewView } from "./overview.js";
 import { problemsView } from "./problems.js";
 import { runView } from "./run.js";
 import { runsView } from "./runs.js";
+import { timelineView } from "./timeline.js";
 import { wallView } from "./wall.js";
 
 /** Between two polls, in milliseconds: while somebody looks, and while the window is behind others. */
@@ -27,6 +28,8 @@ const SAID_MS = 8_000;
 /** The pages of the navigation bar: path, name, and how many things there are wrong. */
 const PAGES = [
   ["/", "Overview", () => [...state.jobs.values()].filter(hasFailed).length],
+  // the path /timeline is an old one of the API
+  ["/runs/timeline", "Timeline", () => 0],
   ["/runs", "Runs", () => 0],
   ["/machines", "Machines", () => 0],
   ["/problems", "Problems", () => state.problems.length + state.troubles.length],
@@ -35,7 +38,7 @@ const PAGES = [
 
 /** After `g`. */
 const LETTERS = [
-  ["o", "/", "overview"], ["r", "/runs", "runs"], ["m", "/machines", "machines"], ["p", "/problems", "problems"],
+  ["o", "/", "overview"], ["t", "/runs/timeline", "timeline"], ["r", "/runs", "runs"], ["m", "/machines", "machines"], ["p", "/problems", "problems"],
   ["a", "/audit", "audit"], ["w", "/?view=wall", "wall"],
 ];
 
@@ -250,6 +253,7 @@ function isWall() {
 function viewOf(page, name) {
   if (isWall()) return wallView(app);
   if (page === "jobs") return jobView(app, name);
+  if (page === "runs" && name === "timeline") return timelineView(app);
   if (page === "runs") return name ? runView(app, name) : runsView(app);
   if (page === "machines") return machinesView(app);
   if (page === "problems") return problemsView(app);

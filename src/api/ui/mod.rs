@@ -35,6 +35,7 @@ const FILES: &[File] = &[
     script("job.js", include_str!("job.js")),
     script("grid.js", include_str!("grid.js")),
     script("keys.js", include_str!("keys.js")),
+    script("timeline.js", include_str!("timeline.js")),
     script("wall.js", include_str!("wall.js")),
     script("run.js", include_str!("run.js")),
     script("output.js", include_str!("output.js")),

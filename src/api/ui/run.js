@@ -26,6 +26,8 @@ export function runView(app, instance) {
   let run = null;
   let isAsking = false;
   let polls = 0;
+  let lastGood = null;
+  let isLooking = false;
   let rows = ROWS;
   let machine = new URLSearchParams(location.search).get("machine");
 
@@ -39,7 +41,7 @@ export function runView(app, instance) {
     type: "search", placeholder: "Machine or outcome", "aria-label": "Search machines", autocomplete: "off", spellcheck: "false",
     on: { input: () => { rows = ROWS; update(); } },
   });
-  const tally = h("span", { class: "quiet" });
+  const tally = h("span", { class: "chips", role: "group", "aria-label": "Filter by outcome" });
   const machines = h("tbody");
   const table = h("table", { class: "machines" }, head("Machine", "Outcome", "For", "Output", "Started"), machines);
   const more = h("button", { hidden: true, on: { click: () => { rows += 5 * ROWS; update(); } } });
@@ -108,6 +110,19 @@ export function runView(app, instance) {
     }
   }
 
+  /** When the job succeeded before this run, if it did. */
+  async function findLastGood() {
+    if (run.outcome !== "failed" || isLooking) return;
+    isLooking = true;
+    try {
+      const { runs } = await get(`/api/v1/runs?job=${part(run.job)}&outcome=succeeded&before=${run.id}&limit=1`, gone.signal);
+      lastGood = runs.length > 0 ? `last succeeded ${clock(Date.parse(runs[0].started))}` : "no earlier success is kept";
+      update();
+    } catch (problem) {
+      if (!gone.signal.aborted) app.trouble(problem);
+    }
+  }
+
   function changed() {
     polls += 1;
     // what has ended seldom changes
@@ -142,7 +157,8 @@ export function runView(app, instance) {
     list(jobLink, [run.job], (job) => job, (job) => h("span", {}, " / ", link(jobPath(job), job)), () => {});
     setText(titleJob, run.job);
     setText(titleTime, clock(Date.parse(run.started)));
-    setText(reason, reasonOf(run));
+    setText(reason, `${reasonOf(run)}${lastGood === null ? "" : `; ${lastGood}`}`);
+    if (lastGood === null && !reason.hidden) findLastGood();
     show(reason, run.outcome === "failed" || run.outcome === "killed");
     updateFacts();
     const order = [...run.machines].sort((a, b) => rank(a) - rank(b) || byName(a.machine, b.machine));
@@ -181,11 +197,16 @@ export function runView(app, instance) {
       const word = text.replace(/ \d+$/, "");
       counts.set(word, (counts.get(word) ?? 0) + 1);
     }
-    setText(tally, [...counts].map(([word, count]) => `${count} ${word}`).join(", "));
-    const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
-    const found = words.length === 0 ? order : order.filter((entry) => {
+    // one state needs no filter
+    const words = counts.size > 1 || search.value ? [...counts] : [];
+    list(tally, words, ([word]) => word, ([word]) => h("button", { on: { click: () => { search.value = search.value === word ? "" : word; rows = ROWS; update(); } } }), (button, [word, count]) => {
+      setText(button, `${count} ${word}`);
+      setAttr(button, "aria-pressed", String(search.value === word));
+    });
+    const wanted = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const found = wanted.length === 0 ? order : order.filter((entry) => {
       const text = `${entry.machine} ${stateOf(entry)[1]}`.toLowerCase();
-      return words.every((word) => text.includes(word));
+      return wanted.every((word) => text.includes(word));
     });
     list(machines, found.slice(0, rows), (entry) => entry.machine, makeMachine, (row, entry) => updateMachine(row, entry));
     show(more, found.length > rows);
@@ -311,7 +332,11 @@ function reasonOf(run) {
     words.set(text, (words.get(text) ?? 0) + 1);
   }
   const parts = [...words].sort(([, a], [, b]) => b - a).map(([text, count]) => (words.size === 1 ? text : `${count} ${text}`));
-  return `${failed.length} of ${counted(counting.length, "machine")} failed: ${parts.join(", ")}`;
+  const all = `${failed.length} of ${counted(counting.length, "machine")}`;
+  if (words.size === 1 && words.has("timeout")) return `${all} timed out after ${run.spec.timeout} s`;
+  if (words.size === 1 && words.has("not started")) return `${all} did not start it`;
+  if (words.size === 1 && words.has("lost")) return `${all} lost: the wrapper was silent`;
+  return `${all} failed: ${parts.join(", ")}`;
 }
 
 /** What failed first, then what runs. */
