@@ -13,9 +13,9 @@ pub struct Waker(OwnedFd);
 
 /// A descriptor, and what it is waited for.
 #[derive(Clone, Copy, Debug)]
-pub struct Slot<'a> {
+pub struct Interest<'a> {
     fd: BorrowedFd<'a>,
-    for_writing: bool,
+    interest: PollFlags,
 }
 
 /// What [`poll_any`] saw of one descriptor.
@@ -63,24 +63,44 @@ impl AsFd for Waker {
     }
 }
 
-impl<'a> Slot<'a> {
+impl<'a> Interest<'a> {
     /// Waited for until it can be read.
-    pub fn readable(fd: impl Into<BorrowedFd<'a>>) -> Slot<'a> {
-        Slot {
+    pub fn readable(fd: impl Into<BorrowedFd<'a>>) -> Interest<'a> {
+        Interest {
             fd: fd.into(),
-            for_writing: false,
+            interest: PollFlags::IN,
         }
     }
 
     /// Waited for until it can be read, or written where `for_writing`.
-    pub fn either(fd: BorrowedFd<'a>, for_writing: bool) -> Slot<'a> {
-        Slot { fd, for_writing }
+    pub fn either(fd: BorrowedFd<'a>, for_writing: bool) -> Interest<'a> {
+        let mut interest = PollFlags::IN;
+        interest.set(PollFlags::OUT, for_writing);
+        Interest { fd, interest }
+    }
+
+    /// Waited for until it can be written.
+    pub fn writable(fd: BorrowedFd<'a>) -> Interest<'a> {
+        let interest = PollFlags::OUT;
+        Interest { fd, interest }
+    }
+
+    /// Waited for until the other side has closed it, whatever is still to be read.
+    pub fn hung_up(fd: BorrowedFd<'a>) -> Interest<'a> {
+        let interest = PollFlags::RDHUP;
+        Interest { fd, interest }
+    }
+
+    /// The same, and not waited for until it can be read.
+    pub fn without_reading(self) -> Interest<'a> {
+        let interest = self.interest - PollFlags::IN;
+        Interest { interest, ..self }
     }
 }
 
 /// Waits until one of `slots` is ready or `timeout_ms` have passed (None: without end); what it saw of each, in their
 /// order. An interrupting signal counts as nothing seen.
-pub fn poll_any(slots: &[Slot<'_>], timeout_ms: Option<u64>) -> io::Result<Vec<Seen>> {
+pub fn poll_any(slots: &[Interest<'_>], timeout_ms: Option<u64>) -> io::Result<Vec<Seen>> {
     let mut polled: Vec<PollFd<'_>> = slots.iter().map(as_polled).collect();
     poll_all(&mut polled, timeout_ms)?;
     Ok(polled.iter().map(|slot| seen(slot.revents())).collect())
@@ -94,8 +114,8 @@ pub fn wait(
     waker: &Waker,
     timeout_ms: Option<u64>,
 ) -> io::Result<Ready> {
-    let waker_slot = Slot::readable(waker.as_fd());
-    let fd_slot = fd.map_or(waker_slot, |fd| Slot::either(fd, for_writing));
+    let waker_slot = Interest::readable(waker.as_fd());
+    let fd_slot = fd.map_or(waker_slot, |fd| Interest::either(fd, for_writing));
     let mut polled = [as_polled(&waker_slot), as_polled(&fd_slot)];
     let count = if fd.is_some() { 2 } else { 1 };
     poll_all(&mut polled[..count], timeout_ms)?;
@@ -115,19 +135,15 @@ pub fn wait(
     })
 }
 
-fn as_polled<'a>(slot: &Slot<'a>) -> PollFd<'a> {
-    let mut interest = PollFlags::IN;
-    if slot.for_writing {
-        interest |= PollFlags::OUT;
-    }
-    PollFd::from_borrowed_fd(slot.fd, interest)
+fn as_polled<'a>(slot: &Interest<'a>) -> PollFd<'a> {
+    PollFd::from_borrowed_fd(slot.fd, slot.interest)
 }
 
 fn seen(events: PollFlags) -> Seen {
     Seen {
         readable: events.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL),
         writable: events.contains(PollFlags::OUT),
-        has_hung_up: events.contains(PollFlags::HUP),
+        has_hung_up: events.intersects(PollFlags::HUP | PollFlags::RDHUP),
     }
 }
 

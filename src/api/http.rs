@@ -6,11 +6,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-
 use crate::clock::{self, Mono};
 use crate::limits;
 use crate::net::upgrade::MAX_HEADERS;
+use crate::wake::{Interest, poll_any};
 
 /// What the page may load and do: its own files and the API, nothing inline, nothing of anybody else's, and text
 /// that comes from a job never becomes markup.
@@ -470,14 +469,10 @@ impl<T: Transport> Outlet for Pieces<'_, T> {
     }
 }
 
-/// The peer of a socket has.
+/// The peer of a socket has closed it.
 pub fn has_hung_up(socket: impl AsFd) -> bool {
-    let mut slots = [PollFd::new(&socket, PollFlags::RDHUP)];
-    let now = Timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    poll(&mut slots, Some(&now)).is_ok_and(|ready| ready > 0)
+    poll_any(&[Interest::hung_up(socket.as_fd())], Some(0))
+        .is_ok_and(|seen| seen[0].readable || seen[0].has_hung_up)
 }
 
 impl Transport for UnixStream {

@@ -10,7 +10,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{SocketFlags, sockopt};
 
 use super::auth::{Via, Visitor};
@@ -23,7 +22,7 @@ use super::{compat::socket, routes};
 use crate::net::capacity::{Capacity, Slot};
 use crate::net::upgrade::{self, Refusal};
 use crate::thread::{self, Actor};
-use crate::wake::Waker;
+use crate::wake::{Interest, Waker, poll_any};
 use crate::{limits, metrics};
 
 /// Where the API listens; either may be missing.
@@ -132,30 +131,23 @@ impl AcceptLoop {
     }
 
     fn wait(&self) -> io::Result<()> {
-        let mut slots = vec![PollFd::new(&*self.stop_waker, PollFlags::IN)];
+        let mut slots = vec![Interest::readable(self.stop_waker.as_fd())];
         // out of descriptors the listeners stay readable: do not spin on them
         if !self.is_out {
             slots.extend(
                 self.listeners
                     .tcp
                     .iter()
-                    .map(|tcp| PollFd::new(tcp, PollFlags::IN)),
+                    .map(|tcp| Interest::readable(tcp.as_fd())),
             );
             slots.extend(
                 self.listeners
                     .unix
                     .iter()
-                    .map(|unix| PollFd::new(unix, PollFlags::IN)),
+                    .map(|unix| Interest::readable(unix.as_fd())),
             );
         }
-        let pause = self.is_out.then_some(Timespec {
-            tv_sec: 0,
-            tv_nsec: limits::ACCEPT_RETRY_MS as i64 * 1_000_000,
-        });
-        match poll(&mut slots, pause.as_ref()) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+        poll_any(&slots, self.is_out.then_some(limits::ACCEPT_RETRY_MS)).map(drop)
     }
 
     fn admit_tcp(&mut self, accepted: rustix::io::Result<OwnedFd>) {

@@ -4,13 +4,12 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Read};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ChildStderr, ExitStatus};
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::CurrentSettings;
@@ -24,7 +23,7 @@ use crate::engine::event::Event;
 use crate::engine::id::{MachineRunId, RunId};
 use crate::limits;
 use crate::process::host::short_name;
-use crate::wake::Waker;
+use crate::wake::{Interest, Waker, poll_any};
 
 /// A machine run whose wrapper could not be started.
 const NOT_STARTED: i32 = code::NOT_STARTED;
@@ -174,27 +173,20 @@ impl Local {
     /// Which of the launched have something to say, or may have ended.
     fn wait(&self) -> io::Result<Vec<bool>> {
         let mut slots = Vec::with_capacity(2 * self.launched.len() + 1);
-        slots.push(PollFd::new(&*self.waker, PollFlags::IN));
+        slots.push(Interest::readable(self.waker.as_fd()));
         for launched in &self.launched {
-            slots.extend(launched.end.iter().map(|end| PollFd::new(end, PollFlags::IN)));
+            slots.extend(launched.end.iter().map(|end| Interest::readable(end.as_fd())));
             let stderr = launched.stderr.iter();
-            slots.extend(stderr.map(|stderr| PollFd::new(stderr, PollFlags::IN)));
+            slots.extend(stderr.map(|stderr| Interest::readable(stderr.as_fd())));
         }
         // a wrapper that does not return gives up its place without any event
         let is_unseen = |launched: &Launched| launched.end.is_none();
         let must_look = !self.waiting.is_empty() || self.launched.iter().any(is_unseen);
-        let timeout = must_look.then_some(Timespec {
-            tv_sec: 0,
-            tv_nsec: 100_000_000,
-        });
-        match poll(&mut slots, timeout.as_ref()) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-        if slots[0].revents().contains(PollFlags::IN) {
+        let seen = poll_any(&slots, must_look.then_some(100))?;
+        if seen[0].readable {
             self.waker.clear();
         }
-        let mut events = slots[1..].iter().map(|slot| !slot.revents().is_empty());
+        let mut events = seen[1..].iter().map(|seen| seen.readable);
         let ready = self.launched.iter().map(|launched| {
             let has_ended = launched.end.is_none() | launched.end.iter().any(|_| events.next() == Some(true));
             let speaks = launched.stderr.iter().any(|_| events.next() == Some(true));

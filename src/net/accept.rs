@@ -4,11 +4,11 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::SocketFlags;
 use rustls::{ServerConfig, ServerConnection};
 
@@ -20,6 +20,7 @@ use crate::limits;
 use crate::thread::{self, Actor};
 use crate::tls::{self, Tunnel};
 use crate::wake::{self, Waker};
+use crate::wake::{Interest, poll_any};
 
 /// A socket that has become a WebSocket; nothing of it has been read beyond `already_read`.
 pub struct Upgraded {
@@ -127,7 +128,6 @@ struct AcceptLoop {
 
 impl AcceptLoop {
     fn run(mut self) {
-        use std::os::fd::AsFd;
         while !self.stop.is_stopped() {
             // out of descriptors the listener stays readable: do not spin on it
             let (fd, timeout_ms) = if self.is_out {
@@ -245,11 +245,11 @@ impl HandshakeWorker {
 
     fn wait(&self) -> io::Result<Vec<bool>> {
         let mut slots = Vec::with_capacity(self.handshakes.len() + 1);
-        slots.push(PollFd::new(&self.stop.waker, PollFlags::IN));
+        slots.push(Interest::readable(self.stop.waker.as_fd()));
         slots.extend(
             self.handshakes
                 .iter()
-                .map(|handshake| PollFd::new(&handshake.stream, PollFlags::IN)),
+                .map(|handshake| Interest::readable(handshake.stream.as_fd())),
         );
         let now = clock::mono();
         let timeout = self
@@ -257,18 +257,12 @@ impl HandshakeWorker {
             .iter()
             .map(|handshake| handshake.deadline.since_ms(now))
             .min();
-        let timeout = timeout.map(|ms| Timespec {
-            tv_sec: (ms / 1_000) as i64,
-            tv_nsec: (ms % 1_000 * 1_000_000) as i64 + 999_999,
-        });
-        match poll(&mut slots, timeout.as_ref()) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-        if slots[0].revents().contains(PollFlags::IN) {
+        // rounded up: a millisecond that has begun would be polled for again and again
+        let seen = poll_any(&slots, timeout.map(|ms| ms + 1))?;
+        if seen[0].readable {
             self.stop.waker.clear();
         }
-        Ok(slots[1..].iter().map(|slot| !slot.revents().is_empty()).collect())
+        Ok(seen[1..].iter().map(|seen| seen.readable).collect())
     }
 
     /// Reads what there is; keeps the handshake if its request is not complete yet, and its time not over.

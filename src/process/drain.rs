@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use rustix::process::setsid;
 
 use crate::process::detach::{check, exit_now, set_dispositions};
-use crate::wake::{Slot, poll_any};
+use crate::wake::{Interest, poll_any};
 
 /// Leaves a process behind that reads `output` until nobody writes to it any more. None is left where nobody does.
 pub fn leave_reader(output: BorrowedFd<'_>) -> io::Result<()> {
@@ -23,7 +23,7 @@ pub fn leave_reader(output: BorrowedFd<'_>) -> io::Result<()> {
 
 /// True: no writer is left.
 fn has_ended(output: BorrowedFd<'_>) -> io::Result<bool> {
-    let ready = poll_any(&[Slot::readable(output)], Some(0))?;
+    let ready = poll_any(&[Interest::readable(output)], Some(0))?;
     Ok(ready[0].has_hung_up)
 }
 
@@ -48,7 +48,7 @@ fn read_on(output: BorrowedFd<'_>) -> ! {
             Ok(0) => exit_now(0),
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(rustix::io::Errno::AGAIN) => {
-                if poll_any(&[Slot::readable(stdin.as_fd())], None).is_err() {
+                if poll_any(&[Interest::readable(stdin.as_fd())], None).is_err() {
                     exit_now(1);
                 }
             }

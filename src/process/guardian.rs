@@ -14,7 +14,7 @@ use crate::process::detach::{check, exit_now, set_dispositions};
 use crate::process::lock::Held;
 use crate::process::order::{CommandSpec, GuardianOrder, Report, receive_order, send_report};
 use crate::process::{GUARDIAN_NAME, command, drain, family, lock};
-use crate::wake::{Slot, poll_any};
+use crate::wake::{Interest, poll_any};
 
 /// Between two rounds of SIGKILL, unless a child ends before.
 const END_ALL_PAUSE_MS: u64 = 10;
@@ -271,13 +271,13 @@ impl Watch {
 
     fn wait(&mut self, timeout_ms: Option<u64>) -> io::Result<Wakeup> {
         let mut slots = vec![
-            Slot::readable(self.children.as_fd()),
-            Slot::readable(self.wrapper.as_fd()),
+            Interest::readable(self.children.as_fd()),
+            Interest::readable(self.wrapper.as_fd()),
         ];
         slots.extend(
             self.starting
                 .iter()
-                .map(|starting| Slot::readable(starting.as_fd())),
+                .map(|starting| Interest::readable(starting.as_fd())),
         );
         let seen = poll_any(&slots, timeout_ms)?;
         let wakeup = Wakeup {
@@ -290,7 +290,7 @@ impl Watch {
     }
 
     fn wait_for_children(&mut self, timeout_ms: u64) -> io::Result<()> {
-        let seen = poll_any(&[Slot::readable(self.children.as_fd())], Some(timeout_ms))?;
+        let seen = poll_any(&[Interest::readable(self.children.as_fd())], Some(timeout_ms))?;
         self.clear_children(seen[0].readable);
         Ok(())
     }

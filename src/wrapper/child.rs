@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::Sender;
-use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::Pid;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
@@ -16,6 +15,7 @@ use crate::limits;
 use crate::process::guardian::{self, Guardian};
 use crate::process::order::{CommandSpec, GuardianOrder, receive_report, send_order};
 use crate::wake::{self, Waker};
+use crate::wake::{Interest, poll_any};
 use crate::wrapper::event::{Event, spawn};
 use crate::wrapper::spool::{Appended, Spool};
 
@@ -113,15 +113,14 @@ impl Child {
 fn listen(mut socket: UnixStream, events: &Sender<Event>, mut signals: &UnixStream, guardian: Pid) {
     loop {
         let (reports, signalled) = {
-            let mut slots = [
-                PollFd::new(&socket, PollFlags::IN),
-                PollFd::new(&signals, PollFlags::IN),
+            let slots = [
+                Interest::readable(socket.as_fd()),
+                Interest::readable(signals.as_fd()),
             ];
-            match poll(&mut slots, None) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(_) => return,
-            }
-            (!slots[0].revents().is_empty(), !slots[1].revents().is_empty())
+            let Ok(seen) = poll_any(&slots, None) else {
+                return;
+            };
+            (seen[0].readable, seen[1].readable)
         };
         if signalled {
             let _ = io::Read::read(&mut signals, &mut [0u8; 64]);

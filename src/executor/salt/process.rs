@@ -7,10 +7,8 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, Stdio};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-
 use crate::limits;
-use crate::wake::Waker;
+use crate::wake::{Interest, Waker, poll_any};
 
 /// The helper's source. It travels over its standard input: no file, and nothing long in `ps`.
 const SOURCE: &str = include_str!("helper.py");
@@ -168,25 +166,16 @@ impl Drop for Process {
 
 /// Waits until `waker` is woken, the helper has something to say, takes something, or time is over.
 pub fn wait(waker: &Waker, process: Option<&Process>, timeout_ms: u64) -> io::Result<()> {
-    let mut slots = vec![PollFd::new(waker, PollFlags::IN)];
+    let mut slots = vec![Interest::readable(waker.as_fd())];
     if let Some(process) = process {
-        slots.push(PollFd::new(&process.stdout, PollFlags::IN));
-        if let Some(stderr) = &process.stderr {
-            slots.push(PollFd::new(stderr, PollFlags::IN));
-        }
+        slots.push(Interest::readable(process.stdout.as_fd()));
+        let stderr = process.stderr.iter();
+        slots.extend(stderr.map(|stderr| Interest::readable(stderr.as_fd())));
         if !process.outgoing.is_empty() {
-            slots.push(PollFd::new(&process.stdin, PollFlags::OUT));
+            slots.push(Interest::writable(process.stdin.as_fd()));
         }
     }
-    let timeout = Timespec {
-        tv_sec: (timeout_ms / 1_000) as i64,
-        tv_nsec: (timeout_ms % 1_000 * 1_000_000) as i64,
-    };
-    match poll(&mut slots, Some(&timeout)) {
-        Ok(_) | Err(rustix::io::Errno::INTR) => {}
-        Err(error) => return Err(error.into()),
-    }
-    if slots[0].revents().contains(PollFlags::IN) {
+    if poll_any(&slots, Some(timeout_ms))?[0].readable {
         waker.clear();
     }
     Ok(())

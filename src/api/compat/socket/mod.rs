@@ -22,7 +22,6 @@ use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::{Value, json};
 use tungstenite::protocol::{Role as Side, WebSocket};
 use tungstenite::{Error, Message, Utf8Bytes};
@@ -39,6 +38,7 @@ use crate::limits;
 use crate::net::upgrade;
 use crate::time_text::{MOMENTS, moment};
 use crate::url::percent_decode;
+use crate::wake::{Interest, poll_any};
 
 use message::ClientMessage;
 use view::{Frame, View};
@@ -370,32 +370,19 @@ impl<T: Transport + AsFd> Connection<T> {
         if has_news && self.blocked_since.is_none() {
             return Ok(());
         }
-        let (interest, timeout_ms) = match self.blocked_since {
-            Some(since) => {
-                let stuck = since.plus_ms(limits::COMPAT_STUCK_MS + 1);
-                (PollFlags::IN | PollFlags::OUT, stuck.since_ms(now))
-            }
-            None => (PollFlags::IN, self.view.next_round(now).since_ms(now)),
+        let timeout_ms = match self.blocked_since {
+            Some(since) => since.plus_ms(limits::COMPAT_STUCK_MS + 1).since_ms(now),
+            None => self.view.next_round(now).since_ms(now),
         };
+        let is_blocked = self.blocked_since.is_some();
+        let socket = Interest::either(self.socket.get_ref().as_fd(), is_blocked);
         let is_full = self.replies.len() >= limits::COMPAT_REPLIES;
-        let interest = if is_full {
-            interest - PollFlags::IN
-        } else {
-            interest
-        };
-        let socket = PollFd::from_borrowed_fd(self.socket.get_ref().as_fd(), interest);
-        let waker = PollFd::new(hub.waker(self.wakeups), PollFlags::IN);
-        let timeout = Timespec {
-            tv_sec: (timeout_ms / 1_000) as i64,
-            tv_nsec: (timeout_ms % 1_000 * 1_000_000) as i64,
-        };
+        let socket = if is_full { socket.without_reading() } else { socket };
         // a blocked one has no use for news
-        let mut slots = [socket, waker];
-        let count = if self.blocked_since.is_some() { 1 } else { 2 };
-        match poll(&mut slots[..count], Some(&timeout)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-            Err(error) => Err(Over(error.to_string())),
-        }
+        let slots = [socket, Interest::readable(hub.waker(self.wakeups).as_fd())];
+        let count = if is_blocked { 1 } else { 2 };
+        let seen = poll_any(&slots[..count], Some(timeout_ms));
+        seen.map(drop).map_err(|error| Over(error.to_string()))
     }
 }
 
