@@ -455,6 +455,52 @@ pub const DOUBT_VERDICTS: usize = 200_000;
 /// How often old history is removed.
 pub const RETENTION_INTERVAL_MS: u64 = 3_600_000;
 
+// -- notifications
+
+/// Destinations: each may have a thread of its own.
+pub const NOTIFIERS: usize = 64;
+/// Longest name of one.
+pub const NOTIFIER_NAME_BYTES: usize = 64;
+/// Entries of a job's `quiet`.
+pub const QUIET_HOURS: usize = 8;
+/// Default deadline of a notifier's command, and the longest that may be set: its destination waits meanwhile.
+pub const NOTIFY_COMMAND_MS: u64 = 30_000;
+pub const NOTIFY_COMMAND_MAX_MS: u64 = 600_000;
+
+/// Failed machines that a notice names, and those in its one line: more are a number.
+pub const NOTICE_MACHINES: usize = 20;
+pub const NOTICE_MACHINES_IN_LINE: usize = 5;
+/// Judged runs that are remembered, for outcomes that are revised.
+pub const NOTICE_JUDGED: usize = 8;
+/// A job flaps if its outcome changed this often within so many runs...
+pub const FLAPPING_CHANGES: u32 = 6;
+pub const FLAPPING_RUNS: u32 = 21;
+/// ...until so many in a row agree.
+pub const FLAPPING_END: u32 = 5;
+/// What arrives within this time makes one message, so that an outage of many machines is one.
+pub const NOTICE_GROUP_MS: u64 = 10_000;
+/// Between two messages to a destination.
+pub const NOTICE_PAUSE_MS: u64 = 60_000;
+/// Pauses before the tries of a message; from then on one an hour, [`NOTICE_TRIES`] in all, which is a day.
+pub const NOTICE_RETRY_MS: [u64; 6] = [5_000, 30_000, 120_000, 600_000, 1_800_000, 3_600_000];
+pub const NOTICE_TRIES: u32 = 29;
+/// A receiver may ask for a longer pause, up to this.
+pub const NOTICE_RETRY_MAX_S: u64 = 3_600;
+/// A message that was refused as such so often no longer holds up those behind it.
+pub const NOTICE_REFUSALS: u32 = 3;
+/// Notices that wait for a destination: beyond it the oldest is given up.
+pub const NOTICES_WAITING: usize = 1_000;
+/// Notices of one message; the rest follows in the next.
+pub const NOTICES_IN_MESSAGE: usize = 200;
+/// A delivery that has not answered by then is taken for failed: longer than any time-out of a channel.
+pub const NOTICE_ANSWER_MS: u64 = NOTIFY_COMMAND_MAX_MS + 120_000;
+/// Characters kept of the reason why a delivery failed.
+pub const NOTICE_ERROR_CHARS: usize = 400;
+/// Reminders, late and long runs that are looked at in one turn.
+pub const TURN_WATCHES: usize = 500;
+/// Interval of `heartbeat_url`.
+pub const HEARTBEAT_URL_MS: u64 = 60_000;
+
 // -- Salt
 
 /// From the helper's start to its first line: importing Salt takes 0.3 s, on a busy machine 3 s and more.

@@ -13,6 +13,7 @@ use super::listing::{self, Content, FileStamp, SUFFIX};
 use super::reading::{self, FileResult, Previous};
 use super::settings::{self, CONFIG_SECTION};
 use super::validate::{Defaults, Schedules};
+use super::value::likeliest;
 use super::{Config, Job, Maintenance, Problem, Settings, Severity};
 
 const STATE_DIR: &str = "state_dir";
@@ -330,6 +331,49 @@ impl Loader {
         }
     }
 
+    /// A job, or the default, tells notifiers that do not exist: it is told, and the others are.
+    fn unknown_notifiers(
+        &self,
+        jobs: &BTreeMap<String, Arc<Job>>,
+        settings: &Settings,
+        problems: &mut Vec<Problem>,
+    ) {
+        let unknown = |to: &Option<Vec<String>>| -> Vec<String> {
+            let names = to.iter().flatten();
+            names
+                .filter(|name| !settings.notifiers.contains_key(*name))
+                .map(|name| {
+                    let shown = name.escape_debug();
+                    match likeliest(name, settings.notifiers.keys().map(String::as_str)) {
+                        Some(known) => format!("unknown notifier '{shown}', did you mean '{known}'?"),
+                        None => format!("unknown notifier '{shown}'; add it to saltpeter_config.notifiers"),
+                    }
+                })
+                .collect()
+        };
+        for job in jobs.values() {
+            for reason in unknown(&job.notices.rule.to) {
+                let file = format!("{}{SUFFIX}", job.group);
+                let lines = listing::read(&self.dir.join(&file));
+                let line = lines
+                    .ok()
+                    .and_then(|bytes| Lines::new(&bytes).line_of(&[&job.name, "notify"]));
+                problems.push(Problem {
+                    field: format!("{}.notify", job.name),
+                    ..Problem::of_file(&file, line, reason)
+                });
+            }
+        }
+        for reason in unknown(&settings.notify.to) {
+            let sets = |state: &FileState| state.good.settings.iter().any(|(name, _)| name == "notify");
+            let file = self.files.iter().rfind(|(_, state)| sets(state));
+            problems.push(Problem {
+                field: format!("{CONFIG_SECTION}.notify"),
+                ..Problem::of_file(file.map_or("", |(file, _)| file), None, reason)
+            });
+        }
+    }
+
     fn settings(&self) -> (Settings, Vec<(String, String, String)>) {
         let files = self
             .files
@@ -367,6 +411,7 @@ impl Loader {
                 )
             });
         }
+        self.unknown_notifiers(&jobs, &settings, &mut problems);
         if let Some((key, reason)) = settings::refused(&settings) {
             let sets = |state: &FileState| state.good.settings.iter().any(|(name, _)| name == key);
             let file = self

@@ -1,6 +1,6 @@
 //! The configuration directory as the rest of the daemon sees it: valid jobs, settings, maintenance, problems.
 //! `file.rs` has the shapes on disk, `validate.rs` makes [`Job`]s of them, `settings.rs` the rest, `reading.rs` takes one
-//! file and keeps what was last good of it, `load.rs` all files of a directory (`listing.rs` says which), `watch.rs` is the
+//! file and keeps what was last good of it, `notify.rs` who is told of what, `load.rs` all files of a directory (`listing.rs` says which), `watch.rs` is the
 //! thread that notices changes, `reference.rs` tells people and editors what there is.
 //! Must not know: the engine, runs, sockets.
 
@@ -14,6 +14,7 @@ use serde_json::{Map, Value};
 
 use crate::limits;
 use crate::schedule::{Schedule, Tz};
+use crate::url::HttpUrl;
 
 mod cause;
 mod file;
@@ -23,6 +24,7 @@ mod lines;
 mod listing;
 mod load;
 mod node;
+pub mod notify;
 mod reading;
 pub mod reference;
 mod settings;
@@ -63,6 +65,8 @@ pub struct Job {
     pub schedule: Schedule,
     /// What a run needs; a run keeps the one that was in force when it fired.
     pub spec: Arc<JobSpec>,
+    /// Who is told of its outcomes, and what its runs are expected to be like.
+    pub notices: notify::JobNotices,
     /// Every key of the job as its file has it, for the API's `config`.
     pub raw: RawJob,
 }
@@ -269,6 +273,12 @@ pub struct Settings {
     pub api_hosts: Vec<String>,
     /// Origins of web pages elsewhere that may use the API (`https://ui.example.org`).
     pub api_allowed_origins: Vec<String>,
+    /// Destinations of notices, by name.
+    pub notifiers: BTreeMap<String, Arc<notify::Notifier>>,
+    /// `notify`: of jobs that say nothing themselves.
+    pub notify: notify::NotifyRule,
+    /// Asked every minute while the daemon works.
+    pub heartbeat_url: Option<HttpUrl>,
     /// Every key as the files have it, secrets replaced by `***`, for the API's `config`.
     pub raw: Arc<Map<String, Value>>,
 }
@@ -309,6 +319,9 @@ impl Default for Settings {
             api_open: false,
             api_hosts: Vec::new(),
             api_allowed_origins: Vec::new(),
+            notifiers: BTreeMap::new(),
+            notify: notify::NotifyRule::default(),
+            heartbeat_url: None,
             raw: Arc::default(),
         }
     }

@@ -4,6 +4,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::notify::{FORMATS, NOTICE_KINDS};
 use super::settings::{CONFIG_SECTION, MAINTENANCE_SECTION};
 use super::validate;
 
@@ -37,6 +38,8 @@ pub enum Kind {
     Mapping,
     Port,
     Tokens,
+    Notify,
+    Notifiers,
     /// Taken, warned about, without effect.
     Ignored,
 }
@@ -91,6 +94,10 @@ pub const JOB: &[Field] = &[
     field("output_limit", Kind::Whole, "the setting", "1048576", "bytes kept of one machine's output, the first and the last half; 0: no limit"),
     field("heartbeat_timeout", Kind::Seconds, "the setting", "60", "seconds without a sign of life from the wrapper until the machine's run counts as lost (253)"),
     field("start_timeout", Kind::Seconds, "the setting", "60", "seconds from a wrapper's launch until it must have connected (254)"),
+    field("notify", Kind::Notify, "the setting", "{to: [ops], on: [failure, recovery]}", "who is told of its outcomes: `to`, `on`, `after`, `repeat`, `quiet` (notifications.md); `none`: nobody"),
+    field("expect_within", Kind::Seconds, "", "7200", "seconds after a due time until which a run of it is expected to have ended; else `late` is told"),
+    field("warn_after", Kind::Seconds, "", "3600", "seconds after which a run that is still running is told as `long`"),
+    field("min_runtime", Kind::Seconds, "", "10", "seconds that a run takes at least; one that succeeds sooner is told as `short`"),
     field("use_wrapper", Kind::Flag, "true", "false", "`false`: plain Salt execution, without live output"),
     field("wrapper_path", Kind::Text, "the setting `default_wrapper_path`", "/opt/bin/sp-wrapper", "the wrapper on the machines"),
     field("wrapper_delivery", Kind::Choice(DELIVERIES), "the setting", "auto", "how command and environment reach the wrapper: `socket` over its own connection, `env` with the dispatch; `auto`: `socket` where that is private and the wrapper is ours"),
@@ -133,6 +140,9 @@ pub const SETTINGS: &[Field] = &[
     field("wrapper_tls", Kind::Flag, "true", "false", "sp-wrapper connects with TLS and verifies the daemon's key"),
     field("tls_cert", Kind::Text, "the daemon's own", "/etc/saltpeter/tls/cert.pem", "certificate chain, PEM, of the machines port (until restart) and, where given, of the API's, which reads it again when it changes; needs `tls_key`"),
     field("tls_key", Kind::Text, "the daemon's own", "/etc/saltpeter/tls/key.pem", "its key, PEM"),
+    field("notifiers", Kind::Notifiers, "{}", "{ops: {webhook: 'https://hooks.example.com/T1', format: slack}}", "destinations of notices by name: `webhook`, `mail` or `command` (notifications.md); those of several files are united"),
+    field("notify", Kind::Notify, "", "{to: [ops]}", "who is told of outcomes, where a job says nothing"),
+    field("heartbeat_url", Kind::Text, "", "https://hc.example.com/ping/1", "requested every minute while the engine turns and storage takes writes: a monitor elsewhere notices the daemon's death"),
     field("salt_config", Kind::Text, "/etc/salt", "/etc/salt", "the Salt master's configuration, a directory or a file"),
     field("salt_python", Kind::Text, "found by itself", "/opt/saltstack/salt/bin/python3", "the Python that has Salt"),
     field("elasticsearch", Kind::Text, "", "http://search:9200", "taken, not used yet"),
@@ -244,6 +254,9 @@ fn properties(fields: &[Field]) -> Map<String, Value> {
 /// What a value looks like that is taken without a doubt.
 fn shape(kind: Kind) -> Value {
     let text = json!({"type": ["string", "integer", "null"]});
+    let texts = json!({"anyOf": [text, {"type": "array", "items": {"type": ["string", "integer"]}}]});
+    let kinds: Vec<&str> = NOTICE_KINDS.iter().map(|(word, _)| *word).collect();
+    let formats: Vec<&str> = FORMATS.iter().map(|(word, _)| *word).collect();
     let number = |kind: &str, pattern: &str| {
         json!({"anyOf": [
             {"type": kind, "minimum": 0},
@@ -264,10 +277,7 @@ fn shape(kind: Kind) -> Value {
             {"type": "integer", "minimum": smallest, "maximum": largest},
             {"type": "string", "pattern": "^ *[0-9A-Za-z*?,/-]+ *$"},
         ]}),
-        Kind::Texts => json!({"anyOf": [
-            text,
-            {"type": "array", "items": {"type": ["string", "integer"]}},
-        ]}),
+        Kind::Texts => texts,
         // YAML 1.1 reads an unquoted `off` as false
         Kind::Choice(words) if words.contains(&"off") => {
             json!({"anyOf": [{"enum": words}, {"enum": [null, false]}]})
@@ -291,6 +301,42 @@ fn shape(kind: Kind) -> Value {
             "required": ["name", "role", "sha256"],
             "additionalProperties": false,
         }}),
+        Kind::Notify => json!({"anyOf": [
+            {"enum": [false, null]},
+            {"type": "string"},
+            {"type": "array", "items": {"type": "string"}},
+            {
+                "type": "object",
+                "properties": {
+                    "to": texts,
+                    "on": {"anyOf": [{"enum": kinds}, {"type": "array", "items": {"enum": kinds}}]},
+                    "after": {"type": "integer", "minimum": 1, "maximum": 1000},
+                    "repeat": {"anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": "^ *[0-9]+[smhd]? *$"}]},
+                    "quiet": texts,
+                },
+                "additionalProperties": false,
+            },
+        ]}),
+        Kind::Notifiers => json!({"type": ["object", "null"], "additionalProperties": {
+            "type": "object",
+            "properties": {
+                "webhook": {"type": "string", "pattern": "^https?://"},
+                "url_file": {"type": "string"},
+                "format": {"enum": formats},
+                "body": {"type": "string"},
+                "secret_file": {"type": "string"},
+                "token_file": {"type": "string"},
+                "room": {"type": "string"},
+                "ca_file": {"type": "string"},
+                "mail": texts,
+                "from": {"type": "string"},
+                "sendmail": {"type": "string"},
+                "command": {"type": "string"},
+                "user": text,
+                "timeout": {"type": "number", "minimum": 0},
+            },
+            "additionalProperties": false,
+        }}),
         Kind::Ignored => json!({}),
     }
 }
@@ -307,6 +353,8 @@ fn kind_text(kind: Kind) -> String {
         Kind::Mapping => "mapping".to_string(),
         Kind::Port => "port".to_string(),
         Kind::Tokens => "list of name, role, sha256".to_string(),
+        Kind::Notify => "mapping, names or none".to_string(),
+        Kind::Notifiers => "mapping of notifiers".to_string(),
         Kind::Ignored => "ignored".to_string(),
     }
 }

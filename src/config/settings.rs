@@ -10,9 +10,11 @@ use data_encoding::HEXLOWER_PERMISSIVE;
 use serde_json::Value;
 
 use super::node::Node;
+use super::notify;
 use super::validate::{self, DELIVERIES, Defaults};
 use super::{ApiToken, ExecutorKind, Maintenance, Role, Settings, value};
 use crate::schedule;
+use crate::url::HttpUrl;
 
 /// The key of a file's settings.
 pub const CONFIG_SECTION: &str = "saltpeter_config";
@@ -20,9 +22,10 @@ pub const CONFIG_SECTION: &str = "saltpeter_config";
 pub const MAINTENANCE_SECTION: &str = "saltpeter_maintenance";
 
 const TOKENS: &str = "api_tokens";
+const NOTIFIERS: &str = "notifiers";
 
 /// What it takes.
-pub const KEYS: [&str; 33] = [
+pub const KEYS: [&str; 36] = [
     "logdir",
     "debug",
     "api_ws",
@@ -56,6 +59,9 @@ pub const KEYS: [&str; 33] = [
     "api_open",
     "api_hosts",
     "api_allowed_origins",
+    "notifiers",
+    "notify",
+    "heartbeat_url",
 ];
 
 /// Sets one key. `Ok(Some)`: taken, with a doubt; `Err`: not taken. Relative directories are below `base`, the
@@ -142,6 +148,23 @@ pub fn merge<'a>(
                 raw.insert(key.clone(), joined(shown, masked(key, node)));
                 continue;
             }
+            if key == NOTIFIERS {
+                // each team may have a file for its own
+                let known = std::mem::take(&mut settings.notifiers);
+                let _ = apply(&mut settings, key, node, base);
+                if let Some((earlier, _)) = earlier {
+                    let twice = known.keys().filter(|name| settings.notifiers.contains_key(*name));
+                    let place =
+                        |name: &String| (file.to_string(), format!("{key}.{name}"), earlier.to_string());
+                    conflicts.extend(twice.map(place));
+                }
+                for (name, notifier) in known {
+                    settings.notifiers.entry(name).or_insert(notifier);
+                }
+                let shown = raw.remove(key);
+                raw.insert(key.clone(), joined(shown, masked(key, node)));
+                continue;
+            }
             if let Some((earlier, other)) = earlier
                 && earlier != file
                 && other != node
@@ -170,6 +193,10 @@ fn joined(first: Option<Value>, second: Value) -> Value {
         (Some(Value::Array(mut first)), Value::Array(second)) => {
             first.extend(second);
             Value::Array(first)
+        }
+        (Some(Value::Object(mut first)), Value::Object(second)) => {
+            first.extend(second);
+            Value::Object(first)
         }
         (_, second) => second,
     }
@@ -297,6 +324,9 @@ fn set(settings: &mut Settings, key: &str, node: &Node, base: &Path) -> Result<(
         "heartbeat_timeout" => settings.heartbeat_timeout_ms = milliseconds(node)?,
         "history_days" => settings.history_days = days(node)?,
         "api_tokens" => settings.api_tokens = tokens(node)?,
+        "notifiers" => settings.notifiers = notify::notifiers(node, base)?,
+        "notify" => settings.notify = notify::rule(node)?,
+        "heartbeat_url" => settings.heartbeat_url = url(node)?,
         // KEYS has no others; a test sets each
         _ => {}
     }
@@ -369,6 +399,10 @@ fn origins(node: &Node) -> Result<Vec<String>, String> {
         }
     }
     Ok(origins.iter().map(|origin| origin.to_ascii_lowercase()).collect())
+}
+
+fn url(node: &Node) -> Result<Option<HttpUrl>, String> {
+    optional_text(node)?.map(|text| HttpUrl::parse(&text)).transpose()
 }
 
 fn loglevel(node: &Node) -> Result<String, String> {
@@ -471,6 +505,11 @@ fn masked(key: &str, node: &Node) -> Value {
             });
             tokens.collect()
         }
+        node if key == NOTIFIERS => notify::masked(node),
+        Node::Text(text) if key == "heartbeat_url" => match HttpUrl::parse(text) {
+            Ok(url) => format!("{url:?}").into(),
+            Err(_) => HIDDEN.into(),
+        },
         _ if is_secret || !KEYS.contains(&key) => HIDDEN.into(),
         // user and password of a URL, and what stands behind its '?'
         Node::Text(text) if text.contains(['@', '?']) => {

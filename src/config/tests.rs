@@ -123,7 +123,8 @@ fn a_job_has_every_field() {
          batch_size: 2\n  allow_overlap: i know what i am doing!\n  lockfile: /tmp/l\n  use_wrapper: no\n  \
          wrapper_path: /opt/w\n  wrapper_loglevel: off\n  wrapper_logdir: /l\n  saltpeter_server_host: h\n  \
          timezone: Europe/Berlin\n  enabled: off\n  description: d\n  output_limit: 1000\n  heartbeat_timeout: 20\n  \
-         start_timeout: 0.5\n  catch_up: none\n  start_deadline: 10\n  wrapper_delivery: env\n",
+         start_timeout: 0.5\n  notify: {to: [], on: failure, after: 2, repeat: 1h, quiet: '22:00-06:00'}\n  expect_within: 60\n  \
+         warn_after: 30\n  min_runtime: 1.5\n  catch_up: none\n  start_deadline: 10\n  wrapper_delivery: env\n",
     );
     let job = only_job(&text);
     let wanted = JobSpec {
@@ -154,6 +155,20 @@ fn a_job_has_every_field() {
     };
     assert_eq!(*job.spec, wanted);
     assert!(!job.enabled);
+    let notices = &job.notices;
+    assert_eq!(
+        (
+            notices.expect_within_s,
+            notices.warn_after_s,
+            notices.min_runtime_ms
+        ),
+        (60, 30, 1_500)
+    );
+    assert_eq!(
+        (notices.rule.after, notices.rule.repeat_s),
+        (Some(2), Some(3_600))
+    );
+    assert_eq!(notices.rule.on, Some(vec![notify::NoticeKind::Failure]));
     assert_eq!(job.description, "d");
 }
 
@@ -783,7 +798,8 @@ fn every_setting_is_known_and_applied() {
                 output_limit: 0\n  wrapper_delivery: socket\n  start_timeout: 1.5\n  heartbeat_timeout: 16\n  \
                 history_days: 3\n  salt_python: /p\n  salt_config: /c\n  tls_cert: c.pem\n  tls_key: /k.pem\n  \
                 wrapper_tls: no\n  api_open: yes\n  api_hosts: cron.example.com\n  \
-                api_allowed_origins: ['https://UI.example.com']\n";
+                api_allowed_origins: ['https://UI.example.com']\n  \
+                notifiers: {ops: {mail: root}}\n  notify: ops\n  heartbeat_url: 'https://hc/1'\n";
     let dir = Dir::with(&[("a.yaml", text)]);
     let config = dir.load();
     assert_eq!(config.problems, []);
@@ -821,6 +837,22 @@ fn every_setting_is_known_and_applied() {
         api_open: true,
         api_hosts: vec!["cron.example.com".into()],
         api_allowed_origins: vec!["https://ui.example.com".into()],
+        notifiers: BTreeMap::from([(
+            "ops".to_string(),
+            Arc::new(notify::Notifier {
+                name: "ops".into(),
+                channel: notify::Channel::Mail(notify::Mail {
+                    to: vec!["root".into()],
+                    from: None,
+                    sendmail: "/usr/sbin/sendmail".into(),
+                }),
+            }),
+        )]),
+        notify: notify::NotifyRule {
+            to: Some(vec!["ops".into()]),
+            ..notify::NotifyRule::default()
+        },
+        heartbeat_url: crate::url::HttpUrl::parse("https://hc/1").ok(),
         raw: config.settings.raw.clone(),
     };
     assert_eq!(*config.settings, wanted);
@@ -1460,4 +1492,98 @@ fn bare_words_reach_the_environment_as_with_the_old_daemon() {
         }
     }
     assert_eq!(wrong, Vec::<String>::new());
+}
+
+#[test]
+fn an_unknown_notifier_is_a_problem_at_its_line_and_the_job_runs_all_the_same() {
+    let settings = "saltpeter_config:\n  notifiers:\n    ops: {webhook: 'https://hooks.example.com/s3cret', format: slack}\n";
+    let text = job("backup", "  notify: {to: [opps], on: [failure]}\n");
+    let config = Dir::with(&[("0.yaml", settings), ("a.yaml", &text)]).load();
+    assert!(config.jobs.contains_key("backup"));
+    let problem = one_problem(&config);
+    assert_eq!((problem.field.as_str(), problem.line), ("backup.notify", Some(9)));
+    assert_eq!(problem.reason, "unknown notifier 'opps', did you mean 'ops'?");
+    // a URL is a secret: only its host is shown
+    let shown = config.settings.raw["notifiers"].to_string();
+    assert_eq!(
+        shown,
+        r#"{"ops":{"format":"slack","webhook":"https://hooks.example.com/***"}}"#
+    );
+}
+
+#[test]
+fn notifiers_of_several_files_are_united_and_one_that_is_named_twice_is_told() {
+    let one = "saltpeter_config: {notifiers: {ops: {mail: a@b}, dev: {command: page}}}\n";
+    let two = "saltpeter_config: {notifiers: {ops: {mail: c@d}}}\n";
+    let config = Dir::with(&[("a.yaml", one), ("b.yaml", two)]).load();
+    assert_eq!(config.settings.notifiers.len(), 2);
+    let problem = one_problem(&config);
+    assert_eq!(problem.field, "saltpeter_config.notifiers.ops");
+    assert_eq!(problem.severity, Severity::Warning);
+}
+
+#[test]
+fn a_notifier_that_cannot_work_is_told_with_its_name_and_without_its_secrets() {
+    for (bad, words) in [
+        (
+            "{ops: {webhook: 'http://example.com/s3cret'}}",
+            "'ops': 'webhook' must begin with https://",
+        ),
+        ("{ops: {webhook: 'https://u:s3cret@x/'}}", "token_file"),
+        ("{ops: {webhook: 'https://x/', mail: a@b}}", "exactly one of"),
+        ("{ops: {}}", "exactly one of"),
+        (
+            "{ops: {webhook: 'https://x/', formt: slack}}",
+            "did you mean 'format'?",
+        ),
+        (
+            "{ops: {webhook: 'https://x/', format: s3}}",
+            "'format' must be one of saltpeter, slack",
+        ),
+        (
+            "{ops: {webhook: 'https://x/', format: matrix}}",
+            "needs room and token_file",
+        ),
+        (
+            "{ops: {webhook: 'https://x/', format: pagerduty}}",
+            "needs token_file",
+        ),
+        ("{ops: {mail: \"a@b\\nBcc: c@d\"}}", "invalid mail address"),
+        ("{ops: {mail: []}}", "an address or a list"),
+        ("{ops: {command: page, timeout: 99999}}", "at most"),
+        ("{'o p': {mail: a@b}}", "letters, digits"),
+        ("[ops]", "must be a mapping of names"),
+    ] {
+        let config = Dir::with(&[("a.yaml", &format!("saltpeter_config:\n  notifiers: {bad}\n"))]).load();
+        let problem = one_problem(&config);
+        assert_eq!(
+            (problem.severity, problem.line),
+            (Severity::Error, Some(2)),
+            "{bad}"
+        );
+        assert!(problem.reason.contains(words), "{bad}: {problem}");
+        assert!(!problem.reason.contains("s3cret"), "{problem}");
+    }
+    for (bad, words) in [
+        ("{on: [fail]}", "unknown kind 'fail'"),
+        ("{too: ops}", "did you mean 'to'?"),
+        ("{after: 0}", "'after' must be a number of failed runs"),
+        ("{repeat: often}", "'repeat' must be a number of seconds"),
+        ("{quiet: night}", "invalid quiet hours 'night'"),
+        ("5", "must be a mapping"),
+    ] {
+        let config = Dir::with(&[("a.yaml", &job("j", &format!("  notify: {bad}\n")))]).load();
+        assert_eq!(one_problem(&config).field, "j.notify", "{bad}");
+        assert!(
+            config.problems[0].reason.contains(words),
+            "{bad}: {}",
+            config.problems[0]
+        );
+    }
+    let config = Dir::with(&[("a.yaml", &job("j", "  notify: {to: [], on: [late]}\n"))]).load();
+    assert!(
+        one_problem(&config)
+            .reason
+            .contains("needs the field 'expect_within'")
+    );
 }

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::lines::{Lines, Style};
 use super::node::{Node, python_text};
+use super::notify::{self, JobNotices, NoticeKind};
 use super::{Delivery, Job, JobSpec, Problem, RawJob, Severity, Targets, value, yaml11};
 use crate::clock;
 use crate::limits;
@@ -79,7 +80,7 @@ const TIMEOUT_S: u64 = 3_600;
 
 const SCHEDULE_FIELDS: [&str; 7] = ["sec", "min", "hour", "dom", "mon", "dow", "year"];
 const REQUIRED_FIELDS: [&str; 5] = ["min", "hour", "dom", "mon", "dow"];
-const OTHER_FIELDS: [&str; 31] = [
+const OTHER_FIELDS: [&str; 35] = [
     "utc",
     "command",
     "targets",
@@ -107,6 +108,10 @@ const OTHER_FIELDS: [&str; 31] = [
     "start_deadline",
     "wrapper_delivery",
     "parameters",
+    "notify",
+    "expect_within",
+    "warn_after",
+    "min_runtime",
     "hard_timeout",
     "soft_timeout",
     "group",
@@ -184,6 +189,7 @@ pub fn job(
     let schedule = fields.schedule(defaults, schedules);
     let spec = fields.spec(group, defaults);
     let enabled = fields.flag("enabled", true);
+    let notices = fields.notices();
     let description = fields.text("description").unwrap_or_default();
     if fields.failed {
         return None;
@@ -194,6 +200,7 @@ pub fn job(
         enabled,
         description,
         schedule: schedule?,
+        notices,
         raw: RawJob::new(&raw(node, &spec)),
         spec: Arc::new(spec),
     })
@@ -463,6 +470,31 @@ impl<'a> JobFields<'_, 'a> {
         };
         spec.export_parameters();
         spec
+    }
+
+    /// `notify`, and what its runs are expected to be like.
+    fn notices(&mut self) -> JobNotices {
+        let seconds = |ms: Option<u64>| ms.map_or(0, |ms| ms.div_ceil(1_000));
+        let notices = JobNotices {
+            rule: self
+                .get("notify", |node| notify::rule(node).map(Some))
+                .unwrap_or_default(),
+            expect_within_s: seconds(self.number("expect_within", value::milliseconds)),
+            warn_after_s: seconds(self.number("warn_after", value::milliseconds)),
+            min_runtime_ms: self.number("min_runtime", value::milliseconds).unwrap_or(0),
+        };
+        let needs = [
+            (NoticeKind::Late, "expect_within", notices.expect_within_s),
+            (NoticeKind::Long, "warn_after", notices.warn_after_s),
+            (NoticeKind::Short, "min_runtime", notices.min_runtime_ms),
+        ];
+        let on = notices.rule.on.clone().unwrap_or_default();
+        for (kind, field, value) in needs {
+            if on.contains(&kind) && value == 0 {
+                self.warning("notify", format!("'{}' needs the field '{field}'", kind.word()));
+            }
+        }
+        notices
     }
 
     /// Names that a run may be given values for, with their defaults.

@@ -57,6 +57,11 @@ pub struct FieldError {
 }
 
 impl Schedule {
+    /// The zone whose wall clock it means.
+    pub fn zone(&self) -> Tz {
+        self.zone
+    }
+
     /// All problems at once.
     pub fn parse(fields: &Fields, zone: Tz) -> Result<Schedule, Vec<FieldError>> {
         let mut errors = Vec::new();

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use saltpeter::config::notify::JobNotices;
 use saltpeter::config::{Config, Delivery, Job, JobSpec, Maintenance, RawJob, Settings, Targets};
 use saltpeter::schedule::{Fields, Schedule, Tz};
 
@@ -160,6 +161,7 @@ impl JobSetup {
             description: String::new(),
             schedule: Schedule::parse(&fields, Tz::UTC).expect("the simulation's schedules are valid"),
             spec: Arc::new(spec),
+            notices: JobNotices::default(),
             raw: RawJob::default(),
         }
     }
