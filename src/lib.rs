@@ -22,6 +22,7 @@
 //! | `executor` | starts wrappers: through Salt, with one helper process in Python, or on this host |
 //! | `log`, `signals` | write the daemon's log, so that a blocked stderr blocks no other thread; handle SIGTERM and SIGHUP |
 //! | `job-log` | writes `logdir/<job>.log` |
+//! | one per destination of notices | delivers messages: webhook, mail or command |
 //! | `config` | watches and reads job files |
 //! | `compat` | wakes the legacy React UI's connections when there is a new board, ten times a second at most |
 //! | `api-accept`, one per API connection | HTTP, served from the board and storage |
@@ -85,6 +86,8 @@ pub mod machines;
 pub mod metrics;
 #[cfg(feature = "daemon")]
 pub mod net;
+#[cfg(feature = "daemon")]
+pub mod notify;
 #[cfg(feature = "daemon")]
 pub mod storage;
 

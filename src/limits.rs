@@ -413,6 +413,8 @@ pub const CLI_STEADY_MS: u64 = 5_000;
 pub const CLI_ANSWER_MS: u64 = 30_000;
 /// How often the command line polls while it waits.
 pub const CLI_LOOK_MS: u64 = 500;
+/// How long the command line waits for the result of a test: longer than a webhook or sendmail may take.
+pub const CLI_TEST_MS: u64 = 90_000;
 /// Outputs followed at a time.
 pub const CLI_FOLLOWED: usize = 64;
 /// A longer line in the merged output of several machines is split.
@@ -490,6 +492,8 @@ pub const NOTICE_RETRY_MAX_S: u64 = 3_600;
 pub const NOTICE_REFUSALS: u32 = 3;
 /// Notices that wait for a destination: beyond it the oldest is given up.
 pub const NOTICES_WAITING: usize = 1_000;
+/// Notices that are done and kept to be looked at, besides `history_days`.
+pub const NOTICES_KEPT: usize = 10_000;
 /// Notices of one message; the rest follows in the next.
 pub const NOTICES_IN_MESSAGE: usize = 200;
 /// A delivery that has not answered by then is taken for failed: longer than any time-out of a channel.
@@ -498,6 +502,33 @@ pub const NOTICE_ANSWER_MS: u64 = NOTIFY_COMMAND_MAX_MS + 120_000;
 pub const NOTICE_ERROR_CHARS: usize = 400;
 /// Reminders, late and long runs that are looked at in one turn.
 pub const TURN_WATCHES: usize = 500;
+/// Deadline of a webhook's request, from the look-up of the name to the answer's head.
+pub const NOTIFY_HTTP_MS: u64 = 30_000;
+/// Deadline for connecting, per address.
+pub const NOTIFY_CONNECT_MS: u64 = 10_000;
+/// Read of an answer that is no success, and for how long: it only explains the status.
+pub const NOTIFY_REPLY_BYTES: u64 = 4 << 10;
+pub const NOTIFY_REPLY_MS: u64 = 2_000;
+/// Characters of it that are shown.
+pub const NOTIFY_REPLY_CHARS: usize = 150;
+/// Deadline of `sendmail`: with a queue it takes milliseconds, without one as long as the mail server.
+pub const SENDMAIL_MS: u64 = 60_000;
+/// Kept of a program's standard error.
+pub const NOTIFY_SAID_BYTES: usize = 4 << 10;
+/// How often a program is looked at that closes its pipes and does not end.
+pub const NOTIFY_LOOK_MS: u64 = 50;
+/// Read of a file that holds a secret.
+pub const SECRET_FILE_BYTES: u64 = 4 << 10;
+/// Jobs that a message lists; more are a number.
+pub const NOTICE_JOBS: usize = 20;
+/// Machines of a message whose last lines are shown, and how much of each.
+pub const NOTICE_TAILS: usize = 3;
+pub const NOTICE_TAIL_BYTES: usize = 4 << 10;
+pub const NOTICE_TAIL_LINES: usize = 20;
+/// A payload that is larger goes without outputs: Standard Webhooks advises 20 kB.
+pub const NOTICE_JSON_BYTES: usize = 20_000;
+/// Longest text of a chat message: Slack and Teams cut or refuse much longer ones.
+pub const NOTICE_TEXT_BYTES: usize = 12_000;
 /// Interval of `heartbeat_url`.
 pub const HEARTBEAT_URL_MS: u64 = 60_000;
 

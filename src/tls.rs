@@ -44,9 +44,12 @@ pub fn provider() -> Arc<CryptoProvider> {
 /// Both ends are ours, so no older version is needed.
 pub const VERSIONS: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS13];
 
-/// The configuration of a client that trusts the certificates in the file `authority`. A certificate that cannot be
+/// The configuration of a client that trusts the certificates in the file `authority` and speaks these versions. A certificate that cannot be
 /// parsed is skipped, since a system's bundle may contain such.
-pub fn believing(authority: &Path) -> Result<ClientConfig, String> {
+pub fn believing(
+    authority: &Path,
+    versions: &[&'static rustls::SupportedProtocolVersion],
+) -> Result<ClientConfig, String> {
     let pem = fs::read(authority).map_err(|error| error.to_string())?;
     let mut roots = RootCertStore::empty();
     let mut why = "contains no certificate".to_string();
@@ -60,7 +63,7 @@ pub fn believing(authority: &Path) -> Result<ClientConfig, String> {
         return Err(why);
     }
     let config = ClientConfig::builder_with_provider(provider())
-        .with_protocol_versions(VERSIONS)
+        .with_protocol_versions(versions)
         .map_err(|error| error.to_string())?
         .with_root_certificates(roots)
         .with_no_client_auth();

@@ -69,9 +69,10 @@ impl HttpUrl {
 
     /// `host:port`, as the header `Host` has it.
     pub fn authority(&self) -> String {
-        let host = match self.host.contains(':') {
-            true => format!("[{}]", self.host),
-            false => self.host.clone(),
+        let host = if self.host.contains(':') {
+            format!("[{}]", self.host)
+        } else {
+            self.host.clone()
         };
         let usual = if self.is_tls { 443 } else { 80 };
         if self.port == usual {

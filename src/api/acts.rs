@@ -2,9 +2,9 @@
 //! Must not know: how the engine decides.
 
 use super::call::{Answered, Call};
-use super::error::{Denied, bad, conflict};
+use super::error::{Denied, bad, conflict, unreadable};
 use super::http::Response;
-use super::views::{self, KillJobBody, PauseBody, RunBody, Started, SwitchBody, Told};
+use super::views::{self, KillJobBody, Noticed, PauseBody, RunBody, Started, SwitchBody, Told};
 use crate::clock;
 use crate::engine::effect::Done;
 use crate::engine::event::{Ask, RunOrder};
@@ -166,6 +166,29 @@ pub fn switch_back(call: &Call) -> Answered {
     tell(call.ask(Ask::SwitchBack { machine })?)
 }
 
+/// `POST /api/v1/notifications/{id}/retry`.
+pub fn retry_notification(call: &Call) -> Answered {
+    call.no_body()?;
+    let id = call.parts[0].parse().ok();
+    let found = match id {
+        Some(id) => call.shared.reader.lock().notice(id).map_err(unreadable)?,
+        None => None,
+    };
+    let notice = found.ok_or_else(|| Denied::new(404, "no such notification"))?;
+    let notice = Box::new(notice);
+    tell(call.ask(Ask::RetryNotice { notice })?)
+}
+
+/// `POST /api/v1/notifiers/{name}/test`.
+pub fn test_notifier(call: &Call) -> Answered {
+    call.no_body()?;
+    let name = call.parts[0].clone();
+    if !call.board.config.settings.notifiers.contains_key(&name) {
+        return Err(Denied::new(404, "no such notifier"));
+    }
+    tell(call.ask(Ask::TestNotifier { name })?)
+}
+
 fn tell(done: Done) -> Answered {
     Ok(match done {
         Done::Started { instance } => Response::json(200, &Started { instance }),
@@ -173,6 +196,7 @@ fn tell(done: Done) -> Answered {
             let message = views::kill_sent(machines);
             Response::json(200, &Told { message })
         }
+        Done::Noticed { id } => Response::json(200, &Noticed { id }),
         Done::Set(message) => Response::json(200, &Told { message }),
     })
 }

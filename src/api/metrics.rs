@@ -7,7 +7,7 @@ use super::call::{Answered, Call};
 use super::http::{Body, Response};
 use crate::clock::Wall;
 use crate::config::Severity;
-use crate::engine::board::{Board, JobBoard};
+use crate::engine::board::{Board, JobBoard, NotifierBoard};
 use crate::metrics::{self, BOUNDS_US, Times};
 
 /// `GET /metrics`.
@@ -49,6 +49,7 @@ fn whole(board: &Board, is_busy: bool) -> String {
     by_job(&mut text, board);
     times_by_job(&mut text, board);
     by_daemon(&mut text, board);
+    by_notifier(&mut text, board);
     inside(&mut text, is_busy);
     text.0
 }
@@ -259,6 +260,39 @@ fn by_daemon(text: &mut MetricsText, board: &Board) {
         "gauge",
         "1: storage can write.",
         u8::from(!board.is_storage_down),
+    );
+}
+
+fn by_notifier(text: &mut MetricsText, board: &Board) {
+    let mut each = |name: &str, kind: &str, help: &str, value: fn(&NotifierBoard) -> u64| {
+        text.family(name, kind, help);
+        for (notifier, board) in &board.notifiers {
+            text.value(name, &[("notifier", notifier)], value(board));
+        }
+    };
+    each(
+        "notifications_waiting",
+        "gauge",
+        "Notifications that have not been delivered, by notifier.",
+        |board| board.waiting,
+    );
+    each(
+        "notifications_sent_total",
+        "counter",
+        "Notifications that were delivered, by notifier.",
+        |board| board.sent,
+    );
+    each(
+        "notification_failures_total",
+        "counter",
+        "Deliveries that failed, by notifier.",
+        |board| board.failures,
+    );
+    each(
+        "notifications_given_up",
+        "gauge",
+        "Notifications given up since the last delivery, by notifier.",
+        |board| board.given_up,
     );
 }
 

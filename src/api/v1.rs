@@ -14,8 +14,9 @@ use crate::clock;
 use crate::config::{Problem, Role};
 use crate::engine::board::{JobBoard, MachineBoard, RunBoard};
 use crate::engine::id::RunId;
+use crate::engine::notice::NoticeStage;
 use crate::limits;
-use crate::storage::{AuditFilter, EventKinds, PageOf, RunBrief, RunFilter, RunOutcome};
+use crate::storage::{AuditFilter, EventKinds, NoticeFilter, PageOf, RunBrief, RunFilter, RunOutcome};
 
 /// The description of this API.
 pub const OPENAPI: &str = include_str!("openapi.json");
@@ -235,6 +236,49 @@ pub fn audit(call: &Call) -> Answered {
         .map(|entry| entry.id);
     let shown: Vec<Value> = found.iter().map(views::audit).collect();
     Ok(Response::json(200, &json!({"audit": shown, "next": next})))
+}
+
+/// `GET /api/v1/notifications`: notices, newest first, and their destinations.
+pub fn notifications(call: &Call) -> Answered {
+    let limit = call
+        .query
+        .number("limit", 1..=limits::HISTORY_PAGE as u64)?
+        .unwrap_or(PAGE) as usize;
+    let stage = match call.query.get("stage") {
+        None => None,
+        Some(word) => {
+            Some(NoticeStage::of_word(word).ok_or_else(|| bad("'stage' must be waiting, sent or failed"))?)
+        }
+    };
+    let filter = NoticeFilter {
+        destination: call.query.text("notifier"),
+        job: call.query.text("job"),
+        stage,
+        before: call.query.number("before", 0..=i64::MAX as u64)?,
+        limit,
+    };
+    let found = call.shared.reader.lock().notices(&filter).map_err(unreadable)?;
+    let next = found
+        .last()
+        .filter(|_| found.len() == limit)
+        .map(|notice| notice.id);
+    let shown: Vec<Value> = found.iter().map(views::notice).collect();
+    let notifiers: Vec<Value> = call
+        .board
+        .notifiers
+        .iter()
+        .map(|(name, notifier)| {
+            json!({
+                "name": name, "configured": call.board.config.settings.notifiers.contains_key(name),
+                "waiting": notifier.waiting, "given_up": notifier.given_up, "error": notifier.error,
+                "failing_since": views::iso(notifier.failing_since),
+            })
+        })
+        .collect();
+    Ok(Response::json(
+        200,
+        &json!({"notifications": shown, "next": next, "notifiers": notifiers}),
+    ))
 }
 
 /// `GET /api/v1/whoami`.

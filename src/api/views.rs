@@ -10,6 +10,7 @@ use crate::clock::Wall;
 use crate::config::{Job, Problem, Role, Severity, likeliest};
 use crate::ending::GivenBy;
 use crate::engine::board::{Board, JobBoard, MachineBoard, RunBoard};
+use crate::engine::notice::NoticeRecord;
 use crate::engine::record::{MachineCounts, MachineStage, PauseRecord, RunRecord, RunStage, SwitchRecord};
 use crate::storage::{AuditEntry, HistoryEvent, HistoryEventKind, MachineTally, RunBrief};
 
@@ -70,6 +71,23 @@ pub struct Started {
 #[derive(Serialize)]
 pub struct Told {
     pub message: String,
+}
+
+/// A notice is on its way.
+#[derive(Serialize)]
+pub struct Noticed {
+    pub id: u64,
+}
+
+/// A notice as anybody who may read sees it.
+pub fn notice(notice: &NoticeRecord) -> Value {
+    let facts = &notice.facts;
+    json!({
+        "id": notice.id, "notifier": notice.to, "stage": notice.stage.word(), "kind": facts.kind.word(),
+        "job": facts.job, "instance": facts.instance, "at": iso(Some(notice.at)), "not_before": iso(notice.not_before),
+        "message": notice.message, "tries": notice.tries, "error": notice.error, "done": iso(notice.done),
+        "summary": facts.summary(),
+    })
 }
 
 /// The problem keeps something from being in force.

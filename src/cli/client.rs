@@ -414,7 +414,7 @@ fn trust(arguments: &Arguments) -> Result<Arc<ClientConfig>, Failure> {
                 "https:// needs a file of certificates to believe: --cacert FILE, or SALTPETER_CACERT";
             usage(format!("{needed} (there is no {SYSTEM_AUTHORITIES} here)"))
         })?;
-    let config = tls::believing(&path);
+    let config = tls::believing(&path, tls::VERSIONS);
     config
         .map(Arc::new)
         .map_err(|why| usage(format!("the certificates in '{}': {why}", path.display())))

@@ -10,6 +10,7 @@ mod following;
 mod logs;
 mod maintenance;
 mod next;
+mod notifications;
 mod run;
 mod schema;
 mod serve;
@@ -91,6 +92,8 @@ struct Arguments {
     until: Option<String>,
     from: Option<String>,
     outcome: Option<String>,
+    retry: Option<String>,
+    test: Option<String>,
     log_format: Option<logging::Format>,
 }
 
@@ -122,7 +125,7 @@ const ASKING: &[&str] = &["--url", "--cacert"];
 
 /// The first is what happens without a verb.
 #[rustfmt::skip]
-const VERBS: [VerbInfo; 17] = [
+const VERBS: [VerbInfo; 18] = [
     verb("serve", "run the daemon (what happens without a verb)", serve_verb, serve::HELP).options(&["--log-format"]),
     verb("check", "tell what is wrong with the configuration", check_verb, check::HELP).options(&["--json"]),
     verb("next", "tell when jobs are due", next::run, next::HELP).of_job(0..=1).options(&["--count", "--after", "--json"]),
@@ -143,6 +146,8 @@ const VERBS: [VerbInfo; 17] = [
         .of_job(1..=1).options(&["--json"]).asking(),
     verb("maintenance", "show maintenance, or switch it", maintenance::run, maintenance::HELP)
         .words(0..=1).options(&["--reason", "--machine", "--for", "--json"]).asking(),
+    verb("notifications", "show who was told of what, test a notifier", notifications::run, notifications::HELP)
+        .of_job(0..=1).options(&["--count", "--retry", "--test", "--json"]).asking(),
     verb("token", "make a token for the API", token::run, token::HELP).words(2..=2).options(&["--json"]),
     verb("schema", "print the JSON Schema of the job files", schema::run, schema::HELP),
     verb("compare", "tell what another daemon started and this one did not", compare::run, compare::HELP).words(1..=1),
@@ -349,6 +354,8 @@ fn take(
         "--until" => arguments.until = Some(text()?),
         "--from" => arguments.from = Some(text()?),
         "--log-format" => arguments.log_format = Some(log_format(&text()?)?),
+        "--retry" => arguments.retry = Some(text()?),
+        "--test" => arguments.test = Some(text()?),
         "--outcome" => arguments.outcome = Some(text()?),
         // VERBS has no others; a test gives each
         other => return Err(format!("unknown option '{other}'")),
@@ -384,7 +391,7 @@ fn verb_named(word: &str) -> Result<&'static VerbInfo, String> {
 fn help_text() -> String {
     let verbs: String = VERBS
         .iter()
-        .map(|verb| format!("  {:<13}{}\n", verb.name, verb.about))
+        .map(|verb| format!("  {:<15}{}\n", verb.name, verb.about))
         .collect();
     format!(
         "saltpeter: cron for a fleet\n\nusage: saltpeter [VERB] [-c DIR] ...\n\nverbs:\n{verbs}\n\

@@ -249,7 +249,7 @@ impl Quiet {
     }
 
     /// `22:00-06:00`, `sat,sun 00:00-24:00`, `mon-fri 12:00-13:00`.
-    fn parse(text: &str) -> Result<Quiet, String> {
+    pub fn of(text: &str) -> Result<Quiet, String> {
         let wrong = || {
             format!(
                 "invalid quiet hours '{}'; write 22:00-06:00 or 'sat,sun 00:00-24:00'",
@@ -333,7 +333,7 @@ pub fn rule(node: &Node) -> Result<NotifyRule, String> {
             "repeat" => rule.repeat_s = duration_s(node).map_err(told)?,
             "quiet" => {
                 let hours = value::texts(node).map_err(told)?;
-                let hours = hours.map(|hours| hours.iter().map(|text| Quiet::parse(text)).collect());
+                let hours = hours.map(|hours| hours.iter().map(|text| Quiet::of(text)).collect());
                 rule.quiet = hours.transpose()?;
             }
             other => return Err(unknown(other, &["to", "on", "after", "repeat", "quiet"])),
@@ -664,7 +664,7 @@ mod tests {
     }
 
     fn quiet(texts: &[&str]) -> Vec<Quiet> {
-        texts.iter().map(|text| Quiet::parse(text).unwrap()).collect()
+        texts.iter().map(|text| Quiet::of(text).unwrap()).collect()
     }
 
     #[test]
@@ -700,7 +700,7 @@ mod tests {
             "foo 22:00-06:00",
             "1:00-25:00",
         ] {
-            assert!(Quiet::parse(text).is_err(), "{text}");
+            assert!(Quiet::of(text).is_err(), "{text}");
         }
     }
 

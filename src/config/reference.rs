@@ -255,8 +255,6 @@ fn properties(fields: &[Field]) -> Map<String, Value> {
 fn shape(kind: Kind) -> Value {
     let text = json!({"type": ["string", "integer", "null"]});
     let texts = json!({"anyOf": [text, {"type": "array", "items": {"type": ["string", "integer"]}}]});
-    let kinds: Vec<&str> = NOTICE_KINDS.iter().map(|(word, _)| *word).collect();
-    let formats: Vec<&str> = FORMATS.iter().map(|(word, _)| *word).collect();
     let number = |kind: &str, pattern: &str| {
         json!({"anyOf": [
             {"type": kind, "minimum": 0},
@@ -301,44 +299,55 @@ fn shape(kind: Kind) -> Value {
             "required": ["name", "role", "sha256"],
             "additionalProperties": false,
         }}),
-        Kind::Notify => json!({"anyOf": [
-            {"enum": [false, null]},
-            {"type": "string"},
-            {"type": "array", "items": {"type": "string"}},
-            {
-                "type": "object",
-                "properties": {
-                    "to": texts,
-                    "on": {"anyOf": [{"enum": kinds}, {"type": "array", "items": {"enum": kinds}}]},
-                    "after": {"type": "integer", "minimum": 1, "maximum": 1000},
-                    "repeat": {"anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": "^ *[0-9]+[smhd]? *$"}]},
-                    "quiet": texts,
-                },
-                "additionalProperties": false,
-            },
-        ]}),
-        Kind::Notifiers => json!({"type": ["object", "null"], "additionalProperties": {
-            "type": "object",
-            "properties": {
-                "webhook": {"type": "string", "pattern": "^https?://"},
-                "url_file": {"type": "string"},
-                "format": {"enum": formats},
-                "body": {"type": "string"},
-                "secret_file": {"type": "string"},
-                "token_file": {"type": "string"},
-                "room": {"type": "string"},
-                "ca_file": {"type": "string"},
-                "mail": texts,
-                "from": {"type": "string"},
-                "sendmail": {"type": "string"},
-                "command": {"type": "string"},
-                "user": text,
-                "timeout": {"type": "number", "minimum": 0},
-            },
-            "additionalProperties": false,
-        }}),
+        Kind::Notify => notify_shape(texts),
+        Kind::Notifiers => notifiers_shape(text, texts),
         Kind::Ignored => json!({}),
     }
+}
+
+/// Of a rule that says who is told.
+fn notify_shape(texts: Value) -> Value {
+    let kinds: Vec<&str> = NOTICE_KINDS.iter().map(|(word, _)| *word).collect();
+    json!({"anyOf": [
+        {"enum": [false, null]},
+        {"type": "string"},
+        {"type": "array", "items": {"type": "string"}},
+        {
+            "type": "object",
+            "properties": {
+                "to": texts,
+                "on": {"anyOf": [{"enum": kinds}, {"type": "array", "items": {"enum": kinds}}]},
+                "after": {"type": "integer", "minimum": 1, "maximum": 1000},
+                "repeat": {"anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": "^ *[0-9]+[smhd]? *$"}]},
+                "quiet": texts,
+            },
+            "additionalProperties": false,
+        },
+    ]})
+}
+
+fn notifiers_shape(text: Value, texts: Value) -> Value {
+    let formats: Vec<&str> = FORMATS.iter().map(|(word, _)| *word).collect();
+    json!({"type": ["object", "null"], "additionalProperties": {
+        "type": "object",
+        "properties": {
+            "webhook": {"type": "string", "pattern": "^https?://"},
+            "url_file": {"type": "string"},
+            "format": {"enum": formats},
+            "body": {"type": "string"},
+            "secret_file": {"type": "string"},
+            "token_file": {"type": "string"},
+            "room": {"type": "string"},
+            "ca_file": {"type": "string"},
+            "mail": texts,
+            "from": {"type": "string"},
+            "sendmail": {"type": "string"},
+            "command": {"type": "string"},
+            "user": text,
+            "timeout": {"type": "number", "minimum": 0},
+        },
+        "additionalProperties": false,
+    }})
 }
 
 fn kind_text(kind: Kind) -> String {

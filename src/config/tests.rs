@@ -781,15 +781,14 @@ fn an_api_beyond_loopback_needs_tokens() {
 }
 
 #[test]
-fn every_setting_is_known_and_applied() {
+fn settings_that_are_not_indented_alike_are_one_problem() {
     let texts = "logdir: l\n debug: y\n";
-    assert!(
-        Dir::with(&[("a.yaml", &format!("saltpeter_config:\n {texts}"))])
-            .load()
-            .problems
-            .len()
-            == 1
-    );
+    let config = Dir::with(&[("a.yaml", &format!("saltpeter_config:\n {texts}"))]).load();
+    assert_eq!(config.problems.len(), 1);
+}
+
+#[test]
+fn every_setting_is_known_and_applied() {
     let text = "saltpeter_config:\n  logdir: l\n  debug: true\n  api_ws: false\n  api_ws_port: 1\n  api_ws_bind_addr: '::1'\n  \
                 machines_ws_port: 2\n  machines_ws_bind_addr: 10.0.0.1\n  default_saltpeter_server_host: h\n  \
                 default_wrapper_path: /w\n  default_wrapper_loglevel: off\n  default_wrapper_logdir: wl\n  \

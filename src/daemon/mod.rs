@@ -36,6 +36,7 @@ use crate::machines::{self, Connections, Lanes};
 use crate::net::accept::Acceptor;
 use crate::net::capacity::{Capacity, Pool};
 use crate::net::identity::Identity;
+use crate::notify::Notifications;
 use crate::process::descriptors;
 use crate::storage::{self, Request};
 use crate::thread::Actor;
@@ -101,6 +102,7 @@ fn start(opened: Opened, signals: SignalHandler, descriptors: usize) -> io::Resu
     let feed = Arc::new(Feed::new(first_board(&mut engine, &config)));
     let requests = Arc::new(Requests::new(lanes.control.clone()));
     let storage = storage.start(storage_callbacks(&lanes, &connections))?;
+    let (reader, lanes_for_notices) = (storage.reader(), lanes.control.clone());
     let shared = Shared::new(
         feed.clone(),
         requests.clone(),
@@ -158,6 +160,7 @@ fn start(opened: Opened, signals: SignalHandler, descriptors: usize) -> io::Resu
         job_log,
         storage,
         pending: Pending::default(),
+        notifications: Notifications::new(reader, lanes_for_notices),
     };
     let intake = Intake {
         _signals: signals.start(on_end, on_hangup)?,

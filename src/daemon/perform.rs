@@ -11,6 +11,7 @@ use crate::engine::id::RequestId;
 use crate::executor::Executor;
 use crate::logfile::JobLog;
 use crate::machines::Connections;
+use crate::notify::Notifications;
 use crate::storage::{Request, Storage};
 
 /// Everything that effects reach.
@@ -22,6 +23,7 @@ pub struct Performer {
     pub executor: Executor,
     pub job_log: Arc<JobLog>,
     pub storage: Storage,
+    pub notifications: Notifications,
     pub pending: Pending,
 }
 
@@ -44,6 +46,7 @@ impl Performer {
                 self.pending.orders.push_back(order);
                 self.offer_orders();
             }
+            Effect::Notify(order) => self.notifications.carry_out(order),
             Effect::JobLog(entry) => {
                 self.pending.entries.push_back(entry);
                 self.offer_entries();

@@ -242,6 +242,7 @@ fn name(event: &Event) -> &'static str {
         Event::Returned { .. } => "returned",
         Event::LaunchPending { .. } => "launch pending",
         Event::PlainStarted { .. } => "plain started",
+        Event::Delivered { .. } => "delivered",
         Event::Shutdown => "shutdown",
     }
 }

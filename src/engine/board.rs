@@ -31,6 +31,43 @@ pub struct Board {
     /// What is in force: the files', with the switches on top.
     pub maintenance: Maintenance,
     pub switches: Vec<SwitchRecord>,
+    /// Destinations of notices.
+    pub notifiers: BTreeMap<String, NotifierBoard>,
+}
+
+/// A destination of notices: what waits for it, and what has happened since the daemon started.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NotifierBoard {
+    /// Notices on their way.
+    pub waiting: u64,
+    /// Of the message that was tried most often.
+    pub tries: u32,
+    pub sent: u64,
+    /// Tries that failed.
+    pub failures: u64,
+    /// Notices given up since the last that was delivered.
+    pub given_up: u64,
+    /// Why the last try failed, if it did.
+    pub error: Option<String>,
+    pub failing_since: Option<Wall>,
+}
+
+impl NotifierBoard {
+    /// What is wrong with it, for people; a single failure is not worth a word.
+    fn trouble(&self, name: &str) -> Option<String> {
+        let why = self.error.as_deref().unwrap_or("see saltpeter notifications");
+        let since = self
+            .failing_since
+            .map_or_else(String::new, |at| format!(" since {}", at.iso()));
+        if self.given_up > 0 {
+            let count = self.given_up;
+            return Some(format!("{count} notifications to '{name}' were given up: {why}"));
+        }
+        (self.tries > 1).then(|| {
+            let count = self.waiting;
+            format!("{count} notifications to '{name}' cannot be delivered{since}: {why}")
+        })
+    }
 }
 
 /// A job: configured, or known from its past.
@@ -162,6 +199,12 @@ impl Engine {
                     .map(|why| format!("no machine can be reached: {why}")),
             )
             .collect();
+        board.notifiers = self.notifier_boards();
+        let troubles = board
+            .notifiers
+            .iter()
+            .filter_map(|(name, notifier)| notifier.trouble(name));
+        board.troubles.extend(troubles);
         for id in std::mem::take(&mut self.shown.runs) {
             self.show_run(&mut board, id);
         }

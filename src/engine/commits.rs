@@ -37,6 +37,13 @@ pub(super) enum Waiting {
         answer: Answer,
     },
     Misses(Vec<VerdictRecord>),
+    /// A message of notices that is handed out.
+    Message {
+        to: String,
+        id: String,
+    },
+    /// Proves that storage takes writes.
+    Heartbeat,
 }
 
 impl Engine {
@@ -98,6 +105,9 @@ impl Engine {
                 let answer = Err(Refusal::Unavailable(reason));
                 turn.effects.push(Effect::Answer { request, answer });
             }
+            (Waiting::Message { to, id }, outcome) => self.message_stored(turn, &to, &id, &outcome),
+            (Waiting::Heartbeat, StoreOutcome::Committed) => self.heartbeat_stored(turn),
+            (Waiting::Heartbeat, _) => {}
             (Waiting::Misses(_), StoreOutcome::Committed) => {}
             (Waiting::Misses(misses), _) => {
                 for miss in misses {
@@ -119,6 +129,7 @@ impl Engine {
             self.store_misses(turn);
             self.rewriting = self.runs.to_be_rewritten().into();
             turn.store(self.jobs.values_mut().map(JobState::fact).collect());
+            turn.store(self.notice_states());
             self.rewrite(turn);
         }
     }

@@ -72,6 +72,8 @@ impl Engine {
                 };
                 self.switch_asked(turn, request, switch);
             }
+            Ask::RetryNotice { notice } => self.retry_notice_asked(turn, request, *notice, &who),
+            Ask::TestNotifier { name } => self.test_notifier_asked(turn, request, &name, &who),
             Ask::SwitchBack { machine } => self.switch_back_asked(turn, request, machine, who),
         }
     }

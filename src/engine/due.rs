@@ -263,6 +263,7 @@ impl Engine {
             self.note_missed(&name, turn.now.wall);
             self.shown.jobs.insert(name);
         }
+        facts.extend(self.judge_missed(turn, job, from, count, reason));
         self.look.note(job, from, to, count);
         let ticket = self.ticket(Waiting::Misses(vec![record]));
         turn.commit(Write {
@@ -310,6 +311,7 @@ impl Engine {
     fn fire(&mut self, turn: &mut Turn, name: &Arc<str>, due: i64) {
         let due_at = Wall::from_secs(due);
         self.look.note(name, due, due, 0);
+        self.expect_end(name, due);
         let verdict = match self.obstacle(name) {
             None => return self.start_run(turn, name, Some(due_at), None),
             Some(verdict) => verdict,

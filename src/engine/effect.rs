@@ -7,10 +7,12 @@ use crate::clock::Wall;
 use crate::config::JobSpec;
 use crate::engine::id::{ConnectionId, RequestId, Ticket};
 use crate::engine::id::{MachineRunId, RunId};
+use crate::engine::notice::{Message, NoticeRecord, NoticeState};
 use crate::engine::record::{
     Control, Handover, JobRecord, MachineRecord, OutputRef, OutputRow, RunRecord, VerdictRecord,
 };
 use crate::protocol::DaemonFrame;
+use crate::url::HttpUrl;
 
 /// What is to be done, in this order.
 #[derive(Debug)]
@@ -18,6 +20,8 @@ pub enum Effect {
     Store(StorageOrder),
     Connection(ConnectionId, ConnectionOrder),
     Execute(ExecutorOrder),
+    /// Deliver notices.
+    Notify(NotifyOrder),
     /// A line or block for a job's log file.
     JobLog(JobLogEntry),
     /// A line for the daemon's log.
@@ -71,6 +75,15 @@ pub enum ExecutorOrder {
     Terminate { machine_run: MachineRunId },
 }
 
+/// What is asked of the threads that deliver notices.
+#[derive(Debug)]
+pub enum NotifyOrder {
+    /// Hand a message to its destination, once. Answered by [`super::event::Event::Delivered`].
+    Deliver(Box<Message>),
+    /// Request this URL; nobody waits for the answer.
+    Heartbeat { url: HttpUrl },
+}
+
 /// One unit of a commit: all of it or nothing.
 #[derive(Debug, Default)]
 pub struct Write {
@@ -119,6 +132,11 @@ pub enum Fact {
     HistoryClock(Wall),
     /// What people have set, or did.
     Control(Box<Control>),
+    /// What is remembered of a job, so that each change is told once.
+    NoticeState(String, Box<NoticeState>),
+    Notice(Box<NoticeRecord>),
+    /// Written to see that it can be.
+    Heartbeat(Wall),
 }
 
 /// Wrappers to be started for a run.
@@ -202,6 +220,8 @@ pub enum Done {
     KillSent { machines: usize },
     /// A setting is stored and in force; the text says which.
     Set(String),
+    /// A notice is on its way.
+    Noticed { id: u64 },
 }
 
 /// Why nothing was done.

@@ -9,6 +9,7 @@ use crate::clock::{Mono, Wall};
 use crate::config::Config;
 use crate::ending::Ending;
 use crate::engine::id::{ConnectionId, MachineRunId, RequestId, RunId, Ticket};
+use crate::engine::notice::{DeliveryError, NoticeRecord};
 use crate::engine::record::StoredRun;
 use crate::protocol::{SessionKey, WrapperFrame};
 
@@ -88,6 +89,13 @@ pub enum Event {
         ask: Ask,
         who: String,
     },
+    /// A try to deliver a message has ended.
+    Delivered {
+        /// The destination's name.
+        to: String,
+        message: String,
+        result: Result<(), DeliveryError>,
+    },
     /// The machines port listens: from now on wrappers can reach the daemon.
     Listening,
     /// SIGTERM: nothing new starts.
@@ -166,6 +174,14 @@ pub enum Ask {
     /// The files' word counts again.
     SwitchBack {
         machine: Option<String>,
+    },
+    /// Try this notice now.
+    RetryNotice {
+        notice: Box<NoticeRecord>,
+    },
+    /// Send a notice of a test.
+    TestNotifier {
+        name: String,
     },
 }
 

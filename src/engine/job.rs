@@ -10,6 +10,7 @@ use crate::config::{Config, Job};
 use crate::engine::board::{Counts, RunBoard};
 use crate::engine::effect::Fact;
 use crate::engine::id::RunId;
+use crate::engine::notice::NoticeState;
 use crate::engine::record::{JobRecord, PauseRecord, RunRecord};
 use crate::engine::{Engine, Turn};
 use crate::limits;
@@ -31,6 +32,8 @@ pub struct JobState {
     /// Its due times start nothing.
     pub paused: Option<Arc<PauseRecord>>,
     pub counts: Counts,
+    /// What of it was told.
+    pub notices: NoticeState,
 }
 
 impl JobState {
@@ -82,6 +85,7 @@ impl Engine {
             }
         }
         self.config = config;
+        self.watches.replan();
         self.apply_switches();
         self.shown.is_changed = true;
         facts

@@ -5,14 +5,16 @@
 //! them, `run.rs` hands out dispatches, `batch.rs` draws and orders machines, `session.rs` finds the session of a frame,
 //! `connect.rs` gives permissions to start, `report.rs` takes what wrappers report, `outcome.rs` ends machine runs and
 //! runs, `machine_run.rs` knows what is overdue and `watch.rs` looks once a second, `kill.rs` ends what users want
-//! ended, `control.rs` keeps what users set (pauses, maintenance) and did, `commits.rs` goes on after a commit,
-//! `recover.rs` after a restart, `board.rs` shows it all.
+//! ended, `control.rs` keeps what users set (pauses, maintenance) and did, `judge.rs` decides what is told and
+//! `outbox.rs` sees notices (`notice.rs`) on their way, `commits.rs` goes on after a commit, `recover.rs` after a restart,
+//! `board.rs` shows it all.
 
 pub mod batch;
 pub mod board;
 pub mod effect;
 pub mod event;
 pub mod id;
+pub mod notice;
 pub mod record;
 
 mod awake;
@@ -22,9 +24,11 @@ mod control;
 mod due;
 mod expiry;
 mod job;
+mod judge;
 mod kill;
 mod look;
 mod machine_run;
+mod outbox;
 mod outcome;
 mod output;
 mod plain;
@@ -115,6 +119,9 @@ pub struct Engine {
     history_clock: Option<(Wall, AwakeMs)>,
     /// Effects that wait for the first turn.
     startup_effects: Vec<Effect>,
+    /// What may become late, and notices on their way.
+    watches: judge::Watches,
+    outbox: outbox::Outbox,
     shown: board::Shown,
 }
 
@@ -194,6 +201,8 @@ impl Engine {
                 .or(recovered.last_look)
                 .map(|at| (at, now.mono.0)),
             startup_effects: Vec::new(),
+            watches: judge::Watches::default(),
+            outbox: outbox::Outbox::default(),
             shown: board::Shown::default(),
         };
         engine.recover(config, recovered, now);
@@ -247,6 +256,7 @@ impl Engine {
             }
             Event::Config(config) => self.configure(turn, config),
             Event::Request { request, ask, who } => self.asked(turn, request, ask, who),
+            Event::Delivered { to, message, result } => self.delivered(turn, &to, &message, result),
             Event::Listening => self.listening(turn),
             Event::Shutdown => self.shut_down(turn),
         }

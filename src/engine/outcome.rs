@@ -119,6 +119,7 @@ impl Engine {
             }
         }
         self.runs.rest(id, turn.awake);
+        facts.extend(self.judge_end(turn, id));
         let ticket = self.run_ticket(id, log);
         turn.commit(Write {
             facts,

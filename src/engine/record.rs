@@ -10,6 +10,7 @@ use crate::clock::Wall;
 use crate::config::JobSpec;
 use crate::ending::GivenBy;
 use crate::engine::id::{MachineRunId, RunId};
+use crate::engine::notice::{NoticeRecord, NoticeState};
 
 /// How far a run has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -389,4 +390,10 @@ pub struct Recovered {
     pub runs: Vec<StoredRun>,
     /// Pauses and switches in force when the daemon ended.
     pub controls: Vec<Control>,
+    /// Notices that have not been delivered, the number for the next, what is remembered of jobs, and how many were given
+    /// up by destination since the last that was delivered.
+    pub notices: Vec<NoticeRecord>,
+    pub next_notice: u64,
+    pub notice_states: Vec<(String, NoticeState)>,
+    pub notices_given_up: Vec<(String, u64)>,
 }

@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::engine::effect::{Effect, ExecutorOrder, StorageOrder, Write};
 use crate::engine::id::{MachineRunId, RunId};
 use crate::engine::look::Look;
+use crate::engine::outbox::Outbox;
 use crate::engine::record::{Handover, MachineStage, Recovered, RunStage};
 use crate::engine::run::{Run, dispatch_effect};
 use crate::engine::{Engine, Turn};
@@ -43,6 +44,14 @@ impl Engine {
             self.shown.jobs.insert(job);
         }
         self.recover_controls(recovered.controls);
+        self.outbox = Outbox::recovered(
+            recovered.next_notice,
+            recovered.notices,
+            recovered.notices_given_up,
+        );
+        for (job, notices) in recovered.notice_states {
+            self.jobs.entry(job.as_str().into()).or_default().notices = notices;
+        }
         let facts = self.apply_config(config, now.wall);
         // before the first turn there is time
         let mut all = usize::MAX;

@@ -165,6 +165,7 @@ impl Engine {
         for (request, machines) in held_kills {
             self.answer_kill(turn, request, &[id], machines);
         }
+        self.watch_run(id);
         self.touch_run(id);
     }
 

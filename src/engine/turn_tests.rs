@@ -7,6 +7,7 @@ use chrono_tz::Tz;
 
 use super::*;
 use crate::clock::Mono;
+use crate::config::notify::JobNotices;
 use crate::config::{Job, JobSpec, RawJob};
 use crate::engine::event::Ask;
 use crate::engine::id::RequestId;
@@ -53,6 +54,7 @@ fn minutely(count: usize, serial: u64) -> Arc<Config> {
                 start_deadline_s: Some(60),
                 ..JobSpec::default()
             }),
+            notices: JobNotices::default(),
             raw: RawJob::default(),
         };
         config.jobs.insert(name, Arc::new(job));

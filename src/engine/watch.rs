@@ -30,6 +30,8 @@ impl Engine {
         if !self.is_shutting_down {
             self.look(turn);
         }
+        self.look_at_watches(turn);
+        self.send_notices(turn);
         self.forget_rested(turn);
         if turn.awake >= self.next_retention_ms {
             self.next_retention_ms = turn.awake + limits::RETENTION_INTERVAL_MS;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rusqlite::types::{FromSqlError, Type};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::controls;
+use super::{controls, notices};
 use crate::clock::Wall;
 use crate::config::JobSpec;
 use crate::ending::GivenBy;
@@ -37,6 +37,8 @@ const LOOK_SEQ: &str = "look_seq";
 /// The look before a step of the clock that is still in doubt, and the same for it.
 pub(super) const DOUBT: &str = "doubt";
 const DOUBT_SEQ: &str = "doubt_seq";
+/// When storage was last seen to take writes.
+const HEARTBEAT: &str = "heartbeat";
 pub(super) const HISTORY_CLOCK: &str = "history_clock";
 pub(super) const NEXT_RUN: &str = "next_run";
 pub(super) const NEXT_MACHINE_RUN: &str = "next_machine_run";
@@ -64,6 +66,9 @@ pub(super) fn apply(connection: &Connection, write: &Write) -> rusqlite::Result<
             Fact::Withdraw { job, due, until } => withdraw(connection, job, *due, *until)?,
             Fact::HistoryClock(at) => put_meta(connection, HISTORY_CLOCK, at.0)?,
             Fact::Control(control) => controls::put(connection, control)?,
+            Fact::Notice(notice) => notices::put(connection, notice)?,
+            Fact::NoticeState(job, state) => notices::put_state(connection, job, state)?,
+            Fact::Heartbeat(at) => put_meta(connection, HEARTBEAT, at.0)?,
         }
     }
     Ok(StoreOutcome::Committed)

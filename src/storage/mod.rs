@@ -1,8 +1,8 @@
 //! What is kept: facts in `state.db`, output in day files, both behind one thread that commits in groups and lets
 //! acks leave only after the commit. Must not know: what facts mean, sockets, who waits for an ack.
 //!
-//! Reading order: `directory.rs` state_dir, its lock and reserve; `schema.rs` tables; `facts.rs`, `controls.rs` and
-//! `output.rs` the kinds of rows; `recover.rs` what a daemon starts from; `worker.rs` the thread; `retention.rs` what
+//! Reading order: `directory.rs` state_dir, its lock and reserve; `schema.rs` tables; `facts.rs`, `controls.rs`, `notices.rs`
+//! and `output.rs` the kinds of rows; `recover.rs` what a daemon starts from; `worker.rs` the thread; `retention.rs` what
 //! is removed; `reader.rs` connections for reading, and on them `runs.rs`, `grid.rs`,
 //! `events.rs`, `timeline.rs` and `stream.rs` (output).
 
@@ -11,6 +11,7 @@ mod directory;
 mod events;
 mod facts;
 mod grid;
+mod notices;
 mod output;
 mod reader;
 mod recover;
@@ -41,6 +42,7 @@ use crate::thread::{self, Actor};
 pub use controls::{AuditEntry, AuditFilter};
 pub use events::{EventKinds, HistoryEvent, HistoryEventKind};
 pub use grid::{Grid, GridCell, GridRun};
+pub use notices::NoticeFilter;
 pub use reader::Reader;
 pub use runs::{MachineTally, PageOf, RunBrief, RunFilter, RunOutcome};
 pub use stream::{OutputShape, OutputStream};

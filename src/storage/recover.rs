@@ -11,7 +11,7 @@ use crate::engine::record::{MachineRecord, OutputPosition, Recovered, RunRecord,
 use super::controls;
 use super::facts::{self, MACHINE_COLUMNS, RUN_COLUMNS};
 use super::output::{self, DayFiles, OutputError};
-use super::schema;
+use super::{notices, schema};
 
 /// Reads everything that [`Recovered`] has. The error names the file.
 pub(super) fn recover(
@@ -43,6 +43,10 @@ pub(super) fn recover(
         jobs: facts::jobs(connection).map_err(from_state)?,
         runs: Vec::new(),
         controls: controls::in_force(connection).map_err(from_state)?,
+        notices: notices::waiting(connection).map_err(from_state)?,
+        next_notice: notices::next_id(connection).map_err(from_state)?,
+        notice_states: notices::states(connection).map_err(from_state)?,
+        notices_given_up: notices::given_up(connection).map_err(from_state)?,
     };
     let mut stored = Vec::new();
     for run in runs_to_take_up(connection).map_err(from_state)? {

@@ -12,7 +12,7 @@ use crate::clock::Wall;
 use crate::limits;
 
 use super::output::{self, DayFiles};
-use super::{controls, directory, facts};
+use super::{controls, directory, facts, notices};
 
 /// A day file on its way out.
 const REMOVED: &str = "removed";
@@ -34,6 +34,7 @@ enum Stage {
     DayFiles,
     Verdicts,
     Audit,
+    Notices,
     Specs,
 }
 
@@ -71,6 +72,7 @@ impl Retention {
             Stage::Runs => in_transaction(connection, || self.remove_runs(connection))?,
             Stage::Verdicts => in_transaction(connection, || remove_verdicts(connection, self.before))?,
             Stage::Audit => in_transaction(connection, || controls::remove_old_audit(connection))?,
+            Stage::Notices => in_transaction(connection, || notices::remove_old(connection, self.before))?,
             Stage::Specs => in_transaction(connection, || remove_specs(connection))?,
         };
         if is_stage_done {
@@ -78,7 +80,8 @@ impl Retention {
                 Stage::Runs => Stage::DayFiles,
                 Stage::DayFiles => Stage::Verdicts,
                 Stage::Verdicts => Stage::Audit,
-                Stage::Audit => Stage::Specs,
+                Stage::Audit => Stage::Notices,
+                Stage::Notices => Stage::Specs,
                 Stage::Specs => return Ok(true),
             };
         }

@@ -168,6 +168,31 @@ UPDATE runs SET
     duration_ms = max(ended - started, 0) / 1000
 WHERE stage = 'ended';
 ",
+    "
+-- notices for one destination each: those on their way, and the latest of those that are done
+CREATE TABLE notices(
+    id          INTEGER PRIMARY KEY,
+    destination TEXT NOT NULL,
+    at          INTEGER NOT NULL,
+    not_before  INTEGER,
+    message     TEXT,
+    stage       TEXT NOT NULL,
+    tries       INTEGER NOT NULL,
+    error       TEXT,
+    done        INTEGER,
+    kind        TEXT NOT NULL,
+    job         TEXT NOT NULL,
+    facts       TEXT NOT NULL
+) STRICT;
+CREATE INDEX notices_waiting ON notices(id) WHERE stage = 'waiting';
+CREATE INDEX notices_by_time ON notices(at);
+
+-- what is remembered of each job, so that a change is told once; JSON
+CREATE TABLE notice_states(
+    job   TEXT PRIMARY KEY,
+    state TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+",
 ];
 
 /// A day file. Rows are appended in the order of their commit, whatever they belong to: keyed by machine run, a

@@ -309,6 +309,8 @@ impl Worker {
                 (Fact::Job(held), Fact::Job(stored)) => held.job == stored.job,
                 (Fact::LastLook(_), Fact::LastLook(_)) => true,
                 (Fact::HistoryClock(_), Fact::HistoryClock(_)) => true,
+                (Fact::Notice(held), Fact::Notice(stored)) => held.id == stored.id,
+                (Fact::NoticeState(held, _), Fact::NoticeState(stored, _)) => held == stored,
                 _ => false,
             };
             for (_, write) in self.held.range_mut(..number) {
@@ -447,7 +449,10 @@ impl HeldBack {
                 | Fact::Doubt(_)
                 | Fact::Withdraw { .. }
                 | Fact::HistoryClock(_)
-                | Fact::Control(_) => {}
+                | Fact::Control(_)
+                | Fact::Notice(_)
+                | Fact::NoticeState(..)
+                | Fact::Heartbeat(_) => {}
             }
         }
     }
@@ -474,7 +479,10 @@ impl HeldBack {
                 | Fact::Doubt(_)
                 | Fact::Withdraw { .. }
                 | Fact::HistoryClock(_)
-                | Fact::Control(_) => false,
+                | Fact::Control(_)
+                | Fact::Notice(_)
+                | Fact::NoticeState(..)
+                | Fact::Heartbeat(_) => false,
             })
     }
 }

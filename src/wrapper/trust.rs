@@ -43,7 +43,7 @@ impl Trust {
     pub fn of(pin: Option<&str>, authority: Option<&OsStr>) -> Result<Trust, String> {
         match (pin, authority) {
             (Some(pin), _) => by_pin(pin.parse().map_err(|why| format!("SP_TLS_PIN {why}"))?),
-            (None, Some(path)) => tls::believing(path.as_ref())
+            (None, Some(path)) => tls::believing(path.as_ref(), tls::VERSIONS)
                 .map(|config| trust(config, false))
                 .map_err(|why| format!("SP_TLS_CA '{}': {why}", path.to_string_lossy())),
             (None, None) => {

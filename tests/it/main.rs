@@ -11,6 +11,7 @@ mod cli;
 mod compat;
 mod daemon;
 mod endpoint;
+mod notifications;
 mod support;
 mod tls;
 mod wrapper;

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use saltpeter::engine::board::Board;
-use saltpeter::engine::effect::{Answer, Effect, JobLogEntry};
+use saltpeter::engine::effect::{Answer, Effect, JobLogEntry, NotifyOrder};
 use saltpeter::engine::event::{Arrival, Arrived, Ask, Event};
 use saltpeter::engine::id::{ConnectionId, RequestId};
+use saltpeter::engine::notice::Message;
 use saltpeter::engine::{Engine, EngineSettings};
 
 use crate::trace;
@@ -46,6 +47,9 @@ pub struct Seen {
     pub next_request: u64,
     pub log: Vec<JobLogEntry>,
     pub said: Vec<String>,
+    /// Messages that were handed out, and when, each time.
+    pub messages: Vec<(u64, Message)>,
+    pub heartbeats: u64,
 }
 
 impl World {
@@ -336,7 +340,24 @@ impl World {
                 }
             }
             Effect::Answer { request, answer } => self.checker_answer(request, answer),
+            Effect::Notify(NotifyOrder::Deliver(message)) => self.deliver(*message),
+            Effect::Notify(NotifyOrder::Heartbeat { .. }) => self.checker.seen.heartbeats += 1,
         }
+    }
+
+    /// A destination: takes a message after a moment, or does what the scenario wants.
+    fn deliver(&mut self, message: Message) {
+        let result = self
+            .receiver
+            .map_or(Ok(()), |receiver| receiver(self.now_ms, &message));
+        let event = Event::Delivered {
+            to: message.notifier.name.clone(),
+            message: message.id.clone(),
+            result,
+        };
+        self.checker.seen.messages.push((self.now_ms, message));
+        let wait = self.delay(1, 900);
+        self.control_after(wait, event);
     }
 
     /// Somebody asks; None while no daemon runs.

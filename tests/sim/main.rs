@@ -15,6 +15,7 @@ mod daemon;
 mod dues;
 mod executor;
 mod network;
+mod notices;
 mod plan;
 mod python;
 mod rng;

@@ -4,9 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use saltpeter::config::notify::JobNotices;
+use saltpeter::config::notify::{Channel, JobNotices, Notifier, Webhook};
 use saltpeter::config::{Config, Delivery, Job, JobSpec, Maintenance, RawJob, Settings, Targets};
 use saltpeter::schedule::{Fields, Schedule, Tz};
+use saltpeter::url::HttpUrl;
 
 use crate::rng::Rng;
 use crate::world::World;
@@ -57,6 +58,7 @@ pub struct JobSetup {
     pub allow_overlap: bool,
     pub output_limit_bytes: u64,
     pub start_deadline_s: Option<i64>,
+    pub notices: JobNotices,
 }
 
 /// How a command ends.
@@ -110,6 +112,7 @@ impl JobSetup {
             allow_overlap: false,
             output_limit_bytes: 100 << 20,
             start_deadline_s: Some(60),
+            notices: JobNotices::default(),
         }
     }
 
@@ -161,7 +164,7 @@ impl JobSetup {
             description: String::new(),
             schedule: Schedule::parse(&fields, Tz::UTC).expect("the simulation's schedules are valid"),
             spec: Arc::new(spec),
-            notices: JobNotices::default(),
+            notices: self.notices.clone(),
             raw: RawJob::default(),
         }
     }
@@ -232,7 +235,7 @@ impl World {
     /// Makes the configuration anew from what the jobs are now.
     pub fn rebuild_config(&mut self) {
         let mut config = Config {
-            settings: Arc::new(Settings::default()),
+            settings: Arc::new(settings(self.has_heartbeat)),
             maintenance: self.config.maintenance.clone(),
             serial: self.config.serial + 1,
             ..Config::default()
@@ -263,5 +266,18 @@ impl World {
             .iter()
             .position(|m| m.name == name)
             .unwrap_or(usize::MAX)
+    }
+}
+
+/// With one destination, `ops`, for the jobs that name it.
+fn settings(has_heartbeat: bool) -> Settings {
+    let ops = Notifier {
+        name: "ops".into(),
+        channel: Channel::Webhook(Webhook::default()),
+    };
+    Settings {
+        notifiers: BTreeMap::from([("ops".to_string(), Arc::new(ops))]),
+        heartbeat_url: HttpUrl::parse("https://hc/1").ok().filter(|_| has_heartbeat),
+        ..Settings::default()
     }
 }

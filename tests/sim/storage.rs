@@ -8,6 +8,7 @@ use saltpeter::clock::Wall;
 use saltpeter::engine::effect::{Fact, StorageOrder, Write};
 use saltpeter::engine::event::{Event, StoreOutcome};
 use saltpeter::engine::id::{MachineRunId, RunId};
+use saltpeter::engine::notice::{NoticeRecord, NoticeStage, NoticeState};
 use saltpeter::engine::record::{
     Control, JobRecord, MachineRecord, MachineStage, OutputPosition, Recovered, RunRecord, RunStage,
     StoredRun, Verdict, VerdictRecord,
@@ -46,6 +47,8 @@ pub struct Storage {
     /// By job, due time and end of the stretch: a stretch speaks for what has no verdict of its own.
     pub verdicts: BTreeMap<(String, i64, i64), VerdictRecord>,
     pub controls: Vec<Control>,
+    pub notices: BTreeMap<u64, NoticeRecord>,
+    pub notice_states: BTreeMap<String, NoticeState>,
     pub names: BTreeMap<String, RunId>,
     pub by_run: BTreeMap<RunId, Vec<MachineRunId>>,
     jobs: BTreeMap<String, JobRecord>,
@@ -110,6 +113,10 @@ impl Storage {
         // output that waits for room holds back the end that depends on it
         let open = self.machines.values().filter(|m| m.stage != MachineStage::Ended);
         wanted.extend(open.map(|m| m.run));
+        let waiting = self
+            .notices
+            .values()
+            .filter(|notice| notice.stage == NoticeStage::Waiting);
         Recovered {
             last_look: self.last_look,
             history_clock: self.history_clock,
@@ -119,6 +126,10 @@ impl Storage {
             next_machine_run: self.next_machine_run(),
             jobs: self.jobs.values().cloned().collect(),
             controls: self.controls.clone(),
+            notices: waiting.cloned().collect(),
+            next_notice: self.notices.keys().next_back().map_or(1, |id| id + 1),
+            notice_states: self.notice_states.clone().into_iter().collect(),
+            notices_given_up: Vec::new(),
             runs: wanted.iter().filter_map(|id| self.load(*id)).collect(),
         }
     }
@@ -370,6 +381,13 @@ impl World {
                 }
                 Fact::HistoryClock(at) => storage.history_clock = Some(at),
                 Fact::Control(control) => storage.controls.push(*control),
+                Fact::Notice(notice) => {
+                    storage.notices.insert(notice.id, *notice);
+                }
+                Fact::NoticeState(job, state) => {
+                    storage.notice_states.insert(job, *state);
+                }
+                Fact::Heartbeat(_) => {}
             }
         }
     }

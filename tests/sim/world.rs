@@ -7,6 +7,7 @@ use std::sync::Arc;
 use saltpeter::clock::{Mono, Now, Wall};
 use saltpeter::config::Config;
 use saltpeter::engine::event::Event;
+use saltpeter::engine::notice::{DeliveryError, Message};
 use saltpeter::protocol::{DaemonFrame, WrapperFrame};
 
 use crate::checker::Checker;
@@ -77,7 +78,14 @@ pub struct World {
     pub tracing: bool,
     pub trace: VecDeque<String>,
     pub turns: u64,
+    /// What a destination of notices does with a message at that moment; None: takes it.
+    pub receiver: Option<Receiver>,
+    /// `heartbeat_url` is set.
+    pub has_heartbeat: bool,
 }
+
+/// See [`World::receiver`].
+pub type Receiver = fn(u64, &Message) -> Result<(), DeliveryError>;
 
 /// Writes a line into the trace, if it is wanted.
 #[macro_export]
@@ -120,6 +128,8 @@ impl World {
             tracing: false,
             trace: VecDeque::new(),
             turns: 0,
+            receiver: None,
+            has_heartbeat: false,
         };
         world.rebuild_config();
         world

@@ -107,6 +107,8 @@ fn tell(done: Done) -> Answered {
         }
         Done::KillSent { machines } => views::kill_sent(*machines),
         Done::Set(message) => message.clone(),
+        // nothing here asks for it
+        Done::Noticed { id } => format!("notification {id} is on its way"),
     };
     Ok(Response::json(200, &OldReply::ok(&reply)))
 }

@@ -46,7 +46,7 @@ fn connect(address: SocketAddr, authority: &Path) -> std::io::Result<Encrypted> 
     let patience = Some(Duration::from_millis(PATIENCE_MS));
     socket.set_read_timeout(patience)?;
     socket.set_write_timeout(patience)?;
-    let config = Arc::new(tls::believing(authority).unwrap());
+    let config = Arc::new(tls::believing(authority, tls::VERSIONS).unwrap());
     let name = ServerName::from(address.ip());
     let mut side = ClientConnection::new(config, name).unwrap();
     while side.is_handshaking() {

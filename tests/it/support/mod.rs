@@ -6,6 +6,7 @@ pub mod heard;
 pub mod http;
 pub mod peer;
 pub mod proxy;
+pub mod receiver;
 pub mod run;
 pub mod tap;
 pub mod together;
