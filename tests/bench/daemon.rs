@@ -31,6 +31,7 @@ pub struct Setup<'a> {
 /// A running daemon, which is killed on drop.
 pub struct Daemon {
     child: Child,
+    program: PathBuf,
     pub directory: PathBuf,
     pub api: Client,
     /// From the spawn to the line that reports readiness.
@@ -81,6 +82,8 @@ impl Daemon {
             "api_ws_bind_addr": "127.0.0.1", "machines_ws_bind_addr": "127.0.0.1",
             "default_saltpeter_server_host": "127.0.0.1",
             "api_open": true,
+            // the wrapper as it is measured knows no TLS
+            "wrapper_tls": false,
         }});
         for (key, value) in setup.settings.as_object().into_iter().flatten() {
             settings["saltpeter_config"][key] = value.clone();
@@ -90,17 +93,10 @@ impl Daemon {
         for (name, text) in setup.files {
             fs::write(directory.join("conf").join(name), text)?;
         }
-        let log = fs::File::create(directory.join("daemon.log"))?;
         let begun = timing::mono_ns();
-        let child = Command::new(setup.program)
-            .arg("-c")
-            .arg(directory.join("conf"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()?;
         let mut daemon = Daemon {
-            child,
+            child: spawn(setup.program, &directory)?,
+            program: setup.program.to_path_buf(),
             api: Client::new(([127, 0, 0, 1], 0).into()),
             directory,
             ready_ms: 0.0,
@@ -108,6 +104,31 @@ impl Daemon {
         daemon.api = Client::new(daemon.wait_until_ready()?);
         daemon.ready_ms = timing::ms_since(begun);
         Ok(daemon)
+    }
+
+    /// Ends it as a power failure would.
+    pub fn halt(&mut self) -> io::Result<()> {
+        self.child.kill()?;
+        self.child.wait().map(drop)
+    }
+
+    /// Starts it again on what it has left behind, on the same ports; returns once it listens.
+    pub fn restart(&mut self) -> io::Result<()> {
+        let path = self.directory.join("conf/settings.yaml");
+        let mut settings: Value = serde_json::from_str(&fs::read_to_string(&path)?)?;
+        let log = fs::read_to_string(self.directory.join("daemon.log"))?;
+        for (what, key) in [("api ", "api_ws_port"), ("machines ", "machines_ws_port")] {
+            let line = log.lines().find_map(|line| line.strip_prefix("listening: "));
+            let address = line.and_then(|line| line.split(", ").find_map(|part| part.strip_prefix(what)));
+            let address: SocketAddr = address.unwrap_or_default().parse().map_err(io::Error::other)?;
+            settings["saltpeter_config"][key] = address.port().into();
+        }
+        fs::write(&path, settings.to_string())?;
+        let begun = timing::mono_ns();
+        self.child = spawn(&self.program, &self.directory)?;
+        self.api = Client::new(self.wait_until_ready()?);
+        self.ready_ms = timing::ms_since(begun);
+        Ok(())
     }
 
     pub fn pid(&self) -> u32 {
@@ -186,6 +207,17 @@ impl Daemon {
         });
         found.unwrap_or_else(|| Err(io::Error::other("no ready line")))?
     }
+}
+
+fn spawn(program: &Path, directory: &Path) -> io::Result<Child> {
+    let log = fs::File::create(directory.join("daemon.log"))?;
+    Command::new(program)
+        .arg("-c")
+        .arg(directory.join("conf"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
 }
 
 impl Drop for Daemon {

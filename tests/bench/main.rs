@@ -27,6 +27,7 @@ mod wrappers;
 
 mod beats;
 mod burst;
+mod catch_up;
 mod due;
 mod idle_jobs;
 mod kill;
@@ -58,9 +59,10 @@ pub struct Bench {
 
 type Run = fn(&mut Bench) -> io::Result<()>;
 
-const BENCHES: [(&str, Run); 14] = [
+const BENCHES: [(&str, Run); 15] = [
     ("wrapper", wrapper::run),
     ("idle_jobs", idle_jobs::run),
+    ("catch_up", catch_up::run),
     ("due", due::run),
     ("trivial_run", trivial_run::run),
     ("kill", kill::run),
