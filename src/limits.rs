@@ -234,6 +234,12 @@ pub const FOLLOW_LOOK_MS: u64 = 1_000;
 pub const FOLLOW_COMMIT_MS: u64 = 20;
 /// Smaller responses are not compressed: they fit into one packet.
 pub const GZIP_LEAST_BYTES: usize = 1_200;
+/// Browsers that are told of changes at a time; the others go on polling.
+pub const STREAMS: usize = 256;
+/// Shortest time between two messages of such a stream.
+pub const STREAM_GAP_MS: u64 = 400;
+/// Longest time without one: proxies cut idle connections.
+pub const STREAM_BEAT_MS: u64 = 15_000;
 /// Results shown with each job in a list.
 pub const RECENT_RUNS: u64 = 5;
 /// Ends of outputs that API threads cache, so that polling `/status` does not read the disk.

@@ -107,12 +107,19 @@ impl MetricsText {
         self.family(name, kind, help);
         for (job, state) in &board.jobs {
             if let Some(value) = value(state) {
-                self.value(name, &[("job", job)], value);
+                self.value(name, &[("job", job), ("group", group(board, job))], value);
             }
         }
     }
 }
 
+/// The name of a job's file; empty for a job that is in none any more.
+fn group<'a>(board: &'a Board, job: &str) -> &'a str {
+    let configured = board.config.jobs.get(job);
+    configured.map_or("", |configured| configured.group.as_str())
+}
+
+/// Only what has a value: a fleet of thousands of jobs would make as many lines of zeros for each metric.
 fn by_job(text: &mut MetricsText, board: &Board) {
     text.family("runs_total", "counter", "Runs that ended, by job and outcome.");
     for (job, state) in &board.jobs {
@@ -123,7 +130,14 @@ fn by_job(text: &mut MetricsText, board: &Board) {
             ("skipped", counts.skipped),
         ];
         for (outcome, count) in outcomes {
-            text.value("runs_total", &[("job", job), ("outcome", outcome)], count);
+            if count > 0 {
+                let labels = [
+                    ("job", &**job),
+                    ("group", group(board, job)),
+                    ("outcome", outcome),
+                ];
+                text.value("runs_total", &labels, count);
+            }
         }
     }
     text.family(
@@ -133,7 +147,12 @@ fn by_job(text: &mut MetricsText, board: &Board) {
     );
     for (job, state) in &board.jobs {
         for (outcome, count) in &state.counts.machines {
-            text.value("machine_runs_total", &[("job", job), ("outcome", outcome)], count);
+            let labels = [
+                ("job", &**job),
+                ("group", group(board, job)),
+                ("outcome", *outcome),
+            ];
+            text.value("machine_runs_total", &labels, count);
         }
     }
     text.family(
@@ -150,7 +169,10 @@ fn by_job(text: &mut MetricsText, board: &Board) {
             ("paused", counts.paused),
         ];
         for (reason, count) in reasons {
-            text.value("not_started_total", &[("job", job), ("reason", reason)], count);
+            if count > 0 {
+                let labels = [("job", &**job), ("group", group(board, job)), ("reason", reason)];
+                text.value("not_started_total", &labels, count);
+            }
         }
     }
 }
@@ -162,10 +184,11 @@ fn times_by_job(text: &mut MetricsText, board: &Board) {
         "summary",
         "Seconds that starts for a due time were late.",
     );
-    for (job, state) in &board.jobs {
+    for (job, state) in board.jobs.iter().filter(|(_, state)| state.counts.starts > 0) {
         let (sum, count) = (seconds(state.counts.late_ms_sum), state.counts.starts);
-        text.value("start_delay_seconds_sum", &[("job", job)], sum);
-        text.value("start_delay_seconds_count", &[("job", job)], count);
+        let labels = [("job", &**job), ("group", group(board, job))];
+        text.value("start_delay_seconds_sum", &labels, sum);
+        text.value("start_delay_seconds_count", &labels, count);
     }
     text.per_job(
         board,
@@ -203,7 +226,7 @@ fn times_by_job(text: &mut MetricsText, board: &Board) {
         "paused",
         "gauge",
         "1: its due times start nothing.",
-        |state| Some(u8::from(state.paused.is_some())),
+        |state| state.paused.as_ref().map(|_| 1),
     );
 }
 
@@ -365,7 +388,10 @@ mod tests {
     fn a_jobs_name_cannot_forge_a_line() {
         let mut board = Board::default();
         let name: Arc<str> = "evil\"} 1\nsaltpeter_jobs 99".into();
-        board.jobs.insert(name, Arc::default());
+        let mut job = JobBoard::default();
+        job.counts.failed = 1;
+        board.jobs.insert(name, Arc::new(job));
+        board.jobs.insert("idle".into(), Arc::default());
         let text = whole(&board, false);
         assert!(text.contains("saltpeter_jobs 0\n"));
         assert!(
@@ -374,6 +400,7 @@ mod tests {
                 .any(|line| line == "saltpeter_jobs 99\",outcome=\"success\"} 0")
         );
         assert!(text.contains(r#"job="evil\"} 1\nsaltpeter_jobs 99""#));
+        assert!(!text.contains("idle"), "a job without a value has no line");
         let mut kinds = std::collections::HashMap::new();
         for line in text.lines() {
             if let Some(kind) = line.strip_prefix("# TYPE ") {

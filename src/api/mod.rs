@@ -5,7 +5,7 @@
 //! Reading order: `feed.rs` the board as it reaches API threads; `reader.rs` storage; `requests.rs` requests to the engine; `http.rs` the
 //! codec; `error.rs` refusals; `origin.rs` web pages kept out; `guard.rs` wrong tokens; `sessions.rs` browsers that are
 //! logged in; `auth.rs` callers and their roles; `shared.rs` what all threads share; `query.rs` names, values and times;
-//! `views.rs` JSON shapes; `call.rs` a request in a handler; `v1.rs`, `overview.rs`, `grid.rs`, `timeline.rs`, `acts.rs`, `output.rs`,
+//! `views.rs` JSON shapes; `call.rs` a request in a handler; `v1.rs`, `overview.rs`, `grid.rs`, `timeline.rs`, `stream.rs`, `acts.rs`, `output.rs`,
 //! `metrics.rs`, `login.rs` the handlers; `ui/` the web UI; `compat/` what exists for the Python version's UI and paths;
 //! `routes.rs` the table of routes; `compress.rs` gzip; `idle.rs` connections that wait; `tls.rs` certificate and encrypted sockets;
 //! `server.rs` threads and sockets.
@@ -33,6 +33,7 @@ mod routes;
 mod server;
 mod sessions;
 mod shared;
+mod stream;
 mod timeline;
 mod tls;
 mod ui;

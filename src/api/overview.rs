@@ -9,10 +9,11 @@ use serde_json::Value;
 
 use super::call::{Answered, Call};
 use super::http::Response;
+use super::shared::Shared;
 use super::{ui, views};
 use crate::clock;
 use crate::config::{Config, Problem};
-use crate::engine::board::{JobBoard, RunBoard};
+use crate::engine::board::{Board, JobBoard, RunBoard};
 
 #[derive(Serialize)]
 struct Overview<'a> {
@@ -67,6 +68,11 @@ struct RunLine<'a> {
     kill_asked: bool,
 }
 
+/// Names a board: versions start from 0 with each start of the daemon.
+pub fn as_of(shared: &Shared, board: &Board) -> String {
+    format!("{}-{}", shared.started.0, board.version)
+}
+
 /// `GET /api/v1/overview`.
 pub fn overview(call: &Call) -> Answered {
     let board = &call.board;
@@ -91,7 +97,7 @@ pub fn overview(call: &Call) -> Answered {
     Ok(Response::json(
         200,
         &Overview {
-            as_of: format!("{of_start}-{}", board.version),
+            as_of: as_of(call.shared, board),
             whole: seen.is_none(),
             now: clock::wall().iso(),
             version: env!("CARGO_PKG_VERSION"),

@@ -11,7 +11,7 @@ use super::error::{Denied, problem};
 use super::http::{Body, Request, Response};
 use super::query::Query;
 use super::shared::Shared;
-use super::{acts, compat, grid, login, metrics, origin, output, overview, timeline, ui, v1};
+use super::{acts, compat, grid, login, metrics, origin, output, overview, stream, timeline, ui, v1};
 use crate::config::{Role, Settings};
 use crate::engine::board::Board;
 use crate::url::percent_decode;
@@ -23,6 +23,7 @@ const ADMIN: Needs = Needs::Role(Role::Admin);
 /// The API, beside the paths of the Python version (`compat/`).
 pub const ROUTES: &[Route] = &[
     route("GET", "/api/v1/overview", READ, overview::overview),
+    route("GET", "/api/v1/stream", READ, stream::stream),
     route("GET", "/api/v1/jobs", READ, v1::jobs),
     route("GET", "/api/v1/jobs/{job}", READ, v1::job),
     route("GET", "/api/v1/jobs/{job}/grid", READ, grid::grid),

@@ -216,3 +216,39 @@ fn the_keyboard_is_enough() {
     assert_eq!(browser.count("nav a", "Runs"), 0);
     browser.is_clean(&[]);
 }
+
+#[test]
+fn a_change_is_seen_within_a_second_and_times_are_shown_in_utc_on_request() {
+    let Some(mut browser) = browser::open() else {
+        return;
+    };
+    let daemon = Plan::new(json!({"j": job("true")})).start();
+    browser.call(
+        "Emulation.setTimezoneOverride",
+        json!({"timezoneId": "Asia/Tokyo"}),
+    );
+    browser.visit(&daemon, "/");
+    browser.until_shown("times in Asia/Tokyo");
+    browser.until(
+        "the job",
+        "document.querySelectorAll('.jobs tbody tr').length === 1",
+    );
+    browser.until("the stream", "document.body.dataset.live === 'yes'");
+    browser.eval(
+        "window.seen = new Promise((resolve) => new MutationObserver(() => { \
+        if (document.querySelector('.jobs .badge')?.textContent === 'ok') resolve(Date.now()); }) \
+        .observe(document.body, { subtree: true, childList: true, characterData: true })); 0",
+    );
+    daemon.run_to_end("j");
+    let ended = daemon.get("/api/v1/jobs/j").json()["recent"][0]["ended"].clone();
+    let late = browser.number(&format!("(async () => await seen - Date.parse({ended}))()"));
+    assert!(late < 1_500, "{late} ms");
+    let local = browser.text("document.querySelector('.last time').textContent.slice(0, 5)");
+    browser.click("button", "times in Asia/Tokyo");
+    browser.until_shown("times in UTC");
+    let utc = browser.text("document.querySelector('.last time').textContent.slice(0, 5)");
+    assert_ne!(local, utc);
+    browser.call("Page.reload", json!({}));
+    browser.until_shown("times in UTC");
+    browser.is_clean(&[]);
+}

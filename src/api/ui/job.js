@@ -29,6 +29,7 @@ export function jobView(app, name) {
   let job = null;
   let seen = null;
   let isAsking = false;
+  let isStale = false;
 
   const states = h("span", { class: "states" });
   const notes = h("span", { class: "notes" });
@@ -100,7 +101,11 @@ export function jobView(app, name) {
   );
 
   async function load() {
-    if (isAsking) return;
+    if (isAsking) {
+      isStale = true;
+      return;
+    }
+    isStale = false;
     isAsking = true;
     try {
       job = await get(`${api}?recent=${RECENT}&machines=1`, gone.signal);
@@ -118,6 +123,7 @@ export function jobView(app, name) {
       }
     } finally {
       isAsking = false;
+      if (isStale && !gone.signal.aborted) load();
     }
   }
 

@@ -8,8 +8,8 @@ import { clock, moment } from "./time.js";
 
 /** Rows shown at once; more on request. */
 const ROWS = 300;
-/** Asked for again after so many polls. */
-const POLLS = 5;
+/** Asked for again after a poll, this long after the last time. */
+const AGAIN_MS = 7_500;
 const LENGTHS = [["3600", "an hour"], ["28800", "8 hours"], ["86400", "a day"], ["604800", "a week"]];
 
 const byName = new Intl.Collator("en", { numeric: true }).compare;
@@ -18,7 +18,7 @@ export function machinesView(app) {
   const gone = new AbortController();
   let machines = null;
   let rows = ROWS;
-  let polls = 0;
+  let askedAt = performance.now();
   let isAsking = false;
 
   const search = h("input", {
@@ -146,9 +146,12 @@ export function machinesView(app) {
   return {
     node,
     changed() {
-      polls += 1;
-      if (polls % POLLS === 0) load();
-      else update();
+      if (performance.now() - askedAt < AGAIN_MS) {
+        update();
+        return;
+      }
+      askedAt = performance.now();
+      load();
     },
     title: () => "Machines",
     stop: () => gone.abort(),

@@ -7,7 +7,7 @@
 
 import { Refused, Unreachable, get, part } from "./api.js";
 import { badge, counted, h, list, setAttr, setText, show } from "./dom.js";
-import { clock, now, synchronize, tick } from "./time.js";
+import { clock, isUtc, now, setUtc, synchronize, tick } from "./time.js";
 import { auditView } from "./audit.js";
 import { jobView } from "./job.js";
 import { shortcuts, toSearch } from "./keys.js";
@@ -22,6 +22,12 @@ import { wallView } from "./wall.js";
 /** Between two polls, in milliseconds: while somebody looks, and while the window is behind others. */
 const POLL_MS = 2_000;
 const POLL_HIDDEN_MS = 30_000;
+/** The same while the daemon tells of changes by itself. */
+const POLL_TOLD_MS = 8_000;
+/** From a change to the poll that fetches it: several come together. */
+const GATHER_MS = 50;
+/** Before a stream that was refused is tried again. */
+const STREAM_AGAIN_MS = 30_000;
 /** What an action's result stays on the page, in milliseconds. */
 const SAID_MS = 8_000;
 
@@ -59,7 +65,11 @@ let silentSince = null;
 let silentWhy = "";
 let view = null;
 let timer = null;
+let stream = null;
+let streamAgain = 0;
 let isPolling = false;
+/** Something has changed since the poll began. */
+let isStale = false;
 
 /** What a view may use of the frame. */
 const app = {
@@ -92,7 +102,10 @@ const element = (id) => document.getElementById(id);
 // -- the poll
 
 async function poll() {
-  if (isPolling) return;
+  if (isPolling) {
+    isStale = true;
+    return;
+  }
   isPolling = true;
   clearTimeout(timer);
   try {
@@ -103,11 +116,39 @@ async function poll() {
     unreachable(problem);
   } finally {
     isPolling = false;
-    timer = setTimeout(poll, document.hidden ? POLL_HIDDEN_MS : POLL_MS);
+    const isTold = stream?.readyState === EventSource.OPEN;
+    const pause = document.hidden ? POLL_HIDDEN_MS : isTold ? POLL_TOLD_MS : POLL_MS;
+    timer = setTimeout(poll, isStale ? GATHER_MS : pause);
+    isStale = false;
   }
+  listen();
   frame();
   view?.changed();
   title();
+}
+
+/** Has the daemon tell of changes, as long as somebody looks: a browser has few connections for all its windows. */
+function listen() {
+  if (document.hidden || silentSince !== null) {
+    stream?.close();
+    stream = null;
+  } else if (stream === null && performance.now() >= streamAgain) {
+    stream = new EventSource("/api/v1/stream");
+    stream.addEventListener("message", (event) => {
+      if (event.data === asOf) return;
+      clearTimeout(timer);
+      timer = setTimeout(poll, GATHER_MS);
+    });
+    stream.addEventListener("open", () => { document.body.dataset.live = "yes"; });
+    stream.addEventListener("error", () => {
+      document.body.dataset.live = "no";
+      stream?.close();
+      stream = null;
+      streamAgain = performance.now() + STREAM_AGAIN_MS;
+      clearTimeout(timer);
+      timer = setTimeout(poll, POLL_MS);
+    });
+  }
 }
 
 function unreachable(problem) {
@@ -130,8 +171,7 @@ function take(answer) {
   for (const job of answer.jobs) state.jobs.set(job.name, job);
   page ??= answer.page;
   isNewer = page !== answer.page;
-  const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
-  setText(element("version"), `${answer.version}, times in ${zone}`);
+  setText(element("version"), answer.version);
 }
 
 // -- what concerns all
@@ -293,8 +333,22 @@ shortcuts(LETTERS, go);
 addEventListener("popstate", open);
 document.addEventListener("visibilitychange", () => {
   view?.looked?.(!document.hidden);
-  if (!document.hidden) poll();
+  if (document.hidden) listen();
+  else poll();
 });
+function zones() {
+  const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
+  setText(element("zone"), isUtc() ? "times in UTC" : `times in ${zone}`);
+  setAttr(element("zone"), "title", isUtc() ? `Show times in ${zone}` : "Show times in UTC");
+}
+
+element("zone").addEventListener("click", () => {
+  setUtc(!isUtc());
+  zones();
+  tick(document);
+  open();
+});
+zones();
 setInterval(() => {
   if (!document.hidden) tick(document);
 }, 1_000);

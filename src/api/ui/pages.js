@@ -4,8 +4,8 @@ import { Refused, get } from "./api.js";
 
 /** Entries of one page. */
 export const PAGE = 100;
-/** The newest page is asked for again after so many polls, while nobody has gone further back. */
-const POLLS = 5;
+/** The newest page is asked for again after a poll, this long after the last time, while nobody has gone further back. */
+const AGAIN_MS = 7_500;
 
 /**
  * Fetches a list. `path(before)` is the request for the page before that entry (null: the newest), `take(answer)` gives
@@ -14,12 +14,13 @@ const POLLS = 5;
 export function paged(app, path, take, update) {
   let gone = new AbortController();
   let list = { entries: [], next: null, message: "Loading …" };
-  let polls = 0;
+  let askedAt = 0;
   let isAsking = false;
 
   async function load(before) {
     const { signal } = gone;
     isAsking = true;
+    askedAt = performance.now();
     try {
       const answer = take(await get(path(before), signal));
       const entries = before === null ? answer.entries : [...list.entries, ...answer.entries];
@@ -43,8 +44,7 @@ export function paged(app, path, take, update) {
     older: () => load(list.next),
     /** After each poll of the frame. */
     changed() {
-      polls += 1;
-      if (polls % POLLS === 0 && !isAsking && list.entries.length <= PAGE) load(null);
+      if (performance.now() - askedAt > AGAIN_MS && !isAsking && list.entries.length <= PAGE) load(null);
     },
     stop: () => gone.abort(),
   };

@@ -12,11 +12,13 @@ import { clock, moment, setLasting, setMoment } from "./time.js";
 const ROWS = 200;
 /** From so many machines on there is a search. */
 const SEARCH_FROM = 10;
-/** An outcome may still be revised: an ended run is looked at this often, in polls. */
-const ENDED_POLLS = 15;
+/** An outcome may still be revised: an ended run is looked at this often, in milliseconds. */
+const ENDED_MS = 28_000;
 /** A run on more machines is a long answer, asked for this often while it runs. */
 const MANY_MACHINES = 1_000;
-const MANY_POLLS = 5;
+const MANY_MS = 8_000;
+/** The same of any other, in milliseconds. */
+const LIVE_MS = 800;
 
 const KINDS = { success: "good", killed: "warn", maintenance: "off" };
 
@@ -25,7 +27,9 @@ export function runView(app, instance) {
   const gone = new AbortController();
   let run = null;
   let isAsking = false;
-  let polls = 0;
+  let isStale = false;
+  let later = null;
+  let askedAt = 0;
   let lastGood = null;
   let isLooking = false;
   let rows = ROWS;
@@ -92,8 +96,13 @@ export function runView(app, instance) {
   );
 
   async function load() {
-    if (isAsking) return;
+    if (isAsking) {
+      isStale = true;
+      return;
+    }
+    isStale = false;
     isAsking = true;
+    askedAt = performance.now();
     try {
       run = await get(api, gone.signal);
       update();
@@ -107,6 +116,7 @@ export function runView(app, instance) {
       }
     } finally {
       isAsking = false;
+      if (isStale && !gone.signal.aborted) load();
     }
   }
 
@@ -124,13 +134,18 @@ export function runView(app, instance) {
   }
 
   function changed() {
-    polls += 1;
     // what has ended seldom changes
-    let each = 1;
-    if (run?.machines.length > MANY_MACHINES) each = MANY_POLLS;
-    if (run?.ended) each = ENDED_POLLS;
-    if (polls % each === 0) load();
-    else rights();
+    let each = LIVE_MS;
+    if (run?.machines.length > MANY_MACHINES) each = MANY_MS;
+    if (run?.ended) each = ENDED_MS;
+    const wait = askedAt + each - performance.now();
+    if (wait <= 0) {
+      load();
+      return;
+    }
+    rights();
+    // what is seen last must not be older than the change
+    if (each === LIVE_MS) later ??= setTimeout(() => { later = null; load(); }, wait);
   }
 
   function chosen() {
@@ -293,6 +308,7 @@ export function runView(app, instance) {
     title: () => (run === null ? instance : `${run.job} ${clock(Date.parse(run.started))}: ${run.outcome}`),
     stop() {
       gone.abort();
+      clearTimeout(later);
       panel.stop();
     },
     looked: (isLooking) => panel.looked(isLooking),

@@ -6,7 +6,7 @@ import { counted, h, link, list, setAttr, setBadge, setText, show } from "./dom.
 import { setOutcome } from "./job.js";
 import { head } from "./overview.js";
 import { PAGE, paged } from "./pages.js";
-import { moment, now, setLasting } from "./time.js";
+import { isUtc, moment, now, parts, setLasting } from "./time.js";
 
 /** Due times that started nothing, shown at once. */
 const NOT_STARTED = 1_000;
@@ -23,14 +23,15 @@ const two = (number) => String(number).padStart(2, "0");
 
 /** The day as a date field has it, in the viewer's zone. */
 function dateOf(at_ms) {
-  const at = new Date(at_ms);
-  return `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())}`;
+  const [year, month, day] = parts(at_ms);
+  return `${year}-${two(month)}-${two(day)}`;
 }
 
 /** A day's first moment and the next day's, in the viewer's zone. */
 function bounds(date) {
   const [year, month, day] = date.split("-").map(Number);
-  return [new Date(year, month - 1, day), new Date(year, month - 1, day + 1)].map((at) => at.toISOString());
+  const first = (of) => (isUtc() ? new Date(Date.UTC(year, month - 1, of)) : new Date(year, month - 1, of));
+  return [first(day), first(day + 1)].map((at) => at.toISOString());
 }
 
 export function runsView(app) {

@@ -14,6 +14,37 @@ export function now() {
   return Date.now() + ahead_ms;
 }
 
+/** Times are shown in UTC, or else in the browser's zone; kept for the next visit. */
+const UTC = "saltpeter-utc";
+let inUtc = false;
+try {
+  inUtc = localStorage.getItem(UTC) === "1";
+} catch {
+  // storage is forbidden: it is asked for each time
+}
+
+export const isUtc = () => inUtc;
+
+export function setUtc(wanted) {
+  inUtc = wanted;
+  try {
+    localStorage.setItem(UTC, wanted ? "1" : "0");
+  } catch {
+    // until the next visit
+  }
+}
+
+/** Year, month, day, hour, minute and second as numbers, in the zone that is shown. */
+export function parts(at_ms) {
+  const at = new Date(at_ms);
+  return inUtc
+    ? [at.getUTCFullYear(), at.getUTCMonth() + 1, at.getUTCDate(), at.getUTCHours(), at.getUTCMinutes(), at.getUTCSeconds()]
+    : [at.getFullYear(), at.getMonth() + 1, at.getDate(), at.getHours(), at.getMinutes(), at.getSeconds()];
+}
+
+/** What `parts` takes off a moment to show it, in milliseconds. */
+export const offset = (at_ms) => (inUtc ? 0 : new Date(at_ms).getTimezoneOffset() * 60_000);
+
 const two = (number) => String(number).padStart(2, "0");
 
 /** `3 s`, `4 min 10 s`, `2 h 5 min`, `3 d 4 h`. */
@@ -42,10 +73,10 @@ function roughly(ms) {
 
 /** `14:30:05`; on another day `2026-11-22 14:30`. */
 export function clock(at_ms) {
-  const at = new Date(at_ms);
-  const time = `${two(at.getHours())}:${two(at.getMinutes())}:${two(at.getSeconds())}`;
-  if (at.toDateString() === new Date(now()).toDateString()) return time;
-  return `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())} ${time.slice(0, 5)}`;
+  const [year, month, day, hour, minute, second] = parts(at_ms);
+  const time = `${two(hour)}:${two(minute)}:${two(second)}`;
+  if (parts(now()).slice(0, 3).join() === [year, month, day].join()) return time;
+  return `${year}-${two(month)}-${two(day)} ${time.slice(0, 5)}`;
 }
 
 /** A `<time>` that says when, and how long ago or in how long. Brought up to date by [`tick`]. */

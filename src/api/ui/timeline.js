@@ -3,7 +3,7 @@
 
 import { get, jobPath, runPath } from "./api.js";
 import { counted, h, setText, show } from "./dom.js";
-import { clock, duration, now } from "./time.js";
+import { clock, duration, now, offset, parts } from "./time.js";
 
 /** Height of a row and of the axis, width of the names, in pixels. */
 const ROW = 20;
@@ -17,8 +17,8 @@ const MOST_MS = 14 * 86_400_000;
 const MARGIN = 0.5;
 /** How long a drag or zoom has to rest before the daemon is asked. */
 const REST_MS = 150;
-/** The newest is asked for again after so many polls. */
-const POLLS = 3;
+/** The newest is asked for again after a poll, this long after the last time. */
+const AGAIN_MS = 6_000;
 
 const SPANS = [["1 h", 3_600_000], ["6 h", 21_600_000], ["24 h", 86_400_000], ["7 d", 604_800_000]];
 const STEPS_MIN = [1, 2, 5, 10, 15, 30, 60, 120, 180, 360, 720, 1_440, 2_880];
@@ -37,7 +37,7 @@ export function timelineView(app) {
   let gone = new AbortController();
   let data = null;
   let rows = [];
-  let polls = 0;
+  let askedAt = 0;
   let timer = null;
   let frame = null;
   let drag = null;
@@ -100,6 +100,7 @@ export function timelineView(app) {
   // -- what is asked for
 
   async function load() {
+    askedAt = performance.now();
     gone.abort();
     gone = new AbortController();
     const { signal } = gone;
@@ -199,17 +200,17 @@ export function timelineView(app) {
 
   function axis(pen, colour, w, high) {
     const step = (STEPS_MIN.find((minutes) => (minutes * 60_000 / range) * width() > 76) ?? 2_880) * 60_000;
-    const shift = new Date(from()).getTimezoneOffset() * 60_000;
+    const shift = offset(from());
     const days = step >= 86_400_000;
     pen.textAlign = "left";
     for (let at = Math.ceil((from() - shift) / step) * step + shift; at < until(); at += step) {
       const here = x(at);
       pen.fillStyle = colour("--line");
       pen.fillRect(here, 0, 1, high);
-      const date = new Date(at);
-      const isMidnight = date.getHours() === 0 && date.getMinutes() === 0;
+      const [, month, day, hour, minute] = parts(at);
+      const isMidnight = hour === 0 && minute === 0;
       pen.fillStyle = colour(isMidnight ? "--text" : "--quiet");
-      pen.fillText(days || isMidnight ? `${two(date.getMonth() + 1)}-${two(date.getDate())}` : `${two(date.getHours())}:${two(date.getMinutes())}`, here + 4, AXIS / 2);
+      pen.fillText(days || isMidnight ? `${two(month)}-${two(day)}` : `${two(hour)}:${two(minute)}`, here + 4, AXIS / 2);
     }
     pen.fillStyle = colour("--line");
     pen.fillRect(0, AXIS - 1, w, 1);
@@ -379,10 +380,9 @@ export function timelineView(app) {
   return {
     node,
     changed() {
-      polls += 1;
       if (data === null) return;
       if (end === null) paintSoon();
-      if (polls % POLLS === 0 && drag === null && data !== null && until() + range * MARGIN > now()) load();
+      if (performance.now() - askedAt > AGAIN_MS && drag === null && data !== null && until() + range * MARGIN > now()) load();
     },
     title: () => "Timeline",
     stop() {

@@ -225,8 +225,8 @@ fn machines_events_problems_and_metrics_tell_what_happened() {
     );
     let text = metrics.text();
     for line in [
-        "saltpeter_runs_total{job=\"bad\",outcome=\"failed\"} 1",
-        "saltpeter_machine_runs_total{job=\"bad\",outcome=\"failed\"} 3",
+        "saltpeter_runs_total{job=\"bad\",group=\"jobs\",outcome=\"failed\"} 1",
+        "saltpeter_machine_runs_total{job=\"bad\",group=\"jobs\",outcome=\"failed\"} 3",
         "saltpeter_machine_runs_running 0",
         "saltpeter_config_errors 1",
         "saltpeter_executor_up 1",

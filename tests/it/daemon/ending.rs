@@ -115,7 +115,7 @@ fn a_commands_own_124_143_253_254_or_255_is_its_failure_and_not_ours() {
             "{run:#}"
         );
         assert_eq!(run["outcome"], "failed");
-        let metric = format!("machine_runs_total{{job=\"own{code}\",outcome=\"failed\"}} 1");
+        let metric = format!("machine_runs_total{{job=\"own{code}\",group=\"jobs\",outcome=\"failed\"}} 1");
         let metrics = daemon.get("/metrics").text();
         assert!(metrics.contains(&metric), "{metric}\n{metrics}");
     }
