@@ -92,6 +92,7 @@ struct Arguments {
     until: Option<String>,
     from: Option<String>,
     outcome: Option<String>,
+    check: bool,
     retry: Option<String>,
     test: Option<String>,
     log_format: Option<logging::Format>,
@@ -129,7 +130,7 @@ const VERBS: [VerbInfo; 18] = [
     verb("serve", "run the daemon (what happens without a verb)", serve_verb, serve::HELP).options(&["--log-format"]),
     verb("check", "tell what is wrong with the configuration", check_verb, check::HELP).options(&["--json"]),
     verb("next", "tell when jobs are due", next::run, next::HELP).of_job(0..=1).options(&["--count", "--after", "--json"]),
-    verb("status", "show jobs, or one", status::run, status::HELP).of_job(0..=1).options(&["--json", "--names"]).asking(),
+    verb("status", "show jobs, or one", status::run, status::HELP).of_job(0..=1).options(&["--json", "--names", "--check"]).asking(),
     verb("run", "start a run", run::run, run::RUN_HELP)
         .of_job(1..=1).options(&["--machine", "--param", "--wait", "--json"]).asking(),
     verb("kill", "end runs", run::kill, run::KILL_HELP).of_job(1..=2).options(&["--json"]).asking(),
@@ -354,6 +355,7 @@ fn take(
         "--until" => arguments.until = Some(text()?),
         "--from" => arguments.from = Some(text()?),
         "--log-format" => arguments.log_format = Some(log_format(&text()?)?),
+        "--check" => arguments.check = true,
         "--retry" => arguments.retry = Some(text()?),
         "--test" => arguments.test = Some(text()?),
         "--outcome" => arguments.outcome = Some(text()?),
@@ -470,7 +472,7 @@ mod tests {
                 let mut words = vec![verb.name];
                 words.extend(std::iter::repeat_n("word", *verb.words.start()));
                 words.push(option);
-                if !["--json", "--wait", "--follow", "--names"].contains(&option) {
+                if !["--json", "--wait", "--follow", "--names", "--check"].contains(&option) {
                     words.push(match option {
                         "--param" => "a=b",
                         "--log-format" => "json",

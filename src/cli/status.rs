@@ -11,11 +11,14 @@ use super::table::{Table, cell, failed, lasted, outcome, time};
 
 pub const HELP: &str = "\
 usage: saltpeter status [JOB] [--json | --names]
+       saltpeter status --check
 
 Shows all jobs, or one with its recent runs and the machines of its last run.
 
   --json    the daemon's answer as it is
   --names   the jobs' names alone, a line each
+  --check   one line and an exit code for monitors such as Nagios: 0 all is well, 1 a job's last run failed,
+            due times were missed or the configuration has errors, 2 the daemon does not answer or is in trouble
 
 exit codes: 0 success, 1 no such job, 2 a command line that cannot be understood,
             69 the daemon cannot be reached, 77 not allowed
@@ -39,8 +42,70 @@ exit codes: 0 success, 1 refused, 2 a command line that cannot be understood,
 
 /// Shows jobs.
 pub fn run(arguments: &Arguments) -> ExitCode {
+    if arguments.check {
+        return check(arguments);
+    }
     super::told(status(arguments))
 }
+
+/// One line as monitors read it, whatever is wrong.
+fn check(arguments: &Arguments) -> ExitCode {
+    let found = Client::new(arguments).and_then(|client| judge(&client));
+    let (code, line) = found.unwrap_or_else(|failure| (2, failure.message));
+    let word = ["OK", "WARNING", "CRITICAL"][usize::from(code)];
+    super::print(&format!("{word}: {}\n", super::table::plain(&line)));
+    ExitCode::from(code)
+}
+
+fn judge(client: &Client) -> Result<(u8, String), Failure> {
+    let overview = client.get("/api/v1/overview")?;
+    let troubles: Vec<String> = list(&overview["troubles"]).map(cell).collect();
+    let errors = list(&overview["problems"])
+        .filter(|problem| problem["severity"] == "error")
+        .count();
+    let names = |is_it: &dyn Fn(&Value) -> bool| -> Vec<String> {
+        let jobs = list(&overview["jobs"]).filter(|job| is_it(job));
+        jobs.map(|job| cell(&job["name"])).collect()
+    };
+    let failed = names(&|job| job["last_ok"] == false);
+    let missed = names(&|job| job["missed"].as_u64().unwrap_or(0) > 0);
+    let mut warnings = Vec::new();
+    for (what, names) in [("failed", &failed), ("missed due times", &missed)] {
+        if !names.is_empty() {
+            let shown = names
+                .iter()
+                .take(CHECK_NAMES)
+                .cloned()
+                .collect::<Vec<_>>()
+                .join(", ");
+            let more = if names.len() > CHECK_NAMES { ", ..." } else { "" };
+            warnings.push(format!("{} jobs {what} ({shown}{more})", names.len()));
+        }
+    }
+    if errors > 0 {
+        warnings.push(format!("the configuration has {errors} errors"));
+    }
+    let (jobs, running) = (
+        list(&overview["jobs"]).count(),
+        list(&overview["running"]).count(),
+    );
+    let figures = format!(
+        "|jobs={jobs} running={running} failed={} missed={} errors={errors}",
+        failed.len(),
+        missed.len()
+    );
+    let text = format!("{jobs} jobs, {running} running");
+    Ok(if !troubles.is_empty() {
+        (2, format!("{}{figures}", troubles.join("; ").replace('|', "/")))
+    } else if !warnings.is_empty() {
+        (1, format!("{}{figures}", warnings.join("; ").replace('|', "/")))
+    } else {
+        (0, format!("{text}{figures}"))
+    })
+}
+
+/// Jobs that the line names.
+const CHECK_NAMES: usize = 5;
 
 /// Shows runs.
 pub fn runs(arguments: &Arguments) -> ExitCode {

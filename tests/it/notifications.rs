@@ -485,3 +485,69 @@ fn the_heartbeat_is_requested_while_the_daemon_works() {
     // and no oftener than once a minute
     never_within(2_000, "a second request", || receiver.received().len() > 1);
 }
+
+#[test]
+fn a_monitor_gets_one_line_and_a_code() {
+    let daemon = Plan::new(json!({"good": job("true"), "bad": job("exit 1")})).start();
+    let check = |daemon: &Daemon| {
+        let output = saltpeter(daemon, &["status", "--check"]);
+        (output.status.code().unwrap(), said(&output))
+    };
+    let (code, line) = check(&daemon);
+    assert_eq!(
+        (code, line.as_str()),
+        (
+            0,
+            "OK: 2 jobs, 0 running|jobs=2 running=0 failed=0 missed=0 errors=0\n"
+        )
+    );
+    let instance = daemon.run("bad");
+    daemon.wait_ended(&instance);
+    let (code, line) = check(&daemon);
+    assert_eq!(code, 1, "{line}");
+    assert!(line.starts_with("WARNING: 1 jobs failed (bad)|jobs=2"), "{line}");
+    daemon.stop();
+    let (code, line) = check(&daemon);
+    assert_eq!(code, 2, "{line}");
+    assert!(
+        line.starts_with("CRITICAL: ") && line.lines().count() == 1,
+        "{line}"
+    );
+}
+
+#[test]
+fn every_metric_that_the_dashboard_and_the_alert_rules_name_exists() {
+    let daemon = telling(json!({"mail": "root"}));
+    let instance = daemon.run("backup");
+    daemon.wait_ended(&instance);
+    let metrics = daemon.get("/metrics").text();
+    let names = regex_lite::Regex::new("saltpeter_[a-z_]+").unwrap();
+    let top = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging");
+    let dashboard = fs::read_to_string(top.join("grafana/saltpeter.json")).unwrap();
+    let dashboard_json: Value = serde_json::from_str(&dashboard).unwrap();
+    assert!(dashboard_json["panels"].as_array().unwrap().len() > 10);
+    let rules = top.join("prometheus/saltpeter-rules.yaml");
+    let text = fs::read_to_string(&rules).unwrap();
+    let mut count = 0;
+    for name in names.find_iter(&(dashboard + &text)) {
+        let name = name.as_str();
+        let is_known = metrics.lines().any(|line| {
+            let rest = line
+                .strip_prefix(name)
+                .or_else(|| line.strip_prefix("# TYPE ")?.strip_prefix(name));
+            rest.is_some_and(|rest| rest.starts_with(['{', ' ']))
+        });
+        assert!(is_known, "{name}: /metrics has no such metric");
+        count += 1;
+    }
+    assert!(count > 30, "{count}");
+    // the rules' own grammar, where Prometheus is installed
+    match Command::new("promtool")
+        .args(["check", "rules"])
+        .arg(&rules)
+        .output()
+    {
+        Ok(output) => assert!(output.status.success(), "{}", said(&output)),
+        Err(error) => println!("rules not checked with promtool: {error}"),
+    }
+}
