@@ -27,10 +27,7 @@
 //! | `compat` | wakes the legacy React UI's connections when there is a new board, ten times a second at most |
 //! | `api-accept`, one per API connection | HTTP, served from the board and storage |
 //!
-//! Files that import each other in a circle (a test holds the list), and why:
-//!
-//! - `engine::board`, `engine::machine_run`: the board contains each machine run as it is shown, which the run itself builds.
-//! - `engine::outcome`, `engine::run`: the end of a machine run starts the next batch, and a start that fails is an end.
+//! No files import each other in a circle; a test holds that, and takes an exception from a line here only with its reason.
 //!
 //! The modules in reading order: shared by both binaries, decisions, connections and storage, command line, the wrapper.
 

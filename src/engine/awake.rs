@@ -5,7 +5,7 @@ use crate::clock::Mono;
 use crate::limits;
 
 /// Milliseconds that the daemon has been awake: the monotonic clock less every stall. All deadlines are in it, so the
-/// daemon's own trouble never fails somebody's job (rules.md 3).
+/// daemon's own trouble never fails a job (rules.md 3).
 pub type AwakeMs = u64;
 
 /// The awake clock.

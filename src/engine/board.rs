@@ -1,14 +1,11 @@
 //! The read model: what the API shows, immutable, published by the engine.
 //! Must not know: HTTP, JSON.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::clock::Wall;
 use crate::config::{Config, Maintenance};
-use crate::engine::Engine;
-use crate::engine::id::RunId;
-use crate::engine::machine_run::MachineRun;
 use crate::engine::record::{JobRecord, MachineRecord, PauseRecord, RunRecord, StoredRun, SwitchRecord};
 
 /// One moment of everything. Parts that did not change are shared with the moment before.
@@ -16,8 +13,8 @@ use crate::engine::record::{JobRecord, MachineRecord, PauseRecord, RunRecord, St
 pub struct Board {
     /// Grows with every published change.
     pub version: u64,
-    /// Configuration, maintenance or troubles changed last in this version, or a job went: who has seen an older board
-    /// needs all of this one, who has not needs the jobs with a newer version.
+    /// Configuration, maintenance or troubles changed last in this version, or a job was removed: a client
+    /// that has only seen an older board needs all of this one, any other needs the jobs with a newer version.
     pub whole_since: u64,
     pub config: Arc<Config>,
     pub jobs: BTreeMap<Arc<str>, Arc<JobBoard>>,
@@ -54,7 +51,7 @@ pub struct NotifierBoard {
 
 impl NotifierBoard {
     /// What is wrong with it, for people; a single failure is not worth a word.
-    fn trouble(&self, name: &str) -> Option<String> {
+    pub(super) fn trouble(&self, name: &str) -> Option<String> {
         let why = self.error.as_deref().unwrap_or("see saltpeter notifications");
         let since = self
             .failing_since
@@ -161,115 +158,4 @@ impl From<StoredRun> for RunBoard {
             machines: machines.collect(),
         }
     }
-}
-
-/// What has to be shown anew, and what was shown last.
-#[derive(Debug, Default)]
-pub(super) struct Shown {
-    pub board: Arc<Board>,
-    pub jobs: BTreeSet<Arc<str>>,
-    pub runs: BTreeSet<RunId>,
-    /// Configuration or troubles changed.
-    pub is_changed: bool,
-}
-
-impl Engine {
-    /// The board, if anything on it has changed since it was made last.
-    pub(super) fn make_board(&mut self) -> Option<Arc<Board>> {
-        if self.shown.runs.is_empty() && self.shown.jobs.is_empty() && !self.shown.is_changed {
-            return None;
-        }
-        let mut board = (*self.shown.board).clone();
-        board.version += 1;
-        if self.shown.is_changed {
-            board.whole_since = board.version;
-        }
-        board.config = self.config.clone();
-        board.is_storage_down = self.storage_trouble.is_some();
-        board.is_executor_down = self.executor_trouble.is_some();
-        board.maintenance.clone_from(&self.maintenance);
-        board.switches = self.switches.values().cloned().collect();
-        board.troubles = self
-            .storage_trouble
-            .iter()
-            .map(|why| format!("storage cannot write: {why}"))
-            .chain(
-                self.executor_trouble
-                    .iter()
-                    .map(|why| format!("no machine can be reached: {why}")),
-            )
-            .collect();
-        board.notifiers = self.notifier_boards();
-        let troubles = board
-            .notifiers
-            .iter()
-            .filter_map(|(name, notifier)| notifier.trouble(name));
-        board.troubles.extend(troubles);
-        for id in std::mem::take(&mut self.shown.runs) {
-            self.show_run(&mut board, id);
-        }
-        for name in std::mem::take(&mut self.shown.jobs) {
-            self.show_job(&mut board, &name);
-        }
-        self.shown.is_changed = false;
-        self.shown.board = Arc::new(board);
-        Some(self.shown.board.clone())
-    }
-
-    fn show_run(&mut self, board: &mut Board, id: RunId) {
-        // what is forgotten has ended or never started: it is not among the running ones
-        let Some(run) = self.runs.get_mut(id).filter(|run| run.is_stored) else {
-            return;
-        };
-        let machines = run.machines.iter_mut().map(show_machine).collect();
-        let shown = Arc::new(RunBoard {
-            run: run.record.clone(),
-            machines,
-        });
-        let instance: Arc<str> = run.record.instance.as_str().into();
-        if run.is_open() {
-            board.running.insert(instance, shown.clone());
-        } else {
-            board.running.remove(&instance);
-        }
-        let job: Arc<str> = run.record.job.as_str().into();
-        if let Some(state) = self.jobs.get_mut(&job) {
-            let is_latest = state.last.as_ref().is_none_or(|last| last.run.id <= id);
-            if is_latest {
-                state.last = Some(shown);
-            }
-            self.shown.jobs.insert(job);
-        }
-    }
-
-    fn show_job(&mut self, board: &mut Board, name: &Arc<str>) {
-        let known = self.jobs.get_mut(name);
-        let Some(state) = known.filter(|state| state.job.is_some() || !state.open.is_empty()) else {
-            if board.jobs.remove(name).is_some() {
-                board.whole_since = board.version;
-            }
-            return;
-        };
-        let shown = Arc::new(JobBoard {
-            version: board.version,
-            record: state.record.clone(),
-            next_run: state.next_s.map(Wall::from_secs),
-            last: state.last.clone(),
-            paused: state.paused.clone(),
-            counts: state.counts.clone(),
-        });
-        board.jobs.insert(name.clone(), shown);
-    }
-}
-
-fn show_machine(m: &mut MachineRun) -> Arc<MachineBoard> {
-    let shown = m.shown.get_or_insert_with(|| {
-        Arc::new(MachineBoard {
-            record: m.record.clone(),
-            last_seq: m.output.last_seq(),
-            output_bytes: m.output.bytes,
-            output_utf16: m.output.utf16,
-        })
-    });
-    shown.clone()
 }

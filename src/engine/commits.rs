@@ -3,10 +3,13 @@
 
 use log::Level;
 
+use crate::budget::Chunk;
+use crate::clock::Wall;
 use crate::engine::effect::{Answer, Dispatch, Effect, Fact, Refusal, Write};
 use crate::engine::event::StoreOutcome;
 use crate::engine::id::{ConnectionId, MachineRunId, RequestId, RunId, Ticket};
 use crate::engine::job::JobState;
+use crate::engine::machine_run::MachineRun;
 use crate::engine::record::VerdictRecord;
 use crate::engine::{Engine, Turn};
 use crate::limits;
@@ -44,6 +47,24 @@ pub(super) enum Waiting {
     },
     /// Proves that storage takes writes.
     Heartbeat,
+}
+
+impl Turn<'_> {
+    /// Appends a line of the daemon's own to a machine run's output. It is a write of its own: an outcome must not wait where
+    /// output waits for room on the disk.
+    pub(super) fn notice(&mut self, m: &mut MachineRun, run_started: Wall, text: &str) {
+        let day = run_started.utc_day();
+        let bytes = m.output.notice(text);
+        let placed = m.output.append(m.record.id, day, Chunk::free(bytes));
+        self.commit(Write {
+            output: placed.rows,
+            trim: placed.trim.into_iter().collect(),
+            after_output_of: Some(m.record.id),
+            ..Write::default()
+        });
+        m.record.left_out_bytes = m.output.left_out_bytes();
+        m.shown = None;
+    }
 }
 
 impl Engine {

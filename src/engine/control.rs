@@ -1,5 +1,5 @@
 //! What people ask for: runs, kills, pauses, maintenance switches; whatever they did is kept (audit).
-//! Must not know: who may ask, how runs go on.
+//! Must not know: authorization, how runs continue.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use crate::limits;
 /// Characters kept of each part of an audit record: what was asked for may be anything.
 const AUDIT_PART_CHARS: usize = 400;
 
-/// A run that somebody asked for.
+/// A run that a user asked for.
 #[derive(Debug)]
 pub(super) struct Wanted {
     pub request: RequestId,
@@ -302,7 +302,7 @@ impl Engine {
         turn.effects.push(Effect::Answer { request, answer });
     }
 
-    /// Stores and logs what somebody did.
+    /// Stores and logs what a user did.
     pub(super) fn keep_audit(&mut self, turn: &mut Turn, audit: AuditRecord) {
         say_audit(turn, &audit);
         turn.store(vec![control_fact(Control::Audit(audit))]);

@@ -119,8 +119,8 @@ pub enum Fact {
     Verdict(VerdictRecord),
     Job(JobRecord),
     LastLook(Wall),
-    /// The clock has stepped: the look before, from which a restart goes on with the verdicts given since; None: the clock
-    /// is believed.
+    /// The clock has stepped: the last evaluation before, from which a restart continues with the verdicts given since;
+    /// None: the clock is trusted.
     Doubt(Option<Wall>),
     /// That very stretch was not missed after all: it has not come yet.
     Withdraw {
@@ -130,7 +130,7 @@ pub enum Fact {
     },
     /// The time by which history ages: never ahead of the wall clock, never faster than twice as fast.
     HistoryClock(Wall),
-    /// What people have set, or did.
+    /// What users have set or done.
     Control(Box<Control>),
     /// What is remembered of a job, so that each change is told once.
     NoticeState(String, Box<NoticeState>),
@@ -151,7 +151,7 @@ pub struct Dispatch {
     pub machines: Vec<(MachineRunId, String)>,
     pub handover: Handover,
     /// When it was made, as stored with its machine runs; no two dispatches have the same, and it is even. Salt's job id
-    /// comes of it, so that a dispatch that is repeated bears the same.
+    /// is derived from it, so that a repeated dispatch has the same one.
     pub at: Wall,
     /// It may have been sent before a restart.
     pub again: bool,

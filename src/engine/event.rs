@@ -1,5 +1,5 @@
 //! Everything that can happen to the engine.
-//! Must not know: who reports it.
+//! Must not know: which thread reports it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -63,7 +63,7 @@ pub enum Event {
     },
     /// The executor cannot reach machines (no Salt, its master is away), or can again.
     ExecutorTrouble { reason: Option<String> },
-    /// The executor still works on the launch of these: their time for it begins anew.
+    /// The executor still works on the launch of these: the time allowed for it starts over.
     LaunchPending { machine_runs: Vec<MachineRunId> },
     /// These machines were asked to run a command without a wrapper, which counts as its start.
     PlainStarted { machine_runs: Vec<MachineRunId> },
@@ -83,7 +83,7 @@ pub enum Event {
     },
     /// New configuration.
     Config(Arc<Config>),
-    /// Somebody asks for something; answered by [`super::effect::Effect::Answer`].
+    /// A user's request; answered by [`super::effect::Effect::Answer`].
     Request {
         request: RequestId,
         ask: Ask,
@@ -134,13 +134,13 @@ pub struct OutputFrame {
     pub data: Chunk,
 }
 
-/// What somebody may ask.
+/// A user's request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ask {
     Run {
         job: String,
     },
-    /// The same with more to it.
+    /// The same, for some machines, with parameters, or as a retry.
     RunWith {
         job: String,
         order: RunOrder,
@@ -164,14 +164,14 @@ pub enum Ask {
     Resume {
         job: String,
     },
-    /// Maintenance of a machine (None: global) on or off, on top of the files.
+    /// Maintenance of a machine (None: global) on or off, overriding the files.
     Switch {
         machine: Option<String>,
         is_on: bool,
         until: Wall,
         reason: String,
     },
-    /// The files' word counts again.
+    /// The files apply again.
     SwitchBack {
         machine: Option<String>,
     },
@@ -185,7 +185,7 @@ pub enum Ask {
     },
 }
 
-/// What somebody wants of a run.
+/// How a user wants a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RunOrder {
     /// Only these of the machines that the job matches; empty: all.

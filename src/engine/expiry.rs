@@ -1,6 +1,6 @@
 //! What ends by itself: pauses, maintenance switches, notes of missed due times. All are kept in the order of their ends:
 //! a look costs what is over and not what there is, and a turn ends no more of it than it may.
-//! Must not know: who set them.
+//! Must not know: requests.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;

@@ -144,7 +144,7 @@ impl Engine {
         for id in &ids {
             self.mark_killed(turn, *id, who);
         }
-        // all of them at once: nobody is to be launched in the place of one that ends
+        // all of them at once: no machine is to be launched in the place of one that ends
         if let Some(run) = self.runs.get_mut(id) {
             let machines = &run.machines;
             run.waiting.retain(|place| machines[*place].kill.is_none());

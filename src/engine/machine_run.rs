@@ -4,7 +4,9 @@
 
 use std::sync::Arc;
 
+use crate::clock::Wall;
 use crate::config::JobSpec;
+use crate::ending::Ending;
 use crate::engine::AwakeMs;
 use crate::engine::board::MachineBoard;
 use crate::engine::id::ConnectionId;
@@ -18,14 +20,14 @@ pub struct MachineRun {
     pub record: MachineRecord,
     pub handover: Handover,
     pub output: Output,
-    /// The socket that speaks for it now.
+    /// The connection that is bound to it.
     pub connection: Option<ConnectionId>,
     pub clocks: Clocks,
     pub kill: Option<Kill>,
     pub permission: Permission,
     /// The lowest seq that was refused as coming from the future, until something in order comes.
     pub nacked: Option<u64>,
-    /// The board's copy; None when it has to be made anew.
+    /// The board's copy; None when it is outdated.
     pub shown: Option<Arc<MachineBoard>>,
 }
 
@@ -112,7 +114,7 @@ pub enum Overdue {
     Connect,
     /// When `start` did not follow `connect` within [`limits::CONNECT_TO_START_MS`].
     Start,
-    /// When the heartbeat deadline has passed, but the socket may hold a beat that nobody has read yet.
+    /// When the heartbeat deadline has passed, but the socket may hold a beat that has not been read yet.
     Probe,
     /// When the heartbeat deadline has passed for certain; whole seconds of silence.
     Heartbeat {
@@ -166,6 +168,19 @@ impl MachineRun {
         }
     }
 
+    /// Gives the record its end.
+    pub fn end(&mut self, at: Wall, ending: &Ending) {
+        self.record.stage = MachineStage::Ended;
+        self.record.ended = Some(at);
+        self.record.retcode = Some(ending.code);
+        self.record.given_by = Some(ending.given_by);
+        self.record.presumed = ending.presumed;
+        self.record.not_counted |= !ending.counted;
+        self.record.left_out_bytes = self.output.left_out_bytes();
+        self.kill = None;
+        self.shown = None;
+    }
+
     /// It has no outcome yet.
     pub fn is_open(&self) -> bool {
         self.record.stage != MachineStage::Ended
@@ -215,7 +230,7 @@ impl MachineRun {
                 Overdue::Nothing => self.late_start(awake),
                 silence => silence,
             },
-            // nobody beats for it; the executor watches it
+            // it has no wrapper that beats; the executor watches it
             MachineStage::Started if self.handover == Handover::Plain => Overdue::Nothing,
             MachineStage::Started => match self.silence(spec, awake) {
                 Overdue::Nothing if self.timed_out(spec, awake) => Overdue::Timeout,

@@ -7,7 +7,7 @@
 //! runs, `machine_run.rs` knows what is overdue and `watch.rs` looks once a second, `kill.rs` ends what users want
 //! ended, `control.rs` keeps what users set (pauses, maintenance) and did, `judge.rs` decides what is told and
 //! `outbox.rs` sees notices (`notice.rs`) on their way, `commits.rs` goes on after a commit, `recover.rs` after a restart,
-//! `board.rs` shows it all.
+//! `show.rs` makes the board of it all.
 
 pub mod batch;
 pub mod board;
@@ -38,6 +38,7 @@ mod report;
 mod run;
 mod runs;
 mod session;
+mod show;
 mod start;
 mod text;
 mod watch;
@@ -59,14 +60,14 @@ use crate::clock::{Now, Wall};
 use crate::config::{Config, Maintenance};
 use crate::protocol::DaemonFrame;
 
-/// What the engine is told at birth.
+/// What the engine is created with.
 #[derive(Clone, Debug, Default)]
 pub struct EngineSettings {
     /// Seed of draws, shuffles and tokens: fresh from the kernel in the daemon, fixed in tests.
     pub seed: [u8; 32],
-    /// The link between wrapper and daemon is private even without TLS (loopback), so that jobs may travel over it.
+    /// Wrappers connect over loopback: jobs may travel over the connection even without TLS.
     pub is_link_confidential: bool,
-    /// Without a `wrapper_path` or `default_wrapper_path` the executor starts our own wrapper (local executor).
+    /// Without a `wrapper_path` or `default_wrapper_path` the executor starts sp-wrapper (local executor).
     pub starts_sp_wrapper_by_default: bool,
     /// All machines are this host (local executor): an explicit `lockfile` becomes one per machine (rules.md 28).
     pub machines_share_a_host: bool,
@@ -94,7 +95,7 @@ pub struct Engine {
     look: look::Look,
     /// Misses that storage has not taken yet, one stretch per job.
     unstored_misses: BTreeMap<String, VerdictRecord>,
-    /// What ends by itself.
+    /// Pauses and switches, by when they expire.
     expiry: expiry::Expiry,
     /// What is in force: the files', with the switches on top.
     maintenance: Maintenance,
@@ -122,7 +123,7 @@ pub struct Engine {
     /// What may become late, and notices on their way.
     watches: judge::Watches,
     outbox: outbox::Outbox,
-    shown: board::Shown,
+    shown: show::Shown,
 }
 
 /// One turn: the time, and where effects go.
@@ -203,7 +204,7 @@ impl Engine {
             startup_effects: Vec::new(),
             watches: judge::Watches::default(),
             outbox: outbox::Outbox::default(),
-            shown: board::Shown::default(),
+            shown: show::Shown::default(),
         };
         engine.recover(config, recovered, now);
         engine
@@ -296,12 +297,12 @@ impl Engine {
         }
     }
 
-    /// The board has to show that run anew.
+    /// That run has changed: the next board shows it again.
     fn touch_run(&mut self, id: RunId) {
         self.shown.runs.insert(id);
     }
 
-    /// The board has to show that machine run anew.
+    /// That machine run has changed: the next board shows it again.
     fn touch_machine(&mut self, id: MachineRunId) {
         if let Some((run, place)) = self.runs.find_mut(id) {
             run.machines[place].shown = None;

@@ -3,13 +3,12 @@
 
 use log::Level;
 
-use crate::budget::Chunk;
 use crate::clock::Wall;
 use crate::ending::{Ending, code};
-use crate::engine::effect::{Effect, Fact, JobLogLine, Write};
+use crate::engine::effect::{Fact, JobLogLine, Write};
 use crate::engine::id::ConnectionId;
 use crate::engine::id::{MachineRunId, RunId};
-use crate::engine::machine_run::{Kill, MachineRun};
+use crate::engine::machine_run::Kill;
 use crate::engine::record::{MachineCounts, MachineStage, RunStage};
 use crate::engine::run::Run;
 use crate::engine::{Engine, Turn};
@@ -33,7 +32,7 @@ impl Engine {
         let m = &mut run.machines[place];
         let was_revised = m.record.revised_from;
         run.open_machines -= usize::from(m.is_open());
-        end_record(m, turn.now.wall, &ending);
+        m.end(turn.now.wall, &ending);
         let retcode = ending.code;
         let machine = m.record.machine.clone();
         let mut write = Write {
@@ -43,12 +42,12 @@ impl Engine {
             ..Write::default()
         };
         if let Some(note) = &ending.note {
-            notice(turn, m, started, note);
+            turn.notice(m, started, note);
         }
         write.facts.push(Fact::Machine(Box::new(m.record.clone())));
         let entry = match (was_revised, ending.presumed) {
-            (None, _) => result_entry(run, place, retcode, turn.now.wall),
-            (Some(from), false) => revised_entry(run, place, from, retcode, turn.now.wall),
+            (None, _) => run.result_entry(turn.now.wall, place),
+            (Some(from), false) => run.revised_entry(turn.now.wall, place, from),
             // its output is in the log already, as far as it went: however often this happens, it is there twice at most
             (Some(_), true) => {
                 let text = format!(
@@ -164,7 +163,7 @@ impl Engine {
         let machine = m.record.machine.clone();
         let mut write = Write::default();
         let text = format!("[SALTPETER: the wrapper is back, outcome {from} withdrawn]");
-        notice(turn, m, started, &text);
+        turn.notice(m, started, &text);
         write.facts.push(Fact::Machine(Box::new(m.record.clone())));
         let was_ended = !run.is_open();
         if was_ended {
@@ -194,35 +193,6 @@ impl Engine {
     }
 }
 
-/// Appends a line of the daemon's own to a machine run's output. It is a write of its own: an outcome must not wait
-/// where output waits for room on the disk.
-pub(super) fn notice(turn: &mut Turn, m: &mut MachineRun, run_started: Wall, text: &str) {
-    let day = run_started.utc_day();
-    let bytes = m.output.notice(text);
-    let placed = m.output.append(m.record.id, day, Chunk::free(bytes));
-    turn.commit(Write {
-        output: placed.rows,
-        trim: placed.trim.into_iter().collect(),
-        after_output_of: Some(m.record.id),
-        ..Write::default()
-    });
-    m.record.left_out_bytes = m.output.left_out_bytes();
-    m.shown = None;
-}
-
-/// The record has an end.
-pub(super) fn end_record(m: &mut MachineRun, at: Wall, ending: &Ending) {
-    m.record.stage = MachineStage::Ended;
-    m.record.ended = Some(at);
-    m.record.retcode = Some(ending.code);
-    m.record.given_by = Some(ending.given_by);
-    m.record.presumed = ending.presumed;
-    m.record.not_counted |= !ending.counted;
-    m.record.left_out_bytes = m.output.left_out_bytes();
-    m.kill = None;
-    m.shown = None;
-}
-
 fn success(run: &Run) -> Option<bool> {
     let mut counted = run.machines.iter().filter(|m| !m.record.not_counted).peekable();
     if counted.peek().is_none() && !run.machines.is_empty() {
@@ -243,29 +213,4 @@ fn duration_ms(run: &Run, now: Wall) -> u64 {
         }
     });
     ends.max().unwrap_or_else(|| since_start(now))
-}
-
-pub(super) fn result_entry(run: &Run, place: usize, retcode: i32, at: Wall) -> Effect {
-    let m = &run.machines[place].record;
-    run.log_entry(
-        at,
-        JobLogLine::Result {
-            machine: m.machine.clone(),
-            retcode,
-            output: run.record.output_of(m.id),
-        },
-    )
-}
-
-fn revised_entry(run: &Run, place: usize, from: i32, retcode: i32, at: Wall) -> Effect {
-    let m = &run.machines[place].record;
-    run.log_entry(
-        at,
-        JobLogLine::Revised {
-            machine: m.machine.clone(),
-            from,
-            retcode,
-            output: run.record.output_of(m.id),
-        },
-    )
 }

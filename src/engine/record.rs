@@ -30,7 +30,7 @@ pub struct RunRecord {
     /// `<job>_<unix seconds it fired>`, `_2`... on a collision; unique for ever.
     pub instance: String,
     pub job: String,
-    /// The due time it fired for; None: somebody asked for it.
+    /// The due time it fired for; None: a user asked for it.
     pub due: Option<Wall>,
     /// Who asked, and from where; None: it was due.
     pub asked_by: Option<String>,
@@ -298,7 +298,7 @@ pub struct JobRecord {
     pub result_ok: Option<bool>,
     pub last_failed_count: u64,
     pub last_total_count: u64,
-    /// Due times passed over that nobody has seen yet, none longer ago than a day.
+    /// Missed due times that are not marked as seen, of the last day.
     pub missed: u64,
     /// When the last of them was recorded.
     pub missed_at: Option<Wall>,
@@ -315,9 +315,9 @@ pub enum Control {
     Resume {
         job: String,
     },
-    /// Maintenance on or off, on top of what the files say.
+    /// Maintenance on or off, overriding the files.
     Switch(SwitchRecord),
-    /// The files' word counts again.
+    /// The files apply again.
     SwitchBack {
         machine: Option<String>,
     },
@@ -329,7 +329,7 @@ pub enum Control {
 pub struct PauseRecord {
     pub job: String,
     pub since: Wall,
-    /// None: until somebody resumes it.
+    /// None: until a user resumes it.
     pub until: Option<Wall>,
     pub reason: String,
     pub by: String,
@@ -347,7 +347,7 @@ pub struct SwitchRecord {
     pub by: String,
 }
 
-/// What somebody asked for, and what became of it.
+/// A user's request and its outcome.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AuditRecord {
     pub at: Wall,

@@ -1,5 +1,5 @@
-//! Goes on after a restart: what storage kept becomes runs again, and what was under way is taken up where that can
-//! be done without starting anything twice (rules.md 11).
+//! Continues after a restart: stored runs are loaded, and those that had not ended are resumed as far as that can be done
+//! without starting anything twice (rules.md 11).
 //! Must not know: how anything is stored.
 
 use std::collections::BTreeMap;
@@ -110,7 +110,7 @@ impl Engine {
                 .record
                 .started
                 .map_or(0, |at| (turn.now.wall.0 - at.0).max(0) as u64 / 1_000);
-            // the wrapper keeps the command's `timeout`; the second line behind it begins anew (promise 5)
+            // the wrapper keeps the command's `timeout`; the daemon's own limit behind it starts over (promise 5)
             for clock in [
                 &mut clocks.launched,
                 &mut clocks.connected,

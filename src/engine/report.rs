@@ -10,7 +10,6 @@ use crate::engine::event::OutputFrame;
 use crate::engine::id::ConnectionId;
 use crate::engine::id::MachineRunId;
 use crate::engine::machine_run::MachineRun;
-use crate::engine::outcome::notice;
 use crate::engine::record::MachineStage;
 use crate::engine::{AwakeMs, Engine, Turn};
 use crate::limits;
@@ -173,7 +172,7 @@ impl Engine {
             let (from, to) = (m.output.next_seq, seq - 1);
             m.output.next_seq = seq;
             let text = format!("[output messages {from}..{to} were lost by the wrapper]");
-            notice(turn, m, run.record.started, &text);
+            turn.notice(m, run.record.started, &text);
         }
         if seq == m.output.next_seq {
             m.nacked = None;
@@ -256,7 +255,7 @@ impl Engine {
                 seq - 1
             );
             m.output.next_seq = seq;
-            notice(turn, m, run.record.started, &text);
+            turn.notice(m, run.record.started, &text);
         }
         let timeout_s = run.record.spec.timeout_s;
         let ran_ms = turn.awake.saturating_sub(m.clocks.started) + m.clocks.ran_before_ms;
@@ -381,7 +380,7 @@ mod tests {
             let ending = reported_as(Some(own), false, false);
             assert_eq!(ending, Ending::exited(own as i32));
         }
-        // a SIGTERM that nobody sent for us
+        // a SIGTERM that Saltpeter did not send
         assert_eq!(reported_as(Some(-15), false, false), Ending::signaled(15));
         assert_eq!(reported_as(Some(143), true, false).given_by, GivenBy::Kill);
         assert_eq!(reported_as(Some(124), false, true).given_by, GivenBy::Timeout);

@@ -8,13 +8,12 @@ use log::Level;
 use crate::address::is_loopback_host;
 use crate::clock::Wall;
 use crate::config::{Delivery, ExecutorKind, JobSpec};
-use crate::ending::{Ending, GivenBy};
+use crate::ending::{Ending, GivenBy, code};
 use crate::engine::commits::Waiting;
 use crate::engine::effect::{Dispatch, Effect, ExecutorOrder, Fact, JobLogEntry, JobLogLine, Write};
 use crate::engine::id::RequestId;
 use crate::engine::id::{MachineRunId, RunId};
 use crate::engine::machine_run::MachineRun;
-use crate::engine::outcome::{end_record, notice, result_entry};
 use crate::engine::record::{
     AuditRecord, Handover, MachineRecord, MachineStage, OutputPosition, RunRecord, RunStage,
 };
@@ -42,7 +41,7 @@ pub struct Run {
     pub kill: Option<AwakeMs>,
     /// Kills asked for before its start was stored: they are answered after it, with how many machines they concern.
     pub held_kills: Vec<(RequestId, usize)>,
-    /// An id under which a wrapper came that is no target (rules.md 27).
+    /// An id under which a wrapper connected that is not a target (rules.md 27).
     pub unknown_machine: Option<String>,
     /// When it ended or was loaded, in awake time: it is forgotten some time later.
     pub rests_since: AwakeMs,
@@ -122,6 +121,29 @@ impl Run {
         self.unconfirmed == 0 && !self.is_refused
     }
 
+    /// The job log's block about the end of one machine run.
+    pub fn result_entry(&self, at: Wall, place: usize) -> Effect {
+        let m = &self.machines[place].record;
+        let what = JobLogLine::Result {
+            machine: m.machine.clone(),
+            retcode: m.retcode.unwrap_or(code::ERROR),
+            output: self.record.output_of(m.id),
+        };
+        self.log_entry(at, what)
+    }
+
+    /// The same where it replaces the outcome `from`.
+    pub fn revised_entry(&self, at: Wall, place: usize, from: i32) -> Effect {
+        let m = &self.machines[place].record;
+        let what = JobLogLine::Revised {
+            machine: m.machine.clone(),
+            from,
+            retcode: m.retcode.unwrap_or(code::ERROR),
+            output: self.record.output_of(m.id),
+        };
+        self.log_entry(at, what)
+    }
+
     /// An entry for the job's log.
     pub fn log_entry(&self, at: Wall, what: JobLogLine) -> Effect {
         JobLogEntry::effect(&self.record.job, &self.record.instance, at, what)
@@ -196,7 +218,7 @@ impl Engine {
             up,
             down,
             &self.maintenance.machines,
-            // who names machines wants them all
+            // a user who names machines wants all of them
             if spec.only.is_empty() {
                 spec.number_of_targets
             } else {
@@ -243,13 +265,9 @@ impl Engine {
                             m.record.kill_asked = run.record.kill_asked.or(Some(turn.now.wall));
                             m.record.killed_by.clone_from(&run.record.killed_by);
                         }
-                        end_record(&mut m, turn.now.wall, &ending);
-                        notice(
-                            turn,
-                            &mut m,
-                            run.record.started,
-                            ending.note.as_deref().unwrap_or_default(),
-                        );
+                        m.end(turn.now.wall, &ending);
+                        let note = ending.note.as_deref().unwrap_or_default();
+                        turn.notice(&mut m, run.record.started, note);
                         log.push((place, ending));
                     }
                 }
@@ -267,7 +285,7 @@ impl Engine {
         write.facts.push(Fact::Run(Box::new(run.record.clone())));
         let follow = log
             .into_iter()
-            .map(|(place, ending)| result_entry(run, place, ending.code, turn.now.wall));
+            .map(|(place, _)| run.result_entry(turn.now.wall, place));
         let follow: Vec<Effect> = follow.collect();
         if !follow.is_empty() {
             write.ticket = Some(self.run_ticket(id, follow));
@@ -278,7 +296,7 @@ impl Engine {
         self.end_run_if_done(turn, id);
     }
 
-    /// Machines that somebody named for this run and that the job's targets do not match: known once all are found.
+    /// Machines that a user named for this run and that the job's targets do not match: known once all are found.
     fn unknown_machines(&self, id: RunId, up: &[String], down: &[String], spec: &JobSpec) -> Vec<String> {
         let Some(run) = self
             .runs
@@ -336,7 +354,7 @@ impl Engine {
         }
     }
 
-    /// It is stored that a dispatch goes out; what was killed meanwhile stays at home.
+    /// It is stored that a dispatch goes out; what was killed meanwhile is not dispatched.
     pub(super) fn dispatch_stored(&mut self, turn: &mut Turn, mut dispatch: Dispatch) {
         let awake = turn.awake;
         let mut killed = Vec::new();
@@ -409,7 +427,7 @@ impl Engine {
         }
     }
 
-    /// The executor still works on these launches: their time begins anew (rules.md 10).
+    /// The executor still works on these launches: the time allowed for them starts over (rules.md 10).
     pub(super) fn launch_pending(&mut self, turn: &mut Turn, machine_runs: &[MachineRunId]) {
         for id in machine_runs {
             if let Some(m) = self.runs.machine_mut(*id)

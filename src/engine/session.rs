@@ -1,4 +1,4 @@
-//! Wrappers' frames: in which order they count, whose they are, whether they may speak (wire-protocol.md section 1).
+//! Wrappers' frames: their order, their session, and whether they are accepted (wire-protocol.md section 1).
 //! A session belongs to a machine run, never to a socket.
 //! Must not know: sockets, JSON, what a frame changes.
 
@@ -23,7 +23,7 @@ use crate::secret;
 /// A wrapper's socket as the engine sees it.
 #[derive(Debug, Default)]
 pub struct Connection {
-    /// The session that it speaks for.
+    /// The session that it belongs to.
     pub bound: Option<MachineRunId>,
     /// Output events taken from it.
     outputs_seen: u64,
@@ -40,7 +40,7 @@ enum Lookup {
     Known(MachineRunId),
     /// Storage is asked.
     Loading,
-    /// No such run, no such target, or the wrong token; which of them is nobody's business but the log's.
+    /// No such run, no such target, or the wrong token; only the log says which of them.
     Unknown {
         unknown_in: Option<RunId>,
     },
@@ -116,7 +116,7 @@ impl Engine {
             if self.loading.contains_key(&key.instance) {
                 return Lookup::Loading;
             }
-            // a run's name begins with its job's: what does not is nobody's, and storage need not be asked
+            // a run's name begins with its job's: any other name is unknown without asking storage
             if self.loading.len() >= limits::LOADING_INSTANCES || !key.instance.starts_with(&key.job) {
                 return Lookup::Unknown { unknown_in: None };
             }
@@ -367,7 +367,7 @@ impl Engine {
     }
 
     pub(super) fn bind(&mut self, turn: &mut Turn, id: MachineRunId, connection: ConnectionId) {
-        // a socket that is gone already (its frames waited for storage) speaks for nobody any more
+        // a socket that is gone already (its frames waited for storage) belongs to no session
         let Some(entry) = self.connections.get_mut(&connection) else {
             return;
         };

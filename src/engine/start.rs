@@ -78,7 +78,7 @@ impl Engine {
         }
     }
 
-    /// The instance name of a job that fires now, with `_2`... until nobody bears it.
+    /// The instance name of a job that fires now, with `_2`... until it is free.
     pub(super) fn free_instance(&self, job: &str, at: Wall, tries: &mut u32) -> String {
         loop {
             *tries += 1;
