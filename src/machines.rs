@@ -1,6 +1,6 @@
 //! The machines port: wrappers' frames become events, the engine's frames become text. Heartbeats of a bound session
 //! are only stamped; the ticker collects the stamps.
-//! Must not know: runs, outcomes, storage; it answers nothing by itself but what is no frame.
+//! Must not know: runs, outcomes, storage; it answers nothing by itself but messages that are not frames.
 
 use std::collections::HashMap;
 use std::io;
@@ -46,7 +46,7 @@ pub struct Connections {
 #[derive(Debug)]
 struct ConnectionHandle {
     outbox: Arc<Outbox<ConnectionOrder>>,
-    /// Monotonic ms of the latest beat that nobody has collected yet; 0: none.
+    /// Monotonic ms of the latest beat that has not been collected yet; 0: none.
     beat_ms: AtomicU64,
 }
 
@@ -365,7 +365,7 @@ impl Drop for Session {
     /// Also where the thread panics or could not be started: the engine must not count on a connection that is gone.
     fn drop(&mut self) {
         self.connections.leave(self.id);
-        // from here on nobody collects it
+        // it is not collected from here on
         let beat_ms = self.handle.beat_ms.swap(0, Ordering::AcqRel);
         if beat_ms != 0 {
             self.forward(Event::Beats(vec![(self.id, Mono(beat_ms))]));

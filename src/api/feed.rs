@@ -32,7 +32,7 @@ impl Feed {
         self.board.read().clone()
     }
 
-    /// Replaces the board and wakes who waits.
+    /// Replaces the board and wakes the threads that wait for one.
     pub fn publish(&self, board: Arc<Board>) {
         *self.board.write() = board;
         *self.published.lock() += 1;

@@ -1,5 +1,5 @@
 //! A small HTTP/1.1 codec: heads by httparse, bodies by length or in chunks, everything bounded in size and time.
-//! Must not know: routes, who may what.
+//! Must not know: routes, authorization.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -54,7 +54,7 @@ pub trait Transport: Read + Write + Send {
 
 /// Where a body that follows something is written to.
 pub trait Outlet: Write {
-    /// The peer has hung up: there is nobody to follow for.
+    /// The peer has closed the connection: following ends.
     fn is_gone(&self) -> bool;
 }
 

@@ -84,7 +84,7 @@ pub fn start(listeners: Listeners, capacity: Capacity, shared: Arc<Shared>) -> i
     })
 }
 
-/// The state directory is locked by us, so a socket found there belongs to nobody any more.
+/// The state directory is locked by us, so a socket found there is a leftover.
 fn open_control(path: &Path) -> io::Result<UnixListener> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

@@ -289,7 +289,7 @@ pub fn tally(tally: &MachineTally) -> Value {
     json!({"outcomes": outcomes, "failed": failed})
 }
 
-/// How a job's last run ended, in one word, and who killed it; None: it has none that ended.
+/// How a job's last run ended, in one word, and which users killed it; None: it has none that ended.
 pub fn last_outcome(job: &JobBoard) -> (Option<&'static str>, Option<&str>) {
     let last = job
         .last
@@ -356,7 +356,7 @@ pub fn next_runs(job: &JobBoard, configured: Option<&Job>, count: usize) -> Vec<
         (_, None) => return Vec::new(),
         (None, Some(next)) => Some(next.utc()),
         (Some(paused), Some(next)) => match paused.until {
-            // until somebody resumes it
+            // until a user resumes it
             None => return Vec::new(),
             Some(until) if until > next => configured.schedule.next_after(until.plus_ms(-1_000).utc()),
             Some(_) => Some(next.utc()),

@@ -137,7 +137,7 @@ fn start(opened: Opened, signals: SignalHandler, descriptors: usize) -> io::Resu
         budget,
         connections.clone(),
     )?;
-    // the machines' own key is for wrappers, who know its pin: no browser would believe it
+    // the machines' own key is for wrappers, which know its pin: no browser would trust it
     let pair = settings.tls_cert.as_ref().zip(settings.tls_key.as_ref());
     let keys = pair.map(|(certificate, key)| api::Keys::new(certificate, key, identity.config));
     let listeners = api::Listeners::new(api, keys, &settings.state_dir);
@@ -230,7 +230,7 @@ fn endpoint(settings: &Settings, ports: &Addresses, identity: &Identity) -> Endp
     }
 }
 
-/// The API must never see a board without settings: they say who may do what.
+/// The API must never see a board without settings: they hold the tokens and roles.
 fn first_board(engine: &mut Engine, config: &Arc<Config>) -> Arc<Board> {
     engine.take_board().unwrap_or_else(|| {
         Arc::new(Board {

@@ -143,7 +143,7 @@ pub fn with_own_problems(config: Arc<Config>, at_start: &Settings) -> Arc<Config
 }
 
 /// Without tokens the API stays on loopback: anybody on the network could otherwise run jobs (rules.md 32a). That is
-/// where everybody looks for it: `::` takes IPv4 as well.
+/// where clients look for it: `::` takes IPv4 as well.
 fn api_bind_address(settings: &Settings) -> IpAddr {
     match settings.api_ws_bind_addr {
         address if is_loopback(address) || !settings.api_tokens.is_empty() => address,

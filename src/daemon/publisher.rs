@@ -1,5 +1,5 @@
 //! Boards and answers on their way out, in order, and each only when storage has dealt with everything before it: what
-//! people see is stored, its output too, and who has an answer finds it in what he reads next.
+//! people see is stored, its output too, and a client that has its answer sees it in its next read.
 //! Must not know: what is on a board.
 
 use std::io;

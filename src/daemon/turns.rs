@@ -163,7 +163,7 @@ impl Turns {
             board,
             answers: std::mem::take(&mut self.performer.answers),
         };
-        // there is room, and nobody else sends: it does not come back
+        // there is room, and this is the only sender: it does not come back
         let _ = self.performer.publisher.try_send(publication);
     }
 

@@ -126,7 +126,7 @@ impl Local {
         });
     }
 
-    /// Starts as many as may be under way at a time.
+    /// Starts as many as may be starting at a time.
     fn launch_waiting(&mut self) {
         let now = clock::mono();
         let is_quick = |launched: &&Launched| now.since_ms(launched.since) < limits::LOCAL_LAUNCH_SLOW_MS;
@@ -156,7 +156,7 @@ impl Local {
         }
     }
 
-    /// What waits for its turn here has not failed: the engine is told, so that its time begins anew.
+    /// Tells the engine which launches still wait for their turn here, so that the time allowed for them starts over.
     fn tell_waiting(&mut self) {
         let now = clock::mono();
         if now.since_ms(self.told_waiting) < limits::WAITING_TOLD_MS {

@@ -20,7 +20,7 @@ use crate::thread::{self, Actor};
 use crate::wake::Waker;
 use endpoint::Endpoint;
 
-/// The settings in force, shared with whoever reloads them.
+/// The settings in force, shared with the thread that reloads them.
 pub type CurrentSettings = Arc<RwLock<Arc<Settings>>>;
 
 /// The running executor thread; dropping it ends the thread, launched wrappers live on.
@@ -87,6 +87,6 @@ fn shadow(orders: Receiver<ExecutorOrder>, events: &Sender<Event>) {
                 error: Some("shadow mode: nothing is started (executor: none)".to_string()),
             });
         }
-        // what else there is was taken up from before the restart: it is left as it is
+        // other orders concern runs from before the restart: they are left alone
     }
 }

@@ -1,6 +1,6 @@
 //! How many connections this process can hold: std aborts the process when a thread's stack cannot be mapped, so the
 //! cap stays below what the kernel allows.
-//! Must not know: who connects.
+//! Must not know: the clients.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

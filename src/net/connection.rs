@@ -41,7 +41,7 @@ pub trait Handler {
     type Order;
     /// A text message, read at `read_at`.
     fn on_text(&mut self, text: &str, read_at: Mono) -> Reaction;
-    /// A message that is no text: binary, no UTF-8, or too large to be read at all.
+    /// A message that is not text: binary, not UTF-8, or too large to be read at all.
     fn on_other(&mut self, what: &str) -> Reaction;
     /// An order from the outbox.
     fn on_order(&mut self, order: Self::Order) -> Reaction;

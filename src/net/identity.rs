@@ -79,7 +79,7 @@ fn identity(chain: &[u8], key: &[u8]) -> Result<Identity, String> {
             rustls::Error::InconsistentKeys(_) => "the key is not the certificate's".to_string(),
             error => error.to_string(),
         })?;
-    // each connection proves anew who the daemon is, and none costs memory once it is gone
+    // each connection verifies the daemon again, and costs no memory once it is gone
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     Ok(Identity {

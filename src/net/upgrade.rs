@@ -1,5 +1,5 @@
 //! The HTTP request that turns a socket into a WebSocket: read its head, answer it.
-//! Must not know: who asks, and for what.
+//! Must not know: the client, what it connects for.
 
 use data_encoding::BASE64;
 use tungstenite::handshake::derive_accept_key;

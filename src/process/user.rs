@@ -1,4 +1,4 @@
-//! Accounts: who a user is, which groups and home belong to him, and becoming him.
+//! User accounts: lookup, groups, home directory, and switching to one.
 //! Must not know: why.
 
 use std::ffi::{CStr, CString, OsStr, OsString};

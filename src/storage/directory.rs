@@ -1,4 +1,4 @@
-//! `state_dir` itself: who may use it, its lock, its reserve of disk space, private files in it.
+//! `state_dir` itself: its permissions, its lock, its reserve of disk space, private files in it.
 //! Must not know: what the files contain.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -89,7 +89,7 @@ impl Reserve {
     }
 }
 
-/// Makes an empty 0600 file appear under `path` in one step, so that nobody sees it with other rights. Leaves an
+/// Makes an empty 0600 file appear under `path` in one step, so that it is never seen with other permissions. Leaves an
 /// existing one alone.
 pub(super) fn make_private_file(path: &Path) -> io::Result<()> {
     if path.exists() {

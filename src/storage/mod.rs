@@ -1,5 +1,5 @@
 //! What is kept: facts in `state.db`, output in day files, both behind one thread that commits in groups and lets
-//! acks leave only after the commit. Must not know: what facts mean, sockets, who waits for an ack.
+//! acks leave only after the commit. Must not know: what facts mean, sockets, wrappers.
 //!
 //! Reading order: `directory.rs` state_dir, its lock and reserve; `schema.rs` tables; `facts.rs`, `controls.rs`, `notices.rs`
 //! and `output.rs` the kinds of rows; `recover.rs` what a daemon starts from; `worker.rs` the thread; `retention.rs` what

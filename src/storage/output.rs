@@ -1,5 +1,5 @@
 //! Day files: `output-YYYY-MM-DD.db`, by the UTC day on which a run started. Rows are appended, and removed only
-//! from the front of a tail. Must not know: facts, groups, who is acked.
+//! from the front of a tail. Must not know: facts, groups, acknowledgments.
 //!
 //! A row belongs to the head if it begins before half of the run's `output_limit`, else to the tail.
 
@@ -64,7 +64,7 @@ impl DayFiles {
         }
     }
 
-    /// Moves WALs that have grown into their files. Takes some 100 ms where it does anything: called when everybody who
+    /// Moves WALs that have grown into their files. Takes some 100 ms where it does anything: called when everyone who
     /// waited for the last commit has been told. A failure is none: the rows are safe in the WAL, and the next time is soon.
     pub(super) fn checkpoint(&mut self) {
         for open in &mut self.open {
@@ -301,7 +301,7 @@ fn name_of_day(day: i64) -> String {
     format!("output-{}.db", date.format("%Y-%m-%d"))
 }
 
-/// Within chrono's calendar: a clock that stands in the year 9000 is no reason to panic.
+/// Within chrono's calendar: a clock in the year 9000 must not cause a panic.
 const MOST_DAYS: i64 = 90_000_000;
 
 fn day_of_name(name: &str) -> Option<i64> {

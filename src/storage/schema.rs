@@ -1,5 +1,5 @@
 //! Tables, their versions, and how a database file is opened. Every change of a table is a new entry at the end of
-//! its list of migrations; entries that were released never change. Must not know: who reads and writes the rows.
+//! its list of migrations; entries that were released never change. Must not know: what the rows mean.
 
 use std::path::Path;
 use std::time::Duration;

@@ -1,5 +1,5 @@
 //! One machine run's output as it is presented: everything, or, beyond its limit, the head, one line that says what
-//! was left out, and the tail. Must not know: who reads it.
+//! was left out, and the tail. Must not know: HTTP.
 //!
 //! Of a stream longer than its limit the head is its first half of the limit and the tail its last; neither border
 //! cuts a UTF-8 sequence in two (the halves shrink by up to 3 bytes for that, and the line counts them).

@@ -1,6 +1,6 @@
 //! The storage thread: takes what has queued up, commits it as one group (output first, then the facts that depend
 //! on it), and only then lets acks leave. On a full disk it holds output back and goes on with facts.
-//! Must not know: what facts mean, who waits for acks.
+//! Must not know: what facts mean, wrappers.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
@@ -184,7 +184,7 @@ impl Worker {
             Request::Order(StorageOrder::PruneHistory { before }) => {
                 self.retention = Some(Retention::new(before));
             }
-            // nobody waits any more: nothing to tell
+            // the other end may have stopped waiting
             Request::Sync(done) => drop(done.send(())),
         }
     }

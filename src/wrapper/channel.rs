@@ -81,7 +81,7 @@ impl Channel {
         Ok(Channel { socket, tunnel })
     }
 
-    /// Finds out who is at the other end. True: it is the daemon that is looked for (a plain channel cannot tell).
+    /// Verifies the other end. True: it is the expected daemon (a channel without TLS cannot tell).
     /// False: the socket has to be waited for, see [`Channel::wants_write`].
     pub fn shake_hands(&mut self) -> io::Result<bool> {
         match &mut self.tunnel {
@@ -95,7 +95,7 @@ impl Channel {
         self.tunnel.as_ref().is_some_and(Tunnel::wants_write)
     }
 
-    /// The peer has proved who it is.
+    /// The peer's identity is verified.
     pub fn is_verified(&self) -> bool {
         self.tunnel.is_some()
     }

@@ -169,7 +169,7 @@ impl Shutdown {
         from.map(|from| from.plus_ms(limits::PIPE_DRAIN_MS))
     }
 
-    /// Names those who hold the pipe first: letting go of it may kill them.
+    /// Names the processes that hold the pipe first: closing it may kill them.
     fn let_go(&mut self, now: Mono, steps: &mut Vec<Step>) {
         if self.output_ended || self.let_go_at().is_none_or(|at| now < at) {
             return;

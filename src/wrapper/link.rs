@@ -216,7 +216,7 @@ impl Caller {
         Err(reason)
     }
 
-    /// With TLS nothing of ours, the token above all, is sent before the peer has proved who it is.
+    /// With TLS nothing of ours, the token above all, is sent before the peer's identity is verified.
     fn secure(&self, stream: TcpStream, host: &str, until: Mono) -> Result<Channel, String> {
         tune(&stream).map_err(|error| error.to_string())?;
         let mut channel = Channel::new(stream, &self.security, host)?;

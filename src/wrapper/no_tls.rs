@@ -1,4 +1,4 @@
-//! In place of `trust.rs` in a wrapper that was built without TLS: there is nobody to trust.
+//! In place of `trust.rs` in a wrapper that was built without TLS: nothing is verified.
 //! Must not know: anything.
 
 use std::convert::Infallible;

@@ -80,7 +80,7 @@ pub enum Action {
     Kill,
     /// The outcome is stored.
     Delivered,
-    /// The daemon does not know this run, or has given it to somebody else.
+    /// The daemon does not know this run, or has given the permission to another wrapper.
     Refused {
         code: ErrorCode,
         message: String,
@@ -219,7 +219,7 @@ impl Session {
         self.next_seq += 1;
     }
 
-    /// All output has been offered; this is how it ended, who ended it, and how long the command ran.
+    /// All output has been offered; this is how it ended, what ended it, and how long the command ran.
     pub fn complete(&mut self, retcode: i32, given_by: Option<GivenBy>, duration_ms: Option<u64>) {
         self.complete = Some(WrapperBody::Complete {
             retcode: Some(i64::from(retcode)),

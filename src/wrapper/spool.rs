@@ -77,7 +77,7 @@ struct Segment {
 struct SpoolDir {
     root: PathBuf,
     name: String,
-    /// Locked while we live, so that nobody takes our files for a dead wrapper's.
+    /// Locked as long as this process lives, so that its files are not taken for a dead wrapper's.
     lock: Option<File>,
     next_segment: u64,
 }
@@ -201,7 +201,7 @@ impl Spool {
         self.queue.lock().wake_at(length as u64)
     }
 
-    /// Removes the files. Only when nobody will take what is in them.
+    /// Removes the files. Only when their content is no longer needed.
     pub fn discard(&self) {
         self.queue.lock().discard();
     }
@@ -268,7 +268,7 @@ impl Queue {
     }
 
     fn destination_for(&mut self, length: usize) -> Destination {
-        // nobody writes to it now: the writer is who asks
+        // the writer itself calls this: it is not writing now
         if let [only] = self.segments.make_contiguous()
             && only.read == only.written
             && only.left_out_before == 0

@@ -70,7 +70,7 @@ enum Stage {
 }
 
 impl Supervisor {
-    /// Starts the threads. `machine` is who we are to the daemon.
+    /// Starts the threads. `machine` is this machine's name for the daemon.
     pub fn new(
         settings: Settings,
         machine: String,

@@ -80,7 +80,7 @@ fn by_pin(pin: Pin) -> Result<Trust, String> {
     Ok(trust(config, true))
 }
 
-/// Each connection is verified anew: a session that is resumed would not be.
+/// Each connection is verified: a resumed TLS session would not be.
 fn trust(mut config: ClientConfig, is_by_pin: bool) -> Trust {
     config.resumption = Resumption::disabled();
     Trust {

@@ -1,5 +1,5 @@
 //! The page: a web UI of a few files that are compiled in. They tell nothing; what they show comes from `/api/v1`.
-//! Must not know: what the page shows, who may what.
+//! Must not know: what the page shows, authorization.
 
 use std::sync::OnceLock;
 

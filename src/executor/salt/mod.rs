@@ -1,5 +1,5 @@
 //! The Salt executor: finds out by a ping which minions are up, and has Salt start the wrapper on them. Here: what Salt
-//! was asked and has not answered, and whom its answers concern. Asked of a helper that is lost, it is asked again, under
+//! was asked and has not answered, and which runs its answers concern. What a lost helper was asked is asked again, under
 //! the same Salt job ids. Must not know: runs, what a wrapper does once launched.
 
 mod supervise;
@@ -134,7 +134,7 @@ impl Salt {
         }
     }
 
-    /// The daemon was stalled: nobody's time has run (rules.md 3).
+    /// The daemon was stalled: no deadline came closer (rules.md 3).
     fn forgive(&mut self, stalled_ms: u64) {
         if stalled_ms <= limits::STALL_MS {
             return;
@@ -420,7 +420,7 @@ impl Salt {
                     Some(error) => error.clone(),
                     None => "Salt's helper process did not answer in time".to_string(),
                 };
-                // without a word against it, it may have been published: nobody answered
+                // without an error it may have been published: no minion answered
                 let retcode = match (&pending.last_error, pending.was_sent) {
                     (None, true) => NO_ANSWER,
                     _ => NOT_STARTED,

@@ -1,4 +1,4 @@
-//! Which of the matching minions are up: a ping, its answers as they come, and who asked for them.
+//! Which of the matching minions are up: a ping, its answers as they arrive, and the runs that asked.
 //! Must not know: the helper process, dispatches.
 
 use std::collections::HashSet;
@@ -136,7 +136,7 @@ impl Ping {
         }
     }
 
-    /// Tells every run who has answered since it was told last.
+    /// Tells every run which minions have answered since the last call.
     pub(super) fn news(&mut self) -> Vec<Event> {
         if self.fresh.is_empty() {
             return Vec::new();
@@ -158,7 +158,7 @@ impl Ping {
         self.unknown.extend(unknown);
     }
 
-    /// No more answers will come: who has not answered is down.
+    /// No more answers will come: minions that have not answered are down.
     pub(super) fn end(mut self, missing: Vec<String>, error: Option<&str>) -> Vec<Event> {
         self.unknown.extend(missing);
         self.unknown.retain(|minion| !self.gone.contains(minion));

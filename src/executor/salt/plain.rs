@@ -1,5 +1,5 @@
 //! Commands without a wrapper: Salt runs them, and their outcome is a minion's return. The minion is asked now and then
-//! whether it is still at it, and the master's job cache for returns that nobody heard.
+//! whether it still runs the command, and the master's job cache for returns that were missed.
 //! Must not know: the helper process.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -84,7 +84,7 @@ impl Plain {
         })
     }
 
-    /// The daemon was stalled: nobody's time has run.
+    /// The daemon was stalled: no deadline came closer.
     pub(super) fn forgive(&mut self, stalled_ms: u64) {
         let killed = self.killed.values_mut().map(|killed| &mut killed.asked);
         for moment in self.heard.values_mut().chain(killed) {

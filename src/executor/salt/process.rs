@@ -13,7 +13,7 @@ use crate::wake::{Interest, Waker, poll_any};
 /// The helper's source. It travels over its standard input: no file, and nothing long in `ps`.
 const SOURCE: &str = include_str!("helper.py");
 /// Reads as many bytes of source as its first argument says, and runs them. The working directory is not where modules
-/// are looked for: whoever may write there could otherwise run code as the daemon's user.
+/// are looked for: a user who may write there could otherwise run code as the daemon's user.
 const BOOTSTRAP: &str = "import sys; sys.path[:] = [p for p in sys.path if p not in ('', '.')]; sys.argv.pop(0); \
     exec(compile(sys.stdin.buffer.read(int(sys.argv.pop(0))), 'helper.py', 'exec'))";
 
@@ -158,7 +158,7 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         self.log();
-        // its own pid, not reaped yet: it can be nobody else's
+        // its own pid, not reaped yet, so not reused
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -79,7 +79,7 @@ pub enum Said {
         #[serde(default)]
         minions: Vec<String>,
     },
-    /// No more will come for this request; who has not answered, those given up before included.
+    /// No more will come for this request; the minions that have not answered, those given up before included.
     Done {
         id: u64,
         #[serde(default)]
