@@ -49,7 +49,7 @@ struct Process {
 
 /// A job that runs when it is asked to.
 pub fn job(command: &str) -> Value {
-    // due in a year that is over
+    // due in a year that no test lives to see
     json!({
         "command": command, "targets": "m1", "year": "2099",
         "min": "*", "hour": "*", "dom": "*", "mon": "*", "dow": "*",
