@@ -1,6 +1,8 @@
 //! A mail for each message, handed to a program that is called like sendmail and knows where mail goes.
 //! Must not know: how programs are run.
 
+use std::ffi::OsString;
+
 use data_encoding::BASE64;
 
 use super::program::{self, Program};
@@ -18,8 +20,13 @@ const WORD_BYTES: usize = 42;
 /// Sends a message.
 pub fn send(mail: &Mail, letter: &Letter<'_>) -> Result<(), DeliveryError> {
     let text = compose(mail, letter);
+    let mut arguments: Vec<OsString> = [mail.sendmail.as_str(), "-i", "-t"].map(OsString::from).to_vec();
+    if let Some(from) = &mail.from {
+        // of the envelope: msmtp takes it from no header
+        arguments.extend(["-f".into(), from.into()]);
+    }
     program::run(&Program {
-        arguments: &[mail.sendmail.clone().into(), "-i".into(), "-t".into()],
+        arguments: &arguments,
         environment: Vec::new(),
         input: text.as_bytes(),
         user: None,

@@ -420,7 +420,7 @@ fn a_mail_cannot_be_given_other_headers_by_what_a_job_is_called_or_prints() {
     let (head, body) = mail.split_once("\n\n").unwrap();
     assert_eq!(
         fs::read_to_string(place.with_extension("arguments")).unwrap(),
-        "-i -t\n"
+        "-i -t -f cron@example.com\n"
     );
     assert!(
         head.contains("From: cron@example.com\nTo: ops@example.com,\n root\nSubject: =?UTF-8?B?"),
@@ -550,4 +550,88 @@ fn every_metric_that_the_dashboard_and_the_alert_rules_name_exists() {
         Ok(output) => assert!(output.status.success(), "{}", said(&output)),
         Err(error) => println!("rules not checked with promtool: {error}"),
     }
+}
+
+/// A Python with an SMTP server, below the target directory; None: what is missing is told.
+fn smtp_python() -> Option<std::path::PathBuf> {
+    let place = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("aiosmtpd");
+    let python = place.join("bin/python3");
+    let run = |program: &std::path::Path, arguments: &[&str]| {
+        let output = Command::new(program)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output();
+        output.is_ok_and(|output| output.status.success())
+    };
+    if run(&python, &["-c", "import aiosmtpd"]) {
+        return Some(python);
+    }
+    let directory = place.to_str()?;
+    let is_there = run("python3".as_ref(), &["-m", "venv", directory])
+        && run(&python, &["-m", "pip", "install", "-q", "aiosmtpd==1.4.6"]);
+    is_there.then_some(python)
+}
+
+/// Takes one mail and writes it, with its envelope, to the file that its argument names.
+const SMTP_SERVER: &str = r#"
+import asyncio, os, sys
+from aiosmtpd.smtp import SMTP
+place = sys.argv[1]
+class Sink:
+    async def handle_DATA(self, server, session, envelope):
+        with open(place + '.new', 'wb') as out:
+            out.write(('%s %s\n' % (envelope.mail_from, ' '.join(envelope.rcpt_tos))).encode() + envelope.content)
+        os.rename(place + '.new', place)
+        return '250 OK'
+async def main():
+    server = await asyncio.get_running_loop().create_server(lambda: SMTP(Sink()), '127.0.0.1', 0)
+    with open(place + '.port.new', 'w') as out:
+        out.write(str(server.sockets[0].getsockname()[1]))
+    os.rename(place + '.port.new', place + '.port')
+    await asyncio.to_thread(sys.stdin.read)
+    os._exit(0)
+asyncio.run(main())
+"#;
+
+#[test]
+fn a_mail_reaches_a_real_server_through_msmtp() {
+    let has_msmtp = Command::new("msmtp").arg("--version").output().is_ok();
+    let Some(python) = smtp_python().filter(|_| has_msmtp) else {
+        return println!("left out: needs msmtp, Python with venv, and a package index for aiosmtpd");
+    };
+    let scratch = Scratch::new();
+    let place = scratch.path().join("mail");
+    // it ends with its standard input, so with this test
+    let mut server = Command::new(python)
+        .args(["-c", SMTP_SERVER])
+        .arg(&place)
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let port = until("the server", || {
+        fs::read_to_string(place.with_extension("port")).ok()
+    });
+    let daemon = Plan::new(json!({})).setting("notify", json!(["post"])).start();
+    let sendmail = daemon.script(
+        "sendmail",
+        &format!("exec msmtp --host=127.0.0.1 --port={port} --tls=off --auth=off \"$@\""),
+    );
+    let mail = json!({"mail": ["ops@example.com", "root@example.com"], "from": "cron@example.com", "sendmail": sendmail});
+    daemon.set("notifiers", json!({"post": mail}));
+    daemon.write_jobs(
+        "jobs",
+        &json!({"backup": job("echo '.'; echo 'the disk is full'; exit 3")}),
+    );
+    daemon.wait_jobs(1);
+    daemon.run("backup");
+    let mail = until("the mail", || fs::read_to_string(&place).ok());
+    let (envelope, mail) = mail.split_once('\n').unwrap();
+    assert_eq!(envelope, "cron@example.com ops@example.com root@example.com");
+    let mail = mail.replace("\r\n", "\n");
+    assert!(mail.contains("\nSubject: [saltpeter "), "{mail}");
+    assert!(mail.contains("] backup failed on m1: exit code 3\n"), "{mail}");
+    assert!(mail.contains("on m1:\n.\nthe disk is full\n"), "{mail}");
+    wait_stages(&daemon, &["sent"]);
+    drop(server.stdin.take());
+    server.wait().unwrap();
 }
