@@ -460,6 +460,14 @@ pub const CLOCK_TOLERANCE_MS: i64 = 120_000;
 pub const CLOCK_FLOOR_S: i64 = 1_704_067_200;
 /// Verdicts that memory keeps while the clock is in doubt; with more it is believed at once.
 pub const DOUBT_VERDICTS: usize = 200_000;
+/// Stretches of misses that are kept for a job while storage refuses them: before and after a step of the clock, and a
+/// few more for one that steps again.
+pub const UNSTORED_STRETCHES: usize = 4;
+/// How long a start waits for the lock of a state directory whose daemon was killed: a child of it that has not
+/// executed its program yet still holds the lock.
+pub const STATE_LOCK_WAIT_MS: u64 = 3_000;
+/// How often it looks meanwhile.
+pub const STATE_LOCK_POLL_MS: u64 = 20;
 /// How often old history is removed.
 pub const RETENTION_INTERVAL_MS: u64 = 3_600_000;
 

@@ -61,10 +61,10 @@ impl Engine {
         let Some(resume_s) = resume else { return };
         self.look.replan = self.jobs.keys().cloned().collect();
         self.look.replan_from_s = resume_s;
-        for miss in self.unstored_misses.values_mut() {
-            miss.until = miss.until.min(turn.now.wall);
+        let unstored = std::mem::take(&mut self.unstored_misses);
+        for miss in unstored.into_values().flatten() {
+            self.remember_miss(turn.now.wall, miss);
         }
-        self.unstored_misses.retain(|_, miss| miss.due <= miss.until);
         if now_s < last_s {
             self.look.stored_s = now_s;
             turn.store(vec![Fact::LastLook(Wall::from_secs(resume_s.min(now_s)))]);
@@ -273,30 +273,64 @@ impl Engine {
         });
     }
 
-    /// Keeps a miss that storage refused: one stretch per job, so that it stays bounded.
+    /// Keeps a miss that storage refused: few stretches per job, so that it stays bounded. What was said by a clock that
+    /// has been taken back since is given its verdict anew (rules.md 13a), and is let go.
     pub(super) fn remember_miss(&mut self, now: Wall, mut miss: VerdictRecord) {
-        miss.until = miss.until.min(now);
-        if miss.due > miss.until {
-            // of a time that has not come: the clock was ahead
-            return;
+        if miss.until > now {
+            let until = if self.look.is_doubtful(miss.due.secs()) {
+                let kept = self.look.kept_until(&miss.job, miss.due.secs(), now.secs());
+                kept.map(Wall::from_secs)
+            } else {
+                Some(now)
+            };
+            let Some(until) = until.filter(|until| miss.due <= *until) else {
+                return;
+            };
+            miss.until = until;
+            miss.count = self.count_due(&miss);
         }
-        match self.unstored_misses.get_mut(&miss.job) {
+        let stretches = self.unstored_misses.entry(miss.job.clone()).or_default();
+        let is_after = self.look.is_after_step(miss.due.secs());
+        let is_full = stretches.len() >= limits::UNSTORED_STRETCHES;
+        // what was passed before a step and what was passed since are not mixed: that may be withdrawn
+        let alike = stretches
+            .iter_mut()
+            .rev()
+            .find(|stretch| is_full || self.look.is_after_step(stretch.due.secs()) == is_after);
+        match alike {
             Some(stretch) => {
                 stretch.due = stretch.due.min(miss.due);
                 stretch.until = stretch.until.max(miss.until);
                 stretch.count += miss.count;
             }
-            None => {
-                self.unstored_misses.insert(miss.job.clone(), miss);
-            }
+            None => stretches.push(miss),
         }
+    }
+
+    /// How many due times the stretch has by its job's schedule; as many as it says if the job is gone.
+    fn count_due(&self, miss: &VerdictRecord) -> u64 {
+        let job = self
+            .jobs
+            .get(miss.job.as_str())
+            .and_then(|state| state.job.as_ref());
+        job.map_or(miss.count, |job| {
+            let before = Wall::from_secs(miss.due.secs() - 1);
+            job.schedule.count(before.utc(), miss.until.utc())
+        })
     }
 
     /// Storage may have room again: what it refused is offered once more.
     pub(super) fn store_misses(&mut self, turn: &mut Turn) {
-        let misses: Vec<VerdictRecord> = std::mem::take(&mut self.unstored_misses).into_values().collect();
+        let misses: Vec<VerdictRecord> = std::mem::take(&mut self.unstored_misses)
+            .into_values()
+            .flatten()
+            .collect();
         if misses.is_empty() {
             return;
+        }
+        for miss in &misses {
+            self.look
+                .unite(&miss.job, miss.due.secs(), miss.until.secs(), miss.count);
         }
         let facts = misses.iter().cloned().map(Fact::Verdict).collect();
         let ticket = self.ticket(Waiting::Misses(misses));

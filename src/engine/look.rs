@@ -20,6 +20,8 @@ pub(super) struct Look {
     /// As stored last.
     pub stored_s: i64,
     doubt: Option<Doubt>,
+    /// The look before the last step forward.
+    step_s: Option<i64>,
     /// Jobs whose next due time is to be found again, from `replan_from_s` on.
     pub replan: VecDeque<Arc<str>>,
     pub replan_from_s: i64,
@@ -107,6 +109,9 @@ impl Look {
     pub fn stepped(&mut self, now: Now, awake: AwakeMs) -> Option<i64> {
         let now_s = now.wall.secs();
         let last_s = self.at_s.unwrap_or(now_s);
+        if now_s > last_s {
+            self.step_s = Some(last_s);
+        }
         let is_new = self.doubt.is_none();
         let doubt = self.doubt.get_or_insert_with(|| Doubt {
             look_s: last_s,
@@ -173,6 +178,36 @@ impl Look {
         if let Some(doubt) = &mut self.doubt {
             doubt.note(job, from, to, missed);
         }
+    }
+
+    /// Whether what is said of that second now may be withdrawn: it is later than the look before a step.
+    pub fn is_doubtful(&self, second: i64) -> bool {
+        self.doubt.as_ref().is_some_and(|doubt| second > doubt.look_s)
+    }
+
+    /// The last second of what was said of a job's misses from `from` on that stays when the clock goes back to `now_s`.
+    pub fn kept_until(&self, job: &str, from: i64, now_s: i64) -> Option<i64> {
+        let spoken = self.doubt.as_ref()?.spoken.get(job)?;
+        let kept = spoken
+            .iter()
+            .filter(|s| s.missed > 0 && s.from >= from && s.to <= now_s);
+        kept.map(|spoken| spoken.to).max()
+    }
+
+    /// Whether that second was passed since the clock stepped forward last.
+    pub fn is_after_step(&self, second: i64) -> bool {
+        self.step_s.is_some_and(|step_s| second > step_s)
+    }
+
+    /// Misses that were said one by one are stored as one stretch, and would be withdrawn as one.
+    pub fn unite(&mut self, job: &str, from: i64, to: i64, missed: u64) {
+        let Some(doubt) = self.doubt.as_mut().filter(|doubt| from > doubt.look_s) else {
+            return;
+        };
+        if let Some(spoken) = doubt.spoken.get_mut(job) {
+            spoken.retain(|spoken| spoken.missed == 0 || spoken.from < from || spoken.to > to);
+        }
+        doubt.note(job, from, to, missed);
     }
 
     /// The parts of a stretch of seconds on which nothing was said.

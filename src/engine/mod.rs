@@ -93,8 +93,8 @@ pub struct Engine {
     due: BTreeSet<(i64, Arc<str>)>,
     /// What the wall clock has shown, and how far it is believed.
     look: look::Look,
-    /// Misses that storage has not taken yet, one stretch per job.
-    unstored_misses: BTreeMap<String, VerdictRecord>,
+    /// Misses that storage has not taken yet, few stretches per job.
+    unstored_misses: BTreeMap<String, Vec<VerdictRecord>>,
     /// Pauses and switches, by when they expire.
     expiry: expiry::Expiry,
     /// What is in force: the files', with the switches on top.

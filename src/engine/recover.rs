@@ -21,9 +21,11 @@ use crate::limits;
 impl Engine {
     pub(super) fn recover(&mut self, config: Arc<Config>, recovered: Recovered, now: Now) {
         let awake = self.awake.at(now.mono);
+        // a daemon that was killed before its first look was stored knows since when its jobs count
+        let since = recovered.jobs.iter().filter_map(|job| job.active_since).min();
         self.recover_jobs(recovered.jobs, now.wall);
         self.look = Look::recovered(
-            recovered.last_look,
+            recovered.last_look.or(since),
             recovered.doubt,
             &recovered.verdicts,
             now,

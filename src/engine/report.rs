@@ -1,6 +1,7 @@
 //! What wrappers report once they are let in: start, output, heartbeats, completion (wire-protocol.md section 1).
 //! Must not know: how they were let in, what a run's end brings.
 
+use chrono::DateTime;
 use log::Level;
 
 use crate::clock::{Mono, Wall};
@@ -258,7 +259,7 @@ impl Engine {
             turn.notice(m, run.record.started, &text);
         }
         let timeout_s = run.record.spec.timeout_s;
-        let ran_ms = turn.awake.saturating_sub(m.clocks.started) + m.clocks.ran_before_ms;
+        let ran_ms = ran_ms(m, report.timestamp.as_deref(), turn.awake);
         let ending = report.ending(&Circumstances {
             has_started: m.record.started.is_some(),
             kill_asked: m.record.kill_asked.is_some(),
@@ -332,6 +333,20 @@ impl Completion {
         };
         Ending::new(code, given_by)
     }
+}
+
+/// How long the command has run when it ended. Over a restart the machine's own clock tells: the daemon's may have stepped
+/// while nobody looked.
+fn ran_ms(m: &MachineRun, ended: Option<&str>, awake: AwakeMs) -> u64 {
+    let here = awake.saturating_sub(m.clocks.started);
+    if m.clocks.ran_before_ms == 0 {
+        return here;
+    }
+    let instant = |text: &str| DateTime::parse_from_rfc3339(text).ok();
+    let own = m.record.wrapper_started.as_deref().zip(ended);
+    let own = own.and_then(|(started, ended)| Some(instant(ended)? - instant(started)?));
+    own.and_then(|ran| u64::try_from(ran.num_milliseconds()).ok())
+        .unwrap_or(here + m.clocks.ran_before_ms)
 }
 
 /// The longest that the command can have run until `now`: no command starts before its dispatch.

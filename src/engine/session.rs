@@ -321,11 +321,12 @@ impl Engine {
         let Some(m) = self.runs.machine_mut(id) else {
             return false;
         };
-        // output is no sign of life: what was lost for want of one would be lost again, and again
-        let is_silent = m.record.given_by == Some(GivenBy::Lost) && speaks == Speaks::Output;
-        let is_back = !m.is_open() && m.record.presumed && !is_silent;
+        let is_back = !m.is_open() && m.record.presumed;
         if is_bound {
-            if is_back {
+            // output on the same connection is no sign of life: what was lost for want of one would be lost again, and
+            // again
+            let is_silent = m.record.given_by == Some(GivenBy::Lost) && speaks == Speaks::Output;
+            if is_back && !is_silent {
                 self.reopen(turn, id);
             }
             return true;

@@ -2,13 +2,16 @@
 //! Must not know: what the files contain.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock};
+use rustix::process::{Pid, test_kill_process};
 
+use crate::clock;
 use crate::limits;
+use crate::wake;
 
 const PRIVATE_DIRECTORY: u32 = 0o700;
 const PRIVATE_FILE: u32 = 0o600;
@@ -179,7 +182,22 @@ fn make_existing_private(path: &Path, found: &fs::Metadata) -> Result<(), String
     Ok(())
 }
 
-fn take_lock(state_dir: &Path) -> Result<File, String> {
+/// The process that took the lock last, as it wrote down itself.
+fn holder(lock: &mut File) -> Option<i32> {
+    let mut text = String::new();
+    lock.rewind().ok()?;
+    lock.read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
+}
+
+fn is_alive(pid: i32) -> bool {
+    let Some(pid) = Pid::from_raw(pid) else {
+        return false;
+    };
+    !matches!(test_kill_process(pid), Err(rustix::io::Errno::SRCH))
+}
+
+pub(super) fn take_lock(state_dir: &Path) -> Result<File, String> {
     let shown = state_dir.display();
     let mut lock = OpenOptions::new()
         .read(true)
@@ -191,22 +209,28 @@ fn take_lock(state_dir: &Path) -> Result<File, String> {
         .map_err(|error| {
             format!("cannot write in state_dir '{shown}': {error}; mend its rights or set another state_dir")
         })?;
-    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
-        Err(rustix::io::Errno::WOULDBLOCK) => {
-            let mut holder = String::new();
-            // only for the message: an unreadable pid is left out
-            let _ = lock.read_to_string(&mut holder);
-            let holder = holder.trim();
-            let holder = if holder.is_empty() { "unknown" } else { holder };
-            return Err(format!(
-                "state_dir '{shown}' is in use by another saltpeter (pid {holder}); stop it, or set another state_dir"
-            ));
+    let deadline = clock::mono().plus_ms(limits::STATE_LOCK_WAIT_MS);
+    loop {
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => break,
+            Err(rustix::io::Errno::WOULDBLOCK) => {}
+            Err(error) => return Err(format!("cannot lock state_dir '{shown}': {error}")),
         }
-        Err(error) => return Err(format!("cannot lock state_dir '{shown}': {error}")),
+        let holder = holder(&mut lock);
+        // one that was killed holds it no longer than a child of it takes from fork to exec
+        if clock::mono() < deadline && holder.is_some_and(|pid| !is_alive(pid)) {
+            // nothing tells when a lock is free
+            let _ = wake::poll_any(&[], Some(limits::STATE_LOCK_POLL_MS));
+            continue;
+        }
+        let holder = holder.map_or("unknown".to_string(), |pid| pid.to_string());
+        return Err(format!(
+            "state_dir '{shown}' is in use by another saltpeter (pid {holder}); stop it, or set another state_dir"
+        ));
     }
     // a full disk must not keep the daemon from starting: the pid is only for people
     let _ = lock.set_len(0);
+    let _ = lock.rewind();
     let _ = lock.write_all(format!("{}\n", std::process::id()).as_bytes());
     Ok(lock)
 }

@@ -996,3 +996,24 @@ fn rows_from_before_it_was_stored_who_gave_an_outcome_keep_what_their_codes_said
     let outcomes = reader.tally("a_1", 10).unwrap().outcomes;
     assert_eq!(outcomes[&Some("killed")], 1);
 }
+
+#[test]
+fn the_lock_of_a_killed_daemon_is_waited_for_and_that_of_a_living_one_is_not() {
+    let dir = TempDir::new("lock");
+    let path = dir.0.clone();
+    let held = directory::take_lock(&path).unwrap();
+    let refused = directory::take_lock(&path).unwrap_err();
+    assert!(refused.contains("is in use by another"), "{refused}");
+    // a pid beyond what the kernel gives
+    std::fs::write(path.join("lock"), "2147483647\n").unwrap();
+    let (told, result) = std::sync::mpsc::channel();
+    let waiting = path.clone();
+    std::thread::scope(|scope| {
+        scope.spawn(move || told.send(directory::take_lock(&waiting).map(drop)));
+        assert!(result.recv_timeout(Duration::from_millis(100)).is_err());
+        drop(held);
+        assert_eq!(result.recv().unwrap(), Ok(()));
+    });
+    let text = std::fs::read_to_string(path.join("lock")).unwrap();
+    assert_eq!(text, format!("{}\n", std::process::id()));
+}

@@ -52,6 +52,15 @@ pub struct Seen {
     pub heartbeats: u64,
 }
 
+impl Daemon {
+    /// Output of that connection has been read and not been handled.
+    pub fn has_output_of(&self, connection: ConnectionId) -> bool {
+        self.bulk
+            .iter()
+            .any(|event| matches!(event, Event::Wrapper(arrival) if arrival.connection == connection))
+    }
+}
+
 impl World {
     pub fn start_daemon(&mut self) {
         self.restart_pending = false;

@@ -27,9 +27,14 @@ struct Span {
     is_old: bool,
 }
 
+/// A step of the clock by more than this is a lie, which is taken back.
+const LIE_US: i64 = 86_400_000_000;
+
 /// What is known of due times.
 #[derive(Default)]
 pub struct Dues {
+    /// While the clock lies: how far each job had been looked at before.
+    before_lie: Option<BTreeMap<String, Span>>,
     spans: BTreeMap<String, Span>,
     /// Due times that must have a verdict at the end.
     pub wanted: BTreeSet<(String, i64)>,
@@ -53,6 +58,13 @@ fn is_covered(stretches: &[(String, i64, i64)], (job, due): &(String, i64)) -> b
 
 fn next_after(schedule: &Schedule, after: Wall) -> Option<Wall> {
     schedule.next_after(after.utc()).map(Wall::from_utc)
+}
+
+impl Dues {
+    /// The clock is years off for a while.
+    pub fn lies(&self) -> bool {
+        self.before_lie.is_some()
+    }
 }
 
 impl World {
@@ -80,8 +92,29 @@ impl World {
     }
 
     pub fn dues_wall_stepped(&mut self, us: i64) {
+        let wall = self.wall();
+        let dues = &mut self.checker.dues;
         // a stretch of misses after it may cover what had its verdict before
-        self.checker.dues.stepped_back |= us < 0;
+        dues.stepped_back |= us < 0;
+        if us.abs() <= LIE_US {
+            return;
+        }
+        let Some(before) = dues.before_lie.take() else {
+            dues.before_lie = Some(dues.spans.clone());
+            return;
+        };
+        // what was said of a time that did not come speaks for nothing; the schedule goes on from before the lie
+        dues.covered.retain(|(_, _, to)| *to < wall.0 + LIE_US);
+        for (name, span) in &mut dues.spans {
+            match before.get(name).filter(|old| old.schedule == span.schedule) {
+                Some(old) => (span.since, span.looked, span.next) = (old.since, old.looked, old.next),
+                None => {
+                    span.since = Wall(wall.0 + EDGE_US);
+                    span.looked = span.since;
+                    span.next = next_after(&span.schedule, span.looked);
+                }
+            }
+        }
     }
 
     /// New configuration is in force from now on.
@@ -133,6 +166,9 @@ impl World {
         }
         let dues = &mut self.checker.dues;
         dues.has_looked = true;
+        if dues.before_lie.is_some() {
+            return;
+        }
         for (name, span) in &mut dues.spans {
             while let Some(next) = span.next.filter(|n| *n <= wall) {
                 dues.wanted.insert((name.clone(), next.0));
@@ -234,13 +270,8 @@ impl World {
             .dues
             .spans
             .get(&verdict.job)
-            .is_none_or(|s| s.schedule != schedule);
-        let mut count = 0;
-        let mut due = Some(verdict.due);
-        while let Some(at) = due.filter(|d| *d <= verdict.until) {
-            count += 1;
-            due = next_after(&schedule, at);
-        }
+            .is_none_or(|s| s.schedule != schedule || s.since > verdict.due);
+        let count = schedule.count(verdict.due.plus_ms(-1_000).utc(), verdict.until.utc());
         if count < verdict.count && !now_differs {
             let text = format!(
                 "a record of {} misses stands for {count}: {verdict:?}",

@@ -392,6 +392,10 @@ impl World {
                 continue;
             };
             conn.daemon_open = false;
+            // what nobody has read is gone with the process
+            conn.backlog.clear();
+            conn.close_seen = false;
+            conn.probes_waiting = 0;
             let at = conn.down_last_ms.max(self.now_ms) + wait;
             if !conn.cut && conn.wrapper_open {
                 self.at(at, Action::WrapperSeesClose { conn: id });

@@ -21,6 +21,9 @@ pub enum Fault {
     Shutdown,
     Stall,
     StepWall,
+    /// The wall clock is years ahead, or has not been set, for a while.
+    Lie,
+    LieOver(i64),
     CutSome,
     CutOff,
     Reachable(usize),
@@ -142,7 +145,7 @@ pub fn build(seed: u64) -> (World, Plan) {
 }
 
 fn draw_fault(rng: &mut Rng) -> Fault {
-    match rng.below(25) {
+    match rng.below(27) {
         0..=1 => Fault::Crash,
         2..=3 => Fault::CrashAmidEffects,
         4 => Fault::Shutdown,
@@ -159,6 +162,7 @@ fn draw_fault(rng: &mut Rng) -> Fault {
         19 => Fault::Squeeze,
         20..=21 => Fault::Edit,
         22 => Fault::Maintenance,
+        23..=24 => Fault::Lie,
         _ => Fault::Intruder,
     }
 }
@@ -198,13 +202,17 @@ impl World {
                 let us = s as i64 * 1_000_000 + self.rng.below(1_000) as i64 * 1_000;
                 self.step_wall(if forward { us } else { -us });
             }
+            Fault::Lie => self.lie(),
+            Fault::LieOver(us) => self.step_wall(us),
             Fault::CutSome | Fault::CutOff | Fault::Reachable(_) => self.network_fault(fault),
             Fault::KillWrapper | Fault::StopWrapper | Fault::GoOn(_) => self.wrapper_fault(fault),
             Fault::Freeze | Fault::MachineUp(_) | Fault::MachineDown => self.machine_fault(fault),
             Fault::Disk(full) => {
                 self.set_full(full);
                 if full != Full::Room {
-                    let ms = self.rng.range(1_000, 150_000);
+                    // longer than the engine keeps what has ended, too
+                    let most = if self.rng.chance(150) { 1_800_000 } else { 150_000 };
+                    let ms = self.rng.range(1_000, most);
                     self.after(ms, Action::Fault(Fault::Disk(Full::Room)));
                 }
             }
@@ -258,6 +266,26 @@ impl World {
         self.after(wait, Action::Exit { life });
         let gap = wait + self.outage();
         self.restart_in(gap);
+    }
+
+    /// The clock is years off, for no longer than it takes until the engine believes it (rules.md 13a).
+    fn lie(&mut self) {
+        if self.checker.dues.lies() {
+            return;
+        }
+        let now_us = self.wall().0;
+        let us = if self.rng.chance(250) {
+            -now_us + self.rng.below(1_000_000_000) as i64
+        } else {
+            self.rng.range(2, 4 * 366) as i64 * 86_400_000_000
+        };
+        self.step_wall(us);
+        let ms = if self.rng.chance(500) {
+            self.rng.range(1_000, 5_000)
+        } else {
+            self.rng.range(5_000, 120_000)
+        };
+        self.after(ms, Action::Fault(Fault::LieOver(-us)));
     }
 
     pub fn step_wall(&mut self, us: i64) {
@@ -485,7 +513,7 @@ impl World {
 
     /// The faults are over.
     fn heal(&mut self) {
-        if self.restart_pending {
+        if self.restart_pending || self.checker.dues.lies() {
             // first it shall see what became due meanwhile
             self.after(5_000, Action::Fault(Fault::Heal));
             return;

@@ -17,7 +17,7 @@ use crate::executor::Launch;
 use crate::network::Owner;
 use crate::setup::{Behaviour, End, Kind};
 use crate::trace;
-use crate::world::{Action, World};
+use crate::world::{Action, EPOCH_S, World};
 
 /// What a wrapper waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,7 +162,8 @@ impl World {
     pub fn wrapper_says(&mut self, wrapper: usize, body: WrapperBody) {
         let w = &self.wrappers[wrapper];
         let Some(conn) = w.conn else { return };
-        let stamp = Wall(self.wall().0 + self.machines[w.machine].skew_ms * 1_000);
+        // the daemon's clock lies, the machines' do not
+        let stamp = Wall((EPOCH_S * 1_000 + self.now_ms as i64 + self.machines[w.machine].skew_ms) * 1_000);
         let frame = WrapperFrame {
             key: w.key.clone(),
             timestamp: Some(stamp.iso()),
