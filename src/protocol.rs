@@ -515,7 +515,7 @@ fn output_body(
         (_, Some(encoded)) => {
             let data = BASE64
                 .decode(encoded.as_bytes())
-                .map_err(|_| BadFrame("data_base64 is no base64".into()))?;
+                .map_err(|_| BadFrame("data_base64 is not valid base64".into()))?;
             Ok(OutputBody {
                 data,
                 is_text: false,

@@ -264,7 +264,7 @@ impl Encrypted {
     /// The daemon is who it should be, or nothing is said to it.
     fn begin(mut socket: TcpStream, host: &str, trust: Arc<ClientConfig>) -> io::Result<Encrypted> {
         let name = ServerName::try_from(host.to_string())
-            .map_err(|_| io::Error::other("no certificate can vouch for such a name"))?;
+            .map_err(|_| io::Error::other("no certificate can be valid for such a name"))?;
         let side = ClientConnection::new(trust, name).map_err(io::Error::other)?;
         let mut tunnel = Tunnel::new(side);
         let patience = Some(Duration::from_millis(limits::CLI_ANSWER_MS));
@@ -277,7 +277,7 @@ impl Encrypted {
     }
 }
 
-/// What `openssl req -x509` makes by itself is refused with a word that helps nobody.
+/// What `openssl req -x509` makes by itself is refused with a message that does not help.
 fn plainly(error: io::Error) -> io::Error {
     match error.to_string().as_str() {
         "CaUsedAsEndEntity" => io::Error::new(
@@ -287,7 +287,7 @@ fn plainly(error: io::Error) -> io::Error {
         ),
         text if text.contains("UnknownIssuer") => io::Error::new(
             error.kind(),
-            "nobody who is believed vouches for its certificate; --cacert FILE names whom to believe",
+            "its certificate is signed by an unknown authority; name the one to trust with --cacert FILE",
         ),
         _ => error,
     }

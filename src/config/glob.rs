@@ -40,7 +40,7 @@ pub fn may_match(spec: &JobSpec, machine: &str) -> bool {
 /// Like Python's `re.match`: from the start, not necessarily to the end.
 fn anchored(pattern: &str) -> Result<Regex, String> {
     Regex::new(&format!("^(?:{pattern})"))
-        .map_err(|error| format!("targets '{pattern}' is no pattern: {error}"))
+        .map_err(|error| format!("invalid pattern '{pattern}' in targets: {error}"))
 }
 
 /// Like Python's `fnmatch.fnmatchcase`: `*`, `?`, `[seq]`, `[!seq]`; the whole text must match.

@@ -132,7 +132,7 @@ pub(super) fn read(path: &Path) -> Content {
     // looked at first: to open a device may do things, to open a pipe may wait for ever
     let found = fs::metadata(path).map_err(told)?;
     if !found.is_file() {
-        return Err("is no regular file".to_string());
+        return Err("is not a regular file".to_string());
     }
     if found.len() > limits::CONFIG_FILE_BYTES {
         return too_large();

@@ -393,7 +393,7 @@ fn origins(node: &Node) -> Result<Vec<String>, String> {
             .unwrap_or_default();
         if authority.is_empty() || authority.contains(['/', '*', '?', '#', '@', ' ']) {
             return Err(format!(
-                "'{}' is no origin; write https://ui.example.org, with the port if it is not the usual one",
+                "invalid origin '{}'; write https://ui.example.org, with the port if it is not the usual one",
                 origin.escape_debug()
             ));
         }

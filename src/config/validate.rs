@@ -687,7 +687,7 @@ impl<'a> JobFields<'_, 'a> {
             Node::Text(text) => yaml11::differs(text),
             Node::Int(_) | Node::Float(_) => true,
             Node::List(_) | Node::Map(_) => {
-                self.env_problem(key, "is no single value; put it in quotes", Severity::Warning);
+                self.env_problem(key, "must be a scalar; quote it", Severity::Warning);
                 false
             }
             Node::Null | Node::Bool(_) => false,

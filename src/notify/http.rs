@@ -186,7 +186,7 @@ fn connect(request: &Request<'_>, deadline: Mono) -> io::Result<Connection> {
     let config = tls::believing(authority, rustls::ALL_VERSIONS)
         .map_err(|why| io::Error::other(format!("the certificates in '{}': {why}", authority.display())))?;
     let name = ServerName::try_from(host.clone())
-        .map_err(|_| io::Error::other("no certificate can vouch for such a name"))?;
+        .map_err(|_| io::Error::other("no certificate can be valid for such a name"))?;
     let side = ClientConnection::new(Arc::new(config), name).map_err(io::Error::other)?;
     let mut tunnel = Tunnel::new(side);
     // the wire reports its deadline as an error, so it never says "not yet"

@@ -183,7 +183,7 @@ fn parse_before_last(item: &str, parsed: &mut Parsed) -> ItemResult {
         }
         _ => {
             return Err(
-                "is no day counted from the end of the month: write Z and 0-7, or Zn-m with n below m, such as Z1-3".into(),
+                "does not count days from the end of the month: write Z and 0-7, or Zn-m with n below m, such as Z1-3".into(),
             );
         }
     }
@@ -251,7 +251,7 @@ fn parse_step(rule: &Rule, text: &str) -> Result<u32, String> {
     match number(text) {
         Some(step) if (1..=rule.limit).contains(&step) => Ok(step),
         Some(_) => Err(format!("has a step out of range: use 1-{}", rule.limit)),
-        None => Err("has a step that is no whole number: write it in digits, such as */5".into()),
+        None => Err("has a step that is not a whole number: write it in digits, such as */5".into()),
     }
 }
 
@@ -319,7 +319,7 @@ fn unknown_hint(rule: &Rule, text: &str) -> String {
     } else if rule.kind == Kind::DayOfMonth && text.ends_with('w') {
         "is not supported: there is no nearest weekday".into()
     } else if rule.names.is_empty() {
-        format!("is no whole number: use {}-{}", rule.min, rule.limit)
+        format!("is not a whole number: use {}-{}", rule.min, rule.limit)
     } else {
         let last = rule.names.len() - 1;
         format!(

@@ -42,7 +42,7 @@ impl Security {
         if url.starts_with("wss://") {
             return Trust::of(pin, authority).map(Security::Tls);
         }
-        Err("SP_WEBSOCKET_URL is no ws:// or wss:// address".to_string())
+        Err("SP_WEBSOCKET_URL must begin with ws:// or wss://".to_string())
     }
 }
 
@@ -67,7 +67,7 @@ impl Address {
                 port,
             })
         });
-        found.ok_or_else(|| "SP_WEBSOCKET_URL is no address: ws://host:port/ is expected".to_string())
+        found.ok_or_else(|| "invalid SP_WEBSOCKET_URL: expected ws://host:port/".to_string())
     }
 }
 

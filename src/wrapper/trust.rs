@@ -58,7 +58,7 @@ impl Trust {
             Ok(name) => name,
             // a host's name that no certificate could bear
             Err(_) if self.is_by_pin => ServerName::from(std::net::Ipv4Addr::UNSPECIFIED),
-            Err(_) => return Err(format!("'{host}' is no name that a certificate could vouch for")),
+            Err(_) => return Err(format!("no certificate can be valid for the name '{host}'")),
         };
         let side = ClientConnection::new(self.config.clone(), name).map_err(|error| error.to_string())?;
         Ok(Tunnel::new(side))
