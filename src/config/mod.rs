@@ -9,9 +9,11 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use chrono::SecondsFormat;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::clock::Wall;
 use crate::limits;
 use crate::schedule::{Schedule, Tz};
 use crate::url::HttpUrl;
@@ -165,6 +167,16 @@ impl JobSpec {
         }
         spec.export_parameters();
         Ok(spec)
+    }
+
+    /// The job as one run has it: its command finds in `SP_DUE` for which time it runs (RFC 3339, UTC; of a run that no due time
+    /// started, the time of its start), and in `SP_TRIGGER` what started it: schedule, catch_up, manual or retry.
+    pub fn with_reason(&self, due: Wall, trigger: &str) -> JobSpec {
+        let mut spec = self.clone();
+        let due = due.utc().to_rfc3339_opts(SecondsFormat::Secs, true);
+        spec.env.insert("SP_DUE".into(), due);
+        spec.env.insert("SP_TRIGGER".into(), trigger.into());
+        spec
     }
 
     /// Puts the parameters' values into the command's environment. Names of our own, never free ones: a variable

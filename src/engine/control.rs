@@ -27,6 +27,8 @@ pub(super) struct Wanted {
     /// The job as this run has it.
     pub spec: Arc<JobSpec>,
     pub audit: AuditRecord,
+    /// It repeats a run on the machines that failed.
+    pub is_retry: bool,
 }
 
 impl Engine {
@@ -90,6 +92,7 @@ impl Engine {
         };
         turn.say(Level::Info, format!("{job} started by {who}"));
         audit.outcome = "ok".into();
+        let is_retry = order.retry_of.is_some();
         let who = match order.retry_of {
             Some(instance) => format!("{who}, retry of {instance}"),
             None => who,
@@ -99,6 +102,7 @@ impl Engine {
             who,
             spec,
             audit,
+            is_retry,
         };
         self.start_run(turn, job, None, Some(wanted));
     }

@@ -15,6 +15,7 @@ use crate::engine::id::{RequestId, RunId};
 use crate::engine::record::{Control, RunRecord, Verdict, VerdictRecord};
 use crate::engine::run::Run;
 use crate::engine::{Engine, Turn};
+use crate::limits;
 
 impl Engine {
     /// Fires a job: reserves its instance and asks storage; nothing else happens before the commit
@@ -30,6 +31,7 @@ impl Engine {
         let Some(spec) = configured.map(|job| job.spec.clone()) else {
             return;
         };
+        let trigger = trigger(turn.now.wall, due, wanted.as_ref());
         let (request, asked_by, spec, audit) = match wanted {
             Some(wanted) => (
                 Some(wanted.request),
@@ -40,6 +42,7 @@ impl Engine {
             None => (None, None, spec, None),
         };
         let spec = self.with_wrapper(spec);
+        let spec = Arc::new(spec.with_reason(due.unwrap_or(turn.now.wall), trigger));
         let id = self.runs.next_id();
         let mut record = RunRecord {
             id,
@@ -229,5 +232,15 @@ impl Engine {
                 &format!("not stored: {reason}"),
             );
         }
+    }
+}
+
+/// Why a run starts, as its command finds it in `SP_TRIGGER`.
+fn trigger(now: Wall, due: Option<Wall>, wanted: Option<&Wanted>) -> &'static str {
+    match (due, wanted) {
+        (Some(due), _) if now > due.plus_ms(limits::STALL_MS as i64) => "catch_up",
+        (Some(_), _) => "schedule",
+        (None, Some(wanted)) if wanted.is_retry => "retry",
+        (None, _) => "manual",
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use rusqlite::types::Value as SqlValue;
 use serde_json::json;
 
 use crate::support::daemon::{Daemon, Plan, every_second, job, job_with};
@@ -549,4 +550,42 @@ fn secrets_of_a_job_show_in_no_command_line() {
         assert!(!line.contains("PASSWORD"), "{line}");
     }
     never_within(1, "it does not end", || !daemon.is_running(&instance));
+}
+
+#[test]
+fn a_command_is_told_for_which_time_it_runs_and_why() {
+    let command = "echo $SP_TRIGGER $SP_DUE; exit 1";
+    let fields = json!({"targets": "m1", "env": {"SP_TRIGGER": "forged"}});
+    let daemon =
+        daemon(json!({"tick": every_second(command, fields.clone()), "hand": job_with(command, fields)}));
+    let (by_schedule, due) = until("a run by schedule", || {
+        let ended =
+            "SELECT instance, due FROM runs WHERE job = 'tick' AND stage = 'ended' AND due IS NOT NULL";
+        match daemon.rows(ended, "").first()?.as_slice() {
+            [SqlValue::Text(instance), SqlValue::Integer(due)] => Some((instance.clone(), *due)),
+            other => panic!("{other:?}"),
+        }
+    });
+    let shown = |at_us: i64| {
+        let at = chrono::DateTime::from_timestamp(at_us / 1_000_000, 0).unwrap();
+        at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
+    };
+    // under load a start may be late, which is a catch-up
+    let output = daemon.output_text(&by_schedule, "m1");
+    let (trigger, told) = output.trim_end().split_once(' ').unwrap();
+    assert!(["schedule", "catch_up"].contains(&trigger), "{output}");
+    assert_eq!(told, shown(due));
+    let by_hand = daemon.run("hand");
+    daemon.wait_ended(&by_hand);
+    let started = daemon.number("SELECT started FROM runs WHERE instance = ?1", &by_hand);
+    assert_eq!(
+        daemon.output_text(&by_hand, "m1"),
+        format!("manual {}\n", shown(started))
+    );
+    let again = daemon
+        .post(&format!("/api/v1/runs/{by_hand}/retry"), &json!({}))
+        .json();
+    let again = again["instance"].as_str().unwrap();
+    daemon.wait_ended(again);
+    assert!(daemon.output_text(again, "m1").starts_with("retry "));
 }
