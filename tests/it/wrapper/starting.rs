@@ -43,7 +43,7 @@ fn missing_settings_are_one_line_and_exit_1() {
         assert_eq!(output.status.code(), Some(1), "{url}");
         let text = String::from_utf8(output.stderr).unwrap();
         assert!(
-            text.contains("SP_WEBSOCKET_URL is no") && text.lines().count() == 1,
+            text.contains("SP_WEBSOCKET_URL") && text.lines().count() == 1,
             "{text}"
         );
     }
