@@ -19,6 +19,7 @@ use crate::schedule::{Schedule, Tz};
 use crate::url::HttpUrl;
 
 mod cause;
+mod crontab;
 mod file;
 pub mod glob;
 mod last_good;

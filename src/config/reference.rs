@@ -68,6 +68,7 @@ const DELIVERIES: &[&str] = &["auto", "env", "socket"];
 pub const JOB: &[Field] = &[
     field("description", Kind::Text, "", "nightly dump", "for people; shown beside the job"),
     field("enabled", Kind::Flag, "true", "false", "`false`: never due, and cannot be started by hand"),
+    field("schedule", Kind::Text, "", "'30 2 * * mon-fri'", "the schedule as one text instead of the seven fields that follow: 5 fields as in a crontab (min hour dom mon dow), 6 with sec first, 7 with year last, or `@hourly`, `@daily`, `@weekly`, `@monthly`, `@yearly`; required unless those are there"),
     field("sec", Kind::Schedule(0, 59), "0", "30", "seconds of the minute, 0 to 59"),
     field("min", Kind::Schedule(0, 59), "required", "'*/5'", "minutes, 0 to 59"),
     field("hour", Kind::Schedule(0, 23), "required", "2", "hours, 0 to 23"),
@@ -171,6 +172,11 @@ pub fn schema() -> Value {
         .filter(|field| field.default == "required")
         .map(|field| field.name)
         .collect();
+    let is_schedule = |name: &&str| {
+        JOB.iter()
+            .any(|f| f.name == *name && matches!(f.kind, Kind::Schedule(..)))
+    };
+    let (fields, required): (Vec<&str>, Vec<&str>) = required.into_iter().partition(is_schedule);
     json!({
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "a job file of saltpeter",
@@ -184,6 +190,7 @@ pub fn schema() -> Value {
             "type": "object",
             "properties": properties(JOB),
             "required": required,
+            "anyOf": [{"required": fields}, {"required": ["schedule"]}],
             "additionalProperties": false,
         },
     })

@@ -407,12 +407,63 @@ fn a_field_of_another_scheduler_is_answered_with_ours() {
     assert_eq!(
         told,
         [
-            "a.yaml:1: error: j: has no schedule: give min, hour, dom, mon and dow; each may be '*'; no job is made",
-            "a.yaml:2: warning: j.cron: unknown field, ignored; write the schedule as 'min', 'hour', 'dom', 'mon' and \
-             'dow'",
+            "a.yaml:1: error: j: has no schedule: give min, hour, dom, mon and dow (each may be '*'), or 'schedule'; no job is made",
+            "a.yaml:2: warning: j.cron: unknown field, ignored; write 'schedule', or 'min', 'hour', 'dom', 'mon' and 'dow'",
             "a.yaml:3: warning: j.tz: unknown field, ignored; did you mean 'timezone'?",
         ]
     );
+}
+
+#[test]
+fn a_schedule_may_be_one_text_as_in_a_crontab() {
+    let seven = |[sec, min, hour, dom, mon, dow, year]: [&str; 7]| {
+        only_job(&format!(
+            "j: {{sec: '{sec}', min: '{min}', hour: '{hour}', dom: '{dom}', mon: '{mon}', dow: '{dow}', year: '{year}', \
+             command: x, targets: a}}\n"
+        ))
+    };
+    let one = |text: &str| only_job(&format!("j: {{schedule: '{text}', command: x, targets: a}}\n"));
+    for (text, fields) in [
+        ("*/5 * * * *", ["0", "*/5", "*", "*", "*", "*", "*"]),
+        (" 30  2 * * mon-fri ", ["0", "30", "2", "*", "*", "mon-fri", "*"]),
+        ("15 0 3 1 jan *", ["15", "0", "3", "1", "jan", "*", "*"]),
+        ("0 0 3 1 jan * 2099", ["0", "0", "3", "1", "jan", "*", "2099"]),
+        ("@daily", ["0", "0", "0", "*", "*", "*", "*"]),
+        ("@Weekly", ["0", "0", "0", "*", "*", "0", "*"]),
+        ("@yearly", ["0", "0", "0", "1", "1", "*", "*"]),
+    ] {
+        assert_eq!(one(text).schedule, seven(fields).schedule, "{text}");
+    }
+    let raw = one("*/5 2 * * *").raw.fields();
+    assert_eq!(
+        (&raw["min"], &raw["hour"], &raw["dow"]),
+        (&"*/5".into(), &"2".into(), &"*".into())
+    );
+    for (fields, reason) in [
+        ("schedule: '* * * *'", "j.schedule: has 4 fields; write 5"),
+        ("schedule: '61 * * * *'", "j.schedule: min: "),
+        ("schedule: '@reboot'", "j.schedule: cannot be '@reboot'"),
+        (
+            "schedule: '@often'",
+            "j.schedule: has an unknown shorthand '@often'",
+        ),
+        ("schedule: ''", "j.schedule: has 0 fields"),
+        (
+            "schedule: '@daily', min: 5",
+            "j.schedule: cannot stand beside 'min'",
+        ),
+    ] {
+        let dir = Dir::with(&[("a.yaml", &format!("j: {{{fields}, command: x, targets: a}}\n"))]);
+        let config = dir.load();
+        let told = one_problem(&config).to_string();
+        assert!(told.contains(reason), "{told}");
+        assert!(config.jobs.is_empty());
+    }
+    let dir = Dir::with(&[(
+        "a.yaml",
+        "j: {schedule: '0 0 13 * fri', command: x, targets: a}\n",
+    )]);
+    assert!(one_problem(&dir.load()).reason.contains("cron takes either"));
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::crontab;
 use super::lines::{Lines, Style};
 use super::node::{Node, python_text};
 use super::notify::{self, JobNotices, NoticeKind};
@@ -80,7 +81,8 @@ const TIMEOUT_S: u64 = 3_600;
 
 const SCHEDULE_FIELDS: [&str; 7] = ["sec", "min", "hour", "dom", "mon", "dow", "year"];
 const REQUIRED_FIELDS: [&str; 5] = ["min", "hour", "dom", "mon", "dow"];
-const OTHER_FIELDS: [&str; 35] = [
+const OTHER_FIELDS: [&str; 36] = [
+    SCHEDULE,
     "utc",
     "command",
     "targets",
@@ -117,6 +119,8 @@ const OTHER_FIELDS: [&str; 35] = [
     "group",
     "name",
 ];
+/// The schedule as one text.
+const SCHEDULE: &str = "schedule";
 /// Fields that say nothing here, and why.
 const IGNORED_FIELDS: [(&str, &str); 4] = [
     (
@@ -132,14 +136,10 @@ const IGNORED_FIELDS: [(&str, &str); 4] = [
 ];
 
 /// What other schedulers call a field, and what to write here.
-const FOREIGN_FIELDS: [(&str, &str); 12] = [
+const FOREIGN_FIELDS: [(&str, &str); 11] = [
     (
         "cron",
-        "write the schedule as 'min', 'hour', 'dom', 'mon' and 'dow'",
-    ),
-    (
-        "schedule",
-        "write the schedule as 'min', 'hour', 'dom', 'mon' and 'dow'",
+        "write 'schedule', or 'min', 'hour', 'dom', 'mon' and 'dow'",
     ),
     ("tz", "did you mean 'timezone'?"),
     ("day", "did you mean 'dom' (day of month) or 'dow' (day of week)?"),
@@ -174,6 +174,7 @@ pub fn job(
         values: BTreeMap::new(),
         problems,
         failed: false,
+        expanded: None,
     };
     if name.is_empty() {
         fields.error("", "a job needs a name");
@@ -194,6 +195,7 @@ pub fn job(
     if fields.failed {
         return None;
     }
+    let expanded = fields.expanded;
     Some(Job {
         name: name.to_string(),
         group: group.to_string(),
@@ -201,7 +203,7 @@ pub fn job(
         description,
         schedule: schedule?,
         notices,
-        raw: RawJob::new(&raw(node, &spec)),
+        raw: RawJob::new(&raw(node, &spec, expanded)),
         spec: Arc::new(spec),
     })
 }
@@ -226,6 +228,8 @@ struct JobFields<'s, 'a> {
     values: BTreeMap<String, &'a Node>,
     problems: &'a mut Vec<Problem>,
     failed: bool,
+    /// The seven fields that a `schedule` stands for.
+    expanded: Option<Fields>,
 }
 
 impl<'a> JobFields<'_, 'a> {
@@ -322,28 +326,20 @@ impl<'a> JobFields<'_, 'a> {
     }
 
     fn schedule(&mut self, defaults: &Defaults, schedules: &mut Schedules) -> Option<Schedule> {
-        if !REQUIRED_FIELDS
-            .iter()
-            .any(|field| self.values.contains_key(*field))
-        {
-            self.error(
-                "",
-                "has no schedule: give min, hour, dom, mon and dow; each may be '*'",
-            );
-            return None;
-        }
-        let [sec, min, hour, dom, mon, dow, year] = SCHEDULE_FIELDS.map(|field| self.schedule_field(field));
         let zone = self.zone(defaults);
-        // each bad field is told by itself: those that are there are parsed even if others are missing
-        let every = |field: Option<String>| field.unwrap_or_else(|| "*".to_string());
-        let parsed = Fields {
-            sec: sec.unwrap_or_else(|| "0".to_string()),
-            min: every(min),
-            hour: every(hour),
-            dom: every(dom),
-            mon: every(mon),
-            dow: every(dow),
-            year: every(year),
+        let is_text = self.values.contains_key(SCHEDULE);
+        let parsed = if is_text {
+            self.schedule_text()?
+        } else {
+            self.schedule_fields()?
+        };
+        // a problem of the one text names the part of it, and stands at its line
+        let place = |field: &'static str, reason: String| {
+            if is_text {
+                (SCHEDULE, format!("{field}: {reason}"))
+            } else {
+                (field, reason)
+            }
         };
         match schedules.parse(&parsed, zone?) {
             Ok(schedule) => {
@@ -352,17 +348,76 @@ impl<'a> JobFields<'_, 'a> {
                     warnings.push(("year", "is over: the schedule has no due time from now on".into()));
                 }
                 for (field, warning) in warnings {
+                    let (field, warning) = place(field, warning);
                     self.warning(field, warning);
                 }
+                self.expanded = is_text.then_some(parsed);
                 Some(schedule)
             }
             Err(errors) => {
                 for error in errors {
-                    self.error(error.field, error.reason);
+                    let (field, reason) = place(error.field, error.reason);
+                    self.error(field, reason);
                 }
                 None
             }
         }
+    }
+
+    /// `schedule: '*/5 * * * *'`, which stands instead of the seven fields.
+    fn schedule_text(&mut self) -> Option<Fields> {
+        let beside = SCHEDULE_FIELDS
+            .into_iter()
+            .find(|field| self.values.contains_key(*field));
+        if let Some(field) = beside {
+            self.error(
+                SCHEDULE,
+                format!("cannot stand beside '{field}'; remove one of them"),
+            );
+            return None;
+        }
+        let text = self.get(SCHEDULE, value::text).unwrap_or_default();
+        match crontab::fields(&text) {
+            Ok(fields) => {
+                let is_restricted = |field: &str| !matches!(field, "*" | "?");
+                if is_restricted(&fields.dom) && is_restricted(&fields.dow) {
+                    let reason = "is due when day of month and day of week both match; cron takes either: write two jobs \
+                                  for that";
+                    self.warning(SCHEDULE, reason);
+                }
+                Some(fields)
+            }
+            Err(reason) => {
+                self.error(SCHEDULE, reason);
+                None
+            }
+        }
+    }
+
+    /// The seven fields.
+    fn schedule_fields(&mut self) -> Option<Fields> {
+        if !REQUIRED_FIELDS
+            .iter()
+            .any(|field| self.values.contains_key(*field))
+        {
+            self.error(
+                "",
+                "has no schedule: give min, hour, dom, mon and dow (each may be '*'), or 'schedule'",
+            );
+            return None;
+        }
+        let [sec, min, hour, dom, mon, dow, year] = SCHEDULE_FIELDS.map(|field| self.schedule_field(field));
+        // each bad field is told by itself: those that are there are parsed even if others are missing
+        let every = |field: Option<String>| field.unwrap_or_else(|| "*".to_string());
+        Some(Fields {
+            sec: sec.unwrap_or_else(|| "0".to_string()),
+            min: every(min),
+            hour: every(hour),
+            dom: every(dom),
+            mon: every(mon),
+            dow: every(dow),
+            year: every(year),
+        })
     }
 
     /// One of the seven fields (schedule.md R1, R10); None: missing or no text.
@@ -741,12 +796,31 @@ pub fn loglevel_doubt(level: &str) -> Option<&'static str> {
 }
 
 /// The job as the API's `config` shows it (wire-protocol.md section 2).
-fn raw(node: &Node, spec: &JobSpec) -> serde_json::Map<String, Value> {
+fn raw(node: &Node, spec: &JobSpec, expanded: Option<Fields>) -> serde_json::Map<String, Value> {
     let Value::Object(mut raw) = node.to_json() else {
         return serde_json::Map::new();
     };
     raw.insert("group".to_string(), spec.group.clone().into());
     raw.insert("command".to_string(), spec.command.clone().into());
+    if let Some(fields) = expanded {
+        // the legacy React UI knows the seven fields alone
+        let Fields {
+            sec,
+            min,
+            hour,
+            dom,
+            mon,
+            dow,
+            year,
+        } = fields;
+        let values = [sec, min, hour, dom, mon, dow, year];
+        raw.extend(
+            SCHEDULE_FIELDS
+                .map(String::from)
+                .into_iter()
+                .zip(values.map(Value::from)),
+        );
+    }
     let defaults = [
         ("sec", Value::from(0)),
         ("year", "*".into()),

@@ -123,22 +123,28 @@ fn the_wrappers_man_page_names_every_variable_that_it_reads() {
     }
 }
 
-/// One file with every field and its example, except `timezone`, which `utc` excludes.
+/// One file with every field and its example, except `timezone`, which `utc` excludes; a second job has `schedule`, which the
+/// seven fields exclude.
 #[test]
 fn every_example_loads_without_a_doubt() {
     let lines = |fields: &[Field], but: &str| -> String {
-        let with_example = |field: &&Field| field.kind != Kind::Ignored && field.name != but;
+        let with_example = |field: &&Field| {
+            let is_excluded = field.name == but || field.name == "schedule";
+            field.kind != Kind::Ignored && !is_excluded
+        };
         fields
             .iter()
             .filter(with_example)
             .map(|field| format!("  {}: {}\n", field.name, field.example))
             .collect()
     };
+    let schedule = JOB.iter().find(|field| field.name == "schedule").unwrap();
     let text = format!(
-        "saltpeter_config:\n{}saltpeter_maintenance:\n{}first:\n{}",
+        "saltpeter_config:\n{}saltpeter_maintenance:\n{}first:\n{}second: {{schedule: {}, targets: a, command: b}}\n",
         lines(SETTINGS, ""),
         lines(MAINTENANCE, ""),
         lines(JOB, "timezone"),
+        schedule.example,
     );
     let dir = std::env::temp_dir().join(format!("saltpeter-reference-{}", std::process::id()));
     fs::create_dir_all(&dir).unwrap();
@@ -146,7 +152,7 @@ fn every_example_loads_without_a_doubt() {
     let config = Loader::new(dir.clone()).load().unwrap();
     fs::remove_dir_all(&dir).unwrap();
     assert_eq!(config.problems, [], "{text}");
-    assert_eq!(config.jobs.len(), 1);
+    assert_eq!(config.jobs.len(), 2);
 }
 
 /// The links of a document within this repository: `(file, anchor of the heading)`.

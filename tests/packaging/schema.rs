@@ -132,11 +132,12 @@ fn an_editor_with_the_schema_notices_what_check_notices() {
     assert!(job(", timeout: soon").is_some());
     assert!(job(", batch_size: -1").is_some());
     assert!(job(", target_type: globb").is_some());
-    assert!(
-        misfit(&schema, &json!({"job": {"min": 1}}), "")
-            .unwrap()
-            .contains("missing")
-    );
+    let bare = |fields: Value| misfit(&schema, &json!({"job": fields}), "");
+    let text = json!({"schedule": "@daily", "targets": "*", "command": "a"});
+    assert_eq!(bare(text), None);
+    assert!(bare(json!({"min": 1, "targets": "*", "command": "a"})).is_some());
+    let no_command = json!({"schedule": "@daily", "targets": "*"});
+    assert!(bare(no_command).unwrap().contains("missing"));
     assert!(misfit(&schema, &json!({"saltpeter_config": {"api_ws_port": 70000}}), "").is_some());
     let fits = json!({"saltpeter_config": {"api_ws_port": "8888", "executor": null, "api_tokens": null}});
     assert_eq!(misfit(&schema, &fits, ""), None);
