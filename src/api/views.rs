@@ -79,7 +79,7 @@ pub struct Noticed {
     pub id: u64,
 }
 
-/// A notice as anybody who may read sees it.
+/// A notice, without anything secret.
 pub fn notice(notice: &NoticeRecord) -> Value {
     let facts = &notice.facts;
     json!({

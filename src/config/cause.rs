@@ -60,7 +60,8 @@ pub(super) fn explain(bytes: &[u8], error: &serde_yaml::Error) -> Unreadable {
 }
 
 fn likely(text: &str, message: &str, place: Place) -> Option<Unreadable> {
-    let line = text.lines().nth(place.line - 1).unwrap_or_default();
+    // at the end of the file there is none
+    let line = text.lines().nth(place.line.checked_sub(1)?).unwrap_or_default();
     let indent = line.len() - line.trim_start_matches([' ', '\t']).len();
     if let Some(tab) = line[..indent].find('\t') {
         let reason = "a tab; indent with spaces";
@@ -74,7 +75,7 @@ fn likely(text: &str, message: &str, place: Place) -> Option<Unreadable> {
         let reason = format!("the value ended at its closing '{close}'; put the whole value in quotes");
         return Some(at(begun_at.line, begun_at.column, &reason));
     }
-    let here = line.chars().nth(place.column - 1);
+    let here = character(text, place);
     if is_alias {
         let begun = character(text, begun_at).unwrap_or('*');
         let reason = format!("an unquoted value cannot begin with '{begun}'; put it in quotes");
@@ -135,7 +136,8 @@ fn at(line: usize, column: usize, reason: &str) -> Unreadable {
 }
 
 fn character(text: &str, place: Place) -> Option<char> {
-    text.lines().nth(place.line - 1)?.chars().nth(place.column - 1)
+    let line = text.lines().nth(place.line.checked_sub(1)?)?;
+    line.chars().nth(place.column.checked_sub(1)?)
 }
 
 /// Where what the parser was reading begins: `while scanning a quoted scalar at line 2 column 12`.

@@ -10,9 +10,11 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
+use super::job_fields::Source;
 use super::lines::Lines;
 use super::node::Node;
-use super::validate::{self, Defaults, Schedules, Source};
+use super::timing::Schedules;
+use super::validate::{self, Defaults};
 use super::{Job, Maintenance, settings};
 
 /// The content of one file that is in force.

@@ -12,7 +12,8 @@ use super::lines::Lines;
 use super::listing::{self, Content, FileStamp, SUFFIX};
 use super::reading::{self, FileResult, Previous};
 use super::settings::{self, CONFIG_SECTION};
-use super::validate::{Defaults, Schedules};
+use super::timing::Schedules;
+use super::validate::Defaults;
 use super::value::likeliest;
 use super::{Config, Job, Maintenance, Problem, Settings, Severity};
 
@@ -311,24 +312,42 @@ impl Loader {
         self.files.insert(file, state);
     }
 
-    /// A job of that name in two files. Read again for the lines, as no job remembers its own.
-    fn defined_twice(&self, name: &str, file: &str, earlier: &str) -> Problem {
-        let line_in = |file: &str| {
-            let bytes = listing::read(&self.dir.join(file)).ok()?;
-            Lines::new(&bytes).line_of(&[name])
-        };
-        let earlier = match line_in(earlier) {
-            Some(line) => format!("{earlier}:{line}"),
-            None => earlier.to_string(),
-        };
-        Problem {
-            field: name.to_string(),
-            ..Problem::of_file(
-                file,
-                line_in(file),
-                format!("also defined in '{earlier}': this one counts; rename one"),
-            )
+    /// The 1-based lines of what stands at these paths (job first) of these files, in their order. No job remembers its line:
+    /// each file is read again, once, however many of its lines are asked for.
+    fn lines_of(&self, sought: &[(&str, Vec<&str>)]) -> Vec<Option<usize>> {
+        let mut by_file: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+        for (index, (file, _)) in sought.iter().enumerate() {
+            by_file.entry(file).or_default().push(index);
         }
+        let mut found = vec![None; sought.len()];
+        for (file, indexes) in by_file {
+            let Ok(bytes) = listing::read(&self.dir.join(file)) else {
+                continue;
+            };
+            let lines = Lines::new(&bytes);
+            for index in indexes {
+                found[index] = lines.line_of(&sought[index].1);
+            }
+        }
+        found
+    }
+
+    /// Jobs of one name in two files: `(name, file that counts, earlier file)`.
+    fn defined_twice(&self, twice: &[(String, String, String)]) -> Vec<Problem> {
+        let places = twice.iter().flat_map(|(name, file, earlier)| {
+            let place = |file| (file, vec![name.as_str()]);
+            [place(file.as_str()), place(earlier.as_str())]
+        });
+        let lines = self.lines_of(&places.collect::<Vec<_>>());
+        let problem = |((name, file, earlier), lines): (&(String, String, String), &[Option<usize>])| {
+            let earlier = lines[1].map_or_else(|| earlier.clone(), |line| format!("{earlier}:{line}"));
+            let reason = format!("also defined in '{earlier}': this one counts; rename one");
+            Problem {
+                field: name.clone(),
+                ..Problem::of_file(file, lines[0], reason)
+            }
+        };
+        twice.iter().zip(lines.chunks(2)).map(problem).collect()
     }
 
     /// A job, or the default, tells notifiers that do not exist: it is told, and the others are.
@@ -351,18 +370,22 @@ impl Loader {
                 })
                 .collect()
         };
-        for job in jobs.values() {
-            for reason in unknown(&job.notices.rule.to) {
-                let file = format!("{}{SUFFIX}", job.group);
-                let lines = listing::read(&self.dir.join(&file));
-                let line = lines
-                    .ok()
-                    .and_then(|bytes| Lines::new(&bytes).line_of(&[&job.name, "notify"]));
-                problems.push(Problem {
-                    field: format!("{}.notify", job.name),
-                    ..Problem::of_file(&file, line, reason)
-                });
-            }
+        let told: Vec<(&Job, String, String)> = jobs
+            .values()
+            .flat_map(|job| {
+                let reasons = unknown(&job.notices.rule.to).into_iter();
+                reasons.map(|reason| (&**job, format!("{}{SUFFIX}", job.group), reason))
+            })
+            .collect();
+        let places: Vec<(&str, Vec<&str>)> = told
+            .iter()
+            .map(|(job, file, _)| (file.as_str(), vec![job.name.as_str(), "notify"]))
+            .collect();
+        for ((job, file, reason), line) in told.iter().zip(self.lines_of(&places)) {
+            problems.push(Problem {
+                field: format!("{}.notify", job.name),
+                ..Problem::of_file(file, line, reason.clone())
+            });
         }
         for reason in unknown(&settings.notify.to) {
             let sets = |state: &FileState| state.good.settings.iter().any(|(name, _)| name == "notify");
@@ -387,11 +410,12 @@ impl Loader {
         let mut problems = self.dir_problems.clone();
         let mut jobs: BTreeMap<String, Arc<Job>> = BTreeMap::new();
         let mut maintenance = Maintenance::default();
+        let mut twice = Vec::new();
         for (file, state) in &self.files {
             problems.extend_from_slice(&state.problems);
             for (name, job) in &state.good.jobs {
                 if let Some(earlier) = jobs.insert(name.clone(), job.clone()) {
-                    problems.push(self.defined_twice(name, file, &format!("{}{SUFFIX}", earlier.group)));
+                    twice.push((name.clone(), file.clone(), format!("{}{SUFFIX}", earlier.group)));
                 }
             }
             maintenance.global |= state.good.maintenance.global;
@@ -399,6 +423,7 @@ impl Loader {
                 .machines
                 .extend(state.good.maintenance.machines.iter().cloned());
         }
+        problems.extend(self.defined_twice(&twice));
         let (settings, conflicts) = self.settings();
         for (file, key, earlier) in conflicts {
             problems.push(Problem {

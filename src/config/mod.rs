@@ -1,7 +1,9 @@
 //! The configuration directory as the rest of the daemon sees it: valid jobs, settings, maintenance, problems.
-//! `file.rs` has the shapes on disk, `validate.rs` makes [`Job`]s of them, `settings.rs` the rest, `reading.rs` takes one
-//! file and keeps what was last good of it, `notify.rs` who is told of what, `load.rs` all files of a directory (`listing.rs` says which), `watch.rs` is the
-//! thread that notices changes, `reference.rs` tells people and editors what there is.
+//! `file.rs` reads YAML (`cause.rs` says why it cannot), `job_fields.rs` holds the fields of a job, `timing.rs` takes its
+//! schedule and `validate.rs` the rest, which makes a [`Job`]; `settings.rs` reads the daemon's settings; `notify.rs` who is
+//! told of what, `notifiers.rs` how they are reached, `quiet.rs` when not. `reading.rs` takes one file and keeps what was
+//! last good of it, `load.rs` all files of a directory (`listing.rs` says which), `watch.rs` is the thread that notices
+//! changes, `reference.rs` tells people and editors what there is.
 //! Must not know: the engine, runs, sockets.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,15 +24,19 @@ mod cause;
 mod crontab;
 mod file;
 pub mod glob;
+mod job_fields;
 mod last_good;
 mod lines;
 mod listing;
 mod load;
 mod node;
+pub mod notifiers;
 pub mod notify;
+pub mod quiet;
 mod reading;
 pub mod reference;
 mod settings;
+mod timing;
 mod validate;
 mod value;
 pub mod watch;
@@ -287,7 +293,7 @@ pub struct Settings {
     /// Origins of web pages elsewhere that may use the API (`https://ui.example.org`).
     pub api_allowed_origins: Vec<String>,
     /// Destinations of notices, by name.
-    pub notifiers: BTreeMap<String, Arc<notify::Notifier>>,
+    pub notifiers: BTreeMap<String, Arc<notifiers::Notifier>>,
     /// `notify`: of jobs that say nothing themselves.
     pub notify: notify::NotifyRule,
     /// Asked every minute while the daemon works.

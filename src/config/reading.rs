@@ -7,12 +7,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::file;
+use super::job_fields::Source;
 use super::last_good::{LastGood, Store};
 use super::lines::Lines;
 use super::listing::Content;
 use super::node::Node;
 use super::settings::{self, CONFIG_SECTION, MAINTENANCE_SECTION};
-use super::validate::{self, Defaults, Schedules, Source};
+use super::timing::Schedules;
+use super::validate::{self, Defaults};
 use super::{Job, Problem, Settings, Severity, value};
 use crate::limits;
 

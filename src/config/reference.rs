@@ -4,9 +4,10 @@
 
 use serde_json::{Map, Value, json};
 
-use super::notify::{FORMATS, NOTICE_KINDS};
+use super::notifiers::FORMATS;
+use super::notify::NOTICE_KINDS;
 use super::settings::{CONFIG_SECTION, MAINTENANCE_SECTION};
-use super::validate;
+use super::{job_fields, validate};
 
 /// One field of a job, of `saltpeter_config` or of `saltpeter_maintenance`.
 #[derive(Clone, Copy, Debug)]
@@ -161,7 +162,10 @@ pub const MAINTENANCE: &[Field] = &[
 
 /// The names that the code takes, of jobs and of settings.
 pub fn known() -> (Vec<&'static str>, Vec<&'static str>) {
-    (validate::known_fields().collect(), super::settings::KEYS.to_vec())
+    (
+        job_fields::known_fields().collect(),
+        super::settings::KEYS.to_vec(),
+    )
 }
 
 /// The JSON Schema of a job file.

@@ -10,9 +10,9 @@ use data_encoding::HEXLOWER_PERMISSIVE;
 use serde_json::Value;
 
 use super::node::Node;
-use super::notify;
 use super::validate::{self, DELIVERIES, Defaults};
 use super::{ApiToken, ExecutorKind, Maintenance, Role, Settings, value};
+use super::{notifiers, notify};
 use crate::schedule;
 use crate::url::HttpUrl;
 
@@ -324,7 +324,7 @@ fn set(settings: &mut Settings, key: &str, node: &Node, base: &Path) -> Result<(
         "heartbeat_timeout" => settings.heartbeat_timeout_ms = milliseconds(node)?,
         "history_days" => settings.history_days = days(node)?,
         "api_tokens" => settings.api_tokens = tokens(node)?,
-        "notifiers" => settings.notifiers = notify::notifiers(node, base)?,
+        "notifiers" => settings.notifiers = notifiers::read(node, base)?,
         "notify" => settings.notify = notify::rule(node)?,
         "heartbeat_url" => settings.heartbeat_url = url(node)?,
         // KEYS has no others; a test sets each
@@ -505,7 +505,7 @@ fn masked(key: &str, node: &Node) -> Value {
             });
             tokens.collect()
         }
-        node if key == NOTIFIERS => notify::masked(node),
+        node if key == NOTIFIERS => notifiers::masked(node),
         Node::Text(text) if key == "heartbeat_url" => match HttpUrl::parse(text) {
             Ok(url) => format!("{url:?}").into(),
             Err(_) => HIDDEN.into(),

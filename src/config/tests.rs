@@ -889,9 +889,9 @@ fn every_setting_is_known_and_applied() {
         api_allowed_origins: vec!["https://ui.example.com".into()],
         notifiers: BTreeMap::from([(
             "ops".to_string(),
-            Arc::new(notify::Notifier {
+            Arc::new(notifiers::Notifier {
                 name: "ops".into(),
-                channel: notify::Channel::Mail(notify::Mail {
+                channel: notifiers::Channel::Mail(notifiers::Mail {
                     to: vec!["root".into()],
                     from: None,
                     sendmail: "/usr/sbin/sendmail".into(),
@@ -1328,14 +1328,14 @@ fn no_bytes_make_the_reader_panic() {
     let defaults = settings::defaults(&Settings::default());
     let attempt = |bytes: &[u8]| {
         let lines = lines::Lines::new(bytes);
-        let source = validate::Source {
+        let source = job_fields::Source {
             file: "a.yaml",
             lines: &lines,
         };
         if let Ok(Node::Map(entries)) = file::read(bytes) {
             for (key, node) in &entries {
                 let name = key.key_text().unwrap_or_default();
-                let mut schedules = validate::Schedules::default();
+                let mut schedules = timing::Schedules::default();
                 validate::job(
                     source,
                     "a",
@@ -1519,7 +1519,7 @@ fn bare_words_reach_the_environment_as_with_the_old_daemon() {
         let (word, wanted): (String, String) = serde_json::from_str(line).unwrap();
         let text = job("j", &format!("  env:\n    A: {word}\n"));
         let lines = lines::Lines::new(text.as_bytes());
-        let source = validate::Source {
+        let source = job_fields::Source {
             file: "a.yaml",
             lines: &lines,
         };

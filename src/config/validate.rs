@@ -1,19 +1,19 @@
 //! From what a file says of a job to a valid [`Job`], with all that is wrong told at once.
 //! Must not know: directories, reloads, what was last good.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::crontab;
-use super::lines::{Lines, Style};
+use super::job_fields::{JobFields, Source};
+use super::lines::Style;
 use super::node::{Node, python_text};
 use super::notify::{self, JobNotices, NoticeKind};
+use super::timing::Schedules;
 use super::{Delivery, Job, JobSpec, Problem, RawJob, Severity, Targets, value, yaml11};
-use crate::clock;
 use crate::limits;
-use crate::schedule::{self, FieldError, Fields, Schedule, Tz};
+use crate::schedule::{Fields, Tz};
 
 /// What settings lend to jobs that say nothing themselves. Jobs are validated again when it changes.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -23,38 +23,6 @@ pub struct Defaults {
     pub heartbeat_timeout_ms: u64,
     pub start_timeout_ms: u64,
     pub delivery: Delivery,
-}
-
-/// The file that a job or a section stands in, for the places of problems.
-#[derive(Clone, Copy)]
-pub struct Source<'a> {
-    pub file: &'a str,
-    pub lines: &'a Lines<'a>,
-}
-
-/// Schedules of jobs that are read together: equal ones share what they hold, which is most of a job's memory.
-#[derive(Default)]
-pub struct Schedules(HashMap<String, Schedule>);
-
-impl Schedules {
-    fn parse(&mut self, fields: &Fields, zone: Tz) -> Result<Schedule, Vec<FieldError>> {
-        let Fields {
-            sec,
-            min,
-            hour,
-            dom,
-            mon,
-            dow,
-            year,
-        } = fields;
-        let key = [sec.as_str(), min, hour, dom, mon, dow, year, zone.name()].join("\n");
-        if let Some(known) = self.0.get(&key) {
-            return Ok(known.clone());
-        }
-        let schedule = Schedule::parse(fields, zone)?;
-        self.0.insert(key, schedule.clone());
-        Ok(schedule)
-    }
 }
 
 /// `target_type`: Salt's names, as LocalClient takes them. Salt itself reads an unknown kind as one that matches nothing.
@@ -78,85 +46,6 @@ pub const TARGET_TYPES: [&str; 13] = [
 pub const ALLOW_OVERLAP: &str = "i know what i am doing!";
 
 const TIMEOUT_S: u64 = 3_600;
-
-const SCHEDULE_FIELDS: [&str; 7] = ["sec", "min", "hour", "dom", "mon", "dow", "year"];
-const REQUIRED_FIELDS: [&str; 5] = ["min", "hour", "dom", "mon", "dow"];
-const OTHER_FIELDS: [&str; 36] = [
-    SCHEDULE,
-    "utc",
-    "command",
-    "targets",
-    "target_type",
-    "cwd",
-    "user",
-    "env",
-    "timeout",
-    "number_of_targets",
-    "batch_size",
-    "allow_overlap",
-    "lockfile",
-    "use_wrapper",
-    "wrapper_path",
-    "wrapper_loglevel",
-    "wrapper_logdir",
-    "saltpeter_server_host",
-    "timezone",
-    "enabled",
-    "description",
-    "output_limit",
-    "heartbeat_timeout",
-    "start_timeout",
-    "catch_up",
-    "start_deadline",
-    "wrapper_delivery",
-    "parameters",
-    "notify",
-    "expect_within",
-    "warn_after",
-    "min_runtime",
-    "hard_timeout",
-    "soft_timeout",
-    "group",
-    "name",
-];
-/// The schedule as one text.
-const SCHEDULE: &str = "schedule";
-/// Fields that say nothing here, and why.
-const IGNORED_FIELDS: [(&str, &str); 4] = [
-    (
-        "hard_timeout",
-        "is ignored, as it always was; rename it to 'timeout'",
-    ),
-    (
-        "soft_timeout",
-        "is ignored, as it always was; rename it to 'timeout'",
-    ),
-    ("group", "is ignored: a job's group is its file's name"),
-    ("name", "is ignored: a job's name is its key in the file"),
-];
-
-/// What other schedulers call a field, and what to write here.
-const FOREIGN_FIELDS: [(&str, &str); 11] = [
-    (
-        "cron",
-        "write 'schedule', or 'min', 'hour', 'dom', 'mon' and 'dow'",
-    ),
-    ("tz", "did you mean 'timezone'?"),
-    ("day", "did you mean 'dom' (day of month) or 'dow' (day of week)?"),
-    ("weekday", "did you mean 'dow' (day of week)?"),
-    ("cmd", "did you mean 'command'?"),
-    ("script", "did you mean 'command'?"),
-    ("hosts", "did you mean 'targets'?"),
-    ("machines", "did you mean 'targets'?"),
-    ("workdir", "did you mean 'cwd'?"),
-    ("run_as", "did you mean 'user'?"),
-    ("disabled", "write 'enabled: false'"),
-];
-
-/// Every field that a job may have, those that are ignored too.
-pub fn known_fields() -> impl Iterator<Item = &'static str> {
-    SCHEDULE_FIELDS.into_iter().chain(OTHER_FIELDS)
-}
 
 /// Validates one job of the group. Adds everything found to `problems`; None if an error is among it.
 pub fn job(
@@ -187,7 +76,7 @@ pub fn job(
         return None;
     };
     fields.take(entries);
-    let schedule = fields.schedule(defaults, schedules);
+    let schedule = fields.schedule(defaults.zone, schedules);
     let spec = fields.spec(group, defaults);
     let enabled = fields.flag("enabled", true);
     let notices = fields.notices();
@@ -208,275 +97,7 @@ pub fn job(
     })
 }
 
-impl Source<'_> {
-    /// A problem with the field at the path (job or section first).
-    pub fn problem(&self, path: &[&str], reason: impl Into<String>, severity: Severity) -> Problem {
-        Problem {
-            file: self.file.to_string(),
-            line: self.lines.line_of(path),
-            field: path.join("."),
-            reason: reason.into(),
-            severity,
-        }
-    }
-}
-
-/// The fields of one job while it is validated.
-struct JobFields<'s, 'a> {
-    source: Source<'s>,
-    name: &'a str,
-    values: BTreeMap<String, &'a Node>,
-    problems: &'a mut Vec<Problem>,
-    failed: bool,
-    /// The seven fields that a `schedule` stands for.
-    expanded: Option<Fields>,
-}
-
-impl<'a> JobFields<'_, 'a> {
-    fn error(&mut self, field: &str, reason: impl Into<String>) {
-        self.failed = true;
-        self.add(field, reason, Severity::Error);
-    }
-
-    fn warning(&mut self, field: &str, reason: impl Into<String>) {
-        self.add(field, reason, Severity::Warning);
-    }
-
-    fn add(&mut self, field: &str, reason: impl Into<String>, severity: Severity) {
-        let path = if field.is_empty() {
-            vec![self.name]
-        } else {
-            vec![self.name, field]
-        };
-        self.problems.push(self.source.problem(&path, reason, severity));
-    }
-
-    /// Sorts the entries by name; tells of unknown, ignored and doubled ones.
-    fn take(&mut self, entries: &'a [(Node, Node)]) {
-        for (key, value) in entries {
-            let Some(field) = key.key_text() else {
-                self.warning("", format!("a field's name is {}, ignored", key.kind()));
-                continue;
-            };
-            if let Some((_, reason)) = IGNORED_FIELDS.iter().find(|(ignored, _)| *ignored == field) {
-                self.warning(&field, *reason);
-            } else if !SCHEDULE_FIELDS.contains(&field.as_str()) && !OTHER_FIELDS.contains(&field.as_str()) {
-                self.warning(&field, unknown_field(&field));
-            }
-            if self.values.insert(field.clone(), value).is_some() {
-                self.warning(&field, "given twice: the later one counts; remove one");
-            }
-        }
-    }
-
-    /// As [`JobFields::get`]. Tells if YAML 1.1 read another number.
-    fn number<T>(&mut self, field: &str, read: impl Fn(&Node) -> Result<Option<T>, String>) -> Option<T> {
-        if let Some(doubt) = self.values.get(field).and_then(|node| value::number_doubt(node))
-            && self.source.lines.style(&[self.name, field]) != Style::Quoted
-        {
-            self.warning(field, doubt);
-        }
-        self.get(field, read)
-    }
-
-    fn get<T>(&mut self, field: &str, read: impl Fn(&Node) -> Result<Option<T>, String>) -> Option<T> {
-        let node = *self.values.get(field)?;
-        read(node).unwrap_or_else(|reason| {
-            self.error(field, reason);
-            None
-        })
-    }
-
-    fn flag(&mut self, field: &str, default: bool) -> bool {
-        self.get(field, value::flag).unwrap_or(default)
-    }
-
-    /// A text, or None if it is missing or empty. Tells if YAML 1.1 read it otherwise.
-    fn text(&mut self, field: &str) -> Option<String> {
-        self.doubt(field);
-        self.get(field, value::text).filter(|text| !text.is_empty())
-    }
-
-    fn doubt(&mut self, field: &str) {
-        if let Some(doubt) = self.values.get(field).and_then(|node| value::text_doubt(node))
-            && self.source.lines.style(&[self.name, field]) != Style::Quoted
-        {
-            self.warning(field, doubt);
-        }
-    }
-
-    fn choice<T: Copy>(&mut self, field: &str, choices: &[(&str, T)]) -> Option<T> {
-        let text = self.get(field, value::text)?;
-        let found = choices
-            .iter()
-            .find(|(word, _)| *word == text)
-            .map(|(_, choice)| *choice);
-        if found.is_none() {
-            let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
-            self.error(
-                field,
-                format!(
-                    "must be one of {}, not '{}'",
-                    words.join(", "),
-                    text.escape_debug()
-                ),
-            );
-        }
-        found
-    }
-
-    fn schedule(&mut self, defaults: &Defaults, schedules: &mut Schedules) -> Option<Schedule> {
-        let zone = self.zone(defaults);
-        let is_text = self.values.contains_key(SCHEDULE);
-        let parsed = if is_text {
-            self.schedule_text()?
-        } else {
-            self.schedule_fields()?
-        };
-        // a problem of the one text names the part of it, and stands at its line
-        let place = |field: &'static str, reason: String| {
-            if is_text {
-                (SCHEDULE, format!("{field}: {reason}"))
-            } else {
-                (field, reason)
-            }
-        };
-        match schedules.parse(&parsed, zone?) {
-            Ok(schedule) => {
-                let mut warnings = schedule.warnings();
-                if warnings.is_empty() && schedule.next_after(clock::wall().utc()).is_none() {
-                    warnings.push(("year", "is over: the schedule has no due time from now on".into()));
-                }
-                for (field, warning) in warnings {
-                    let (field, warning) = place(field, warning);
-                    self.warning(field, warning);
-                }
-                self.expanded = is_text.then_some(parsed);
-                Some(schedule)
-            }
-            Err(errors) => {
-                for error in errors {
-                    let (field, reason) = place(error.field, error.reason);
-                    self.error(field, reason);
-                }
-                None
-            }
-        }
-    }
-
-    /// `schedule: '*/5 * * * *'`, which stands instead of the seven fields.
-    fn schedule_text(&mut self) -> Option<Fields> {
-        let beside = SCHEDULE_FIELDS
-            .into_iter()
-            .find(|field| self.values.contains_key(*field));
-        if let Some(field) = beside {
-            self.error(
-                SCHEDULE,
-                format!("cannot stand beside '{field}'; remove one of them"),
-            );
-            return None;
-        }
-        let text = self.get(SCHEDULE, value::text).unwrap_or_default();
-        match crontab::fields(&text) {
-            Ok(fields) => {
-                let is_restricted = |field: &str| !matches!(field, "*" | "?");
-                if is_restricted(&fields.dom) && is_restricted(&fields.dow) {
-                    let reason = "is due when day of month and day of week both match; cron takes either: write two jobs \
-                                  for that";
-                    self.warning(SCHEDULE, reason);
-                }
-                Some(fields)
-            }
-            Err(reason) => {
-                self.error(SCHEDULE, reason);
-                None
-            }
-        }
-    }
-
-    /// The seven fields.
-    fn schedule_fields(&mut self) -> Option<Fields> {
-        if !REQUIRED_FIELDS
-            .iter()
-            .any(|field| self.values.contains_key(*field))
-        {
-            self.error(
-                "",
-                "has no schedule: give min, hour, dom, mon and dow (each may be '*'), or 'schedule'",
-            );
-            return None;
-        }
-        let [sec, min, hour, dom, mon, dow, year] = SCHEDULE_FIELDS.map(|field| self.schedule_field(field));
-        // each bad field is told by itself: those that are there are parsed even if others are missing
-        let every = |field: Option<String>| field.unwrap_or_else(|| "*".to_string());
-        Some(Fields {
-            sec: sec.unwrap_or_else(|| "0".to_string()),
-            min: every(min),
-            hour: every(hour),
-            dom: every(dom),
-            mon: every(mon),
-            dow: every(dow),
-            year: every(year),
-        })
-    }
-
-    /// One of the seven fields (schedule.md R1, R10); None: missing or no text.
-    fn schedule_field(&mut self, field: &str) -> Option<String> {
-        let Some(node) = self.values.get(field).copied() else {
-            if REQUIRED_FIELDS.contains(&field) {
-                self.error(field, "is missing; it may be '*'");
-            }
-            return None;
-        };
-        match node {
-            Node::Int(value) => Some(value.to_string()),
-            Node::Text(text) => {
-                if yaml11::differs(text.trim())
-                    && self.source.lines.style(&[self.name, field]) != Style::Quoted
-                {
-                    let old = yaml11::plain_text(text.trim());
-                    self.warning(
-                        field,
-                        format!(
-                            "'{text}' was {old} to the old daemon (YAML 1.1) unless quoted; put it in quotes"
-                        ),
-                    );
-                }
-                Some(text.clone())
-            }
-            other => {
-                let kind = other.kind();
-                self.error(
-                    field,
-                    format!("must be a text or a whole number, not {kind}; put it in quotes"),
-                );
-                None
-            }
-        }
-    }
-
-    /// schedule.md R6. None: an unknown zone, told.
-    fn zone(&mut self, defaults: &Defaults) -> Option<Tz> {
-        let utc = self.flag("utc", false);
-        let named = self.text("timezone");
-        if utc {
-            if named.is_some() {
-                self.warning("timezone", "has no effect beside 'utc: true'; remove one");
-            }
-            return Some(Tz::UTC);
-        }
-        let Some(name) = named else {
-            return Some(defaults.zone);
-        };
-        match schedule::zone(&name) {
-            Ok(zone) => Some(zone),
-            Err(reason) => {
-                self.error("timezone", reason);
-                None
-            }
-        }
-    }
-
+impl JobFields<'_, '_> {
     fn spec(&mut self, group: &str, defaults: &Defaults) -> JobSpec {
         let heartbeat_timeout_ms = self
             .number("heartbeat_timeout", value::milliseconds)
@@ -783,13 +404,6 @@ pub const DELIVERIES: [(&str, Delivery); 3] = [
     ("socket", Delivery::Socket),
 ];
 
-fn unknown_field(field: &str) -> String {
-    match FOREIGN_FIELDS.iter().find(|(foreign, _)| *foreign == field) {
-        Some((_, advice)) => format!("unknown field, ignored; {advice}"),
-        None => value::unknown("field", field, known_fields()),
-    }
-}
-
 /// What is odd about a wrapper's log level.
 pub fn loglevel_doubt(level: &str) -> Option<&'static str> {
     (!["normal", "debug", "off"].contains(&level)).then_some("should be normal, debug or off")
@@ -804,22 +418,9 @@ fn raw(node: &Node, spec: &JobSpec, expanded: Option<Fields>) -> serde_json::Map
     raw.insert("command".to_string(), spec.command.clone().into());
     if let Some(fields) = expanded {
         // the legacy React UI knows the seven fields alone
-        let Fields {
-            sec,
-            min,
-            hour,
-            dom,
-            mon,
-            dow,
-            year,
-        } = fields;
-        let values = [sec, min, hour, dom, mon, dow, year];
-        raw.extend(
-            SCHEDULE_FIELDS
-                .map(String::from)
-                .into_iter()
-                .zip(values.map(Value::from)),
-        );
+        for (name, text) in fields.named() {
+            raw.insert(name.to_string(), text.into());
+        }
     }
     let defaults = [
         ("sec", Value::from(0)),

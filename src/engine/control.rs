@@ -115,7 +115,7 @@ impl Engine {
             let reason = "is disabled ('enabled: false' in its file): enable it to run it";
             return Err(Refusal::Conflict(format!("{job} {reason}")));
         }
-        // of several, those that are no target are told so by their outcome, and the others run
+        // one target is enough: each other machine gets an outcome that says that it is not a target
         let is_target = |machine: &String| glob::may_match(&known.spec, machine);
         if !order.machines.is_empty() && !order.machines.iter().any(is_target) {
             let names = order.machines.join(", ").escape_debug().to_string();

@@ -273,8 +273,8 @@ impl Engine {
         });
     }
 
-    /// Keeps a miss that storage refused: few stretches per job, so that it stays bounded. What was said by a clock that
-    /// has been taken back since is given its verdict anew (rules.md 13a), and is let go.
+    /// Keeps a miss that storage refused: few stretches per job, so that memory stays bounded. Due times that only a wrong
+    /// clock has passed are dropped: they get another verdict when they come (rules.md 13a).
     pub(super) fn remember_miss(&mut self, now: Wall, mut miss: VerdictRecord) {
         if miss.until > now {
             let until = if self.look.is_doubtful(miss.due.secs()) {

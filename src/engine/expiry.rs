@@ -94,10 +94,7 @@ impl Engine {
             return;
         };
         state.paused = None;
-        turn.say(
-            Level::Info,
-            format!("{job} is no longer paused: its time is over"),
-        );
+        turn.say(Level::Info, format!("the pause of {job} has expired"));
         let control = Control::Resume { job: job.to_string() };
         facts.push(Fact::Control(Box::new(control)));
         self.shown.jobs.insert(job);
@@ -108,7 +105,7 @@ impl Engine {
         let object = machine.as_deref().unwrap_or("global");
         turn.say(
             Level::Info,
-            format!("maintenance ({object}) is as the files say: its time is over"),
+            format!("the maintenance switch ({object}) has expired: the configuration files apply"),
         );
         let control = Control::SwitchBack { machine };
         facts.push(Fact::Control(Box::new(control)));

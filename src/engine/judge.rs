@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use crate::clock::Wall;
 use crate::config::Job;
-use crate::config::notify::{NoticeKind, Notify, Quiet};
+use crate::config::notify::{NoticeKind, Notify};
+use crate::config::quiet::Quiet;
 use crate::ending::{GivenBy, code};
 use crate::engine::effect::Fact;
 use crate::engine::id::RunId;

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Wall;
-use crate::config::notify::{NoticeKind, Notifier, Notify};
+use crate::config::notifiers::Notifier;
+use crate::config::notify::{NoticeKind, Notify};
 use crate::limits;
 
 /// A notice for one destination, as stored. Written whole whenever it changes.

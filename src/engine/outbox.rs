@@ -8,7 +8,8 @@ use std::sync::Arc;
 use log::Level;
 
 use crate::clock::Wall;
-use crate::config::notify::{Channel, Format, NoticeKind, Notifier};
+use crate::config::notifiers::{Channel, Format, Notifier};
+use crate::config::notify::NoticeKind;
 use crate::engine::awake::AwakeMs;
 use crate::engine::board::NotifierBoard;
 use crate::engine::commits::Waiting;

@@ -370,6 +370,32 @@ pub struct StoredRun {
     pub machines: Vec<(MachineRecord, OutputPosition)>,
 }
 
+#[cfg(test)]
+impl StoredRun {
+    /// A run of the job `backup` whose one machine has started its command.
+    pub fn under_way() -> StoredRun {
+        let run = RunRecord {
+            id: RunId(7),
+            instance: "backup_1".into(),
+            job: "backup".into(),
+            stage: RunStage::Running,
+            ..RunRecord::default()
+        };
+        let machine = MachineRecord {
+            id: MachineRunId(9),
+            run: RunId(7),
+            machine: "web1".into(),
+            stage: MachineStage::Started,
+            env_delivery: true,
+            ..MachineRecord::default()
+        };
+        StoredRun {
+            run,
+            machines: vec![(machine, OutputPosition::default())],
+        }
+    }
+}
+
 /// What a daemon finds in storage when it starts.
 #[derive(Clone, Debug, Default)]
 pub struct Recovered {

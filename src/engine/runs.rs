@@ -199,7 +199,7 @@ mod tests {
     use crate::engine::EngineSettings;
     use crate::engine::effect::{Effect, StorageOrder, Write};
     use crate::engine::event::{Event, StoreOutcome};
-    use crate::engine::record::{MachineRecord, OutputPosition, Recovered, RunRecord, RunStage, StoredRun};
+    use crate::engine::record::{Recovered, StoredRun};
 
     const KEPT_S: u64 = limits::ENDED_RUN_KEPT_MS / 1_000;
 
@@ -243,26 +243,8 @@ mod tests {
 
     /// A run whose wrapper is never heard of again.
     fn silent() -> Life {
-        let run = RunRecord {
-            id: RunId(7),
-            instance: "backup_1".into(),
-            job: "backup".into(),
-            stage: RunStage::Running,
-            ..RunRecord::default()
-        };
-        let machine = MachineRecord {
-            id: MachineRunId(9),
-            run: RunId(7),
-            machine: "web1".into(),
-            stage: MachineStage::Started,
-            env_delivery: true,
-            ..MachineRecord::default()
-        };
         let recovered = Recovered {
-            runs: vec![StoredRun {
-                run,
-                machines: vec![(machine, OutputPosition::default())],
-            }],
+            runs: vec![StoredRun::under_way()],
             ..Recovered::default()
         };
         let now = Now {

@@ -323,8 +323,8 @@ impl Engine {
         };
         let is_back = !m.is_open() && m.record.presumed;
         if is_bound {
-            // output on the same connection is no sign of life: what was lost for want of one would be lost again, and
-            // again
+            // output on the same connection does not count as a heartbeat: a machine run that was lost without heartbeats
+            // would be reopened and lost over and over
             let is_silent = m.record.given_by == Some(GivenBy::Lost) && speaks == Speaks::Output;
             if is_back && !is_silent {
                 self.reopen(turn, id);
@@ -399,9 +399,7 @@ mod tests {
     use crate::engine::EngineSettings;
     use crate::engine::event::{Ask, Event};
     use crate::engine::id::RequestId;
-    use crate::engine::record::{
-        MachineRecord, MachineStage, OutputPosition, Recovered, RunRecord, RunStage,
-    };
+    use crate::engine::record::Recovered;
 
     #[test]
     fn an_open_run_that_storage_still_has_is_shown_and_killed_even_if_its_job_is_gone() {
@@ -417,25 +415,7 @@ mod tests {
         );
         let mut effects = Vec::new();
         engine.handle(now, Event::Listening, &mut effects);
-        let run = RunRecord {
-            id: RunId(7),
-            instance: "backup_1".into(),
-            job: "backup".into(),
-            stage: RunStage::Running,
-            ..RunRecord::default()
-        };
-        let machine = MachineRecord {
-            id: MachineRunId(9),
-            run: RunId(7),
-            machine: "web1".into(),
-            stage: MachineStage::Started,
-            env_delivery: true,
-            ..MachineRecord::default()
-        };
-        let stored = StoredRun {
-            run,
-            machines: vec![(machine, OutputPosition::default())],
-        };
+        let stored = StoredRun::under_way();
         let loaded = Event::RunLoaded {
             instance: "backup_1".into(),
             run: Some(Box::new(stored)),

@@ -4,7 +4,7 @@
 use super::formats::cut;
 use super::program::{self, Program};
 use super::text::Letter;
-use crate::config::notify::NotifyCommand;
+use crate::config::notifiers::NotifyCommand;
 use crate::engine::notice::DeliveryError;
 
 /// Runs it.

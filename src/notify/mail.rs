@@ -8,7 +8,7 @@ use data_encoding::BASE64;
 use super::program::{self, Program};
 use super::text::Letter;
 use crate::clock;
-use crate::config::notify::Mail;
+use crate::config::notifiers::Mail;
 use crate::engine::notice::DeliveryError;
 use crate::limits;
 

@@ -16,7 +16,7 @@ use std::collections::HashMap;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
-use crate::config::notify::Channel;
+use crate::config::notifiers::Channel;
 use crate::engine::effect::NotifyOrder;
 use crate::engine::event::Event;
 use crate::engine::notice::{DeliveryError, Message};

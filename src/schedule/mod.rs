@@ -140,6 +140,11 @@ impl Schedule {
 }
 
 impl Fields {
+    /// The seven, from `sec` to `year`, each with its name in a job file.
+    pub fn named(&self) -> [(&'static str, &str); 7] {
+        self.with_rules().map(|(rule, text)| (rule.name, text))
+    }
+
     /// In the order of a schedule's sets.
     fn with_rules(&self) -> [(&'static Rule, &str); 7] {
         [

@@ -198,7 +198,7 @@ fn a_run_that_is_late_or_long_or_short_is_told_once() {
 fn quiet_hours_hold_the_message_and_what_recovered_meanwhile_is_part_of_it() {
     let mut setup = job("a", &[]);
     // all of this day, whichever it is
-    let rule = saltpeter::config::notify::Quiet::of("00:00-24:00").expect("valid");
+    let rule = saltpeter::config::quiet::Quiet::of("00:00-24:00").expect("valid");
     setup.notices.rule.quiet = Some(vec![rule]);
     let mut world = world(vec![setup]);
     run(&mut world, "a", 1);

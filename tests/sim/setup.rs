@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use saltpeter::config::notify::{Channel, JobNotices, Notifier, Webhook};
+use saltpeter::config::notifiers::{Channel, Notifier, Webhook};
+use saltpeter::config::notify::JobNotices;
 use saltpeter::config::{Config, Delivery, Job, JobSpec, Maintenance, RawJob, Settings, Targets};
 use saltpeter::schedule::{Fields, Schedule, Tz};
 use saltpeter::url::HttpUrl;
