@@ -67,7 +67,8 @@ fn judge(client: &Client) -> Result<(u8, String), Failure> {
         let jobs = list(&overview["jobs"]).filter(|job| is_it(job));
         jobs.map(|job| cell(&job["name"])).collect()
     };
-    let failed = names(&|job| job["last_ok"] == false);
+    // a user who kills a run knows of it, and notifications do not tell it either
+    let failed = names(&|job| job["last_ok"] == false && job["last_outcome"] != "killed");
     let missed = names(&|job| job["missed"].as_u64().unwrap_or(0) > 0);
     let mut warnings = Vec::new();
     for (what, names) in [("failed", &failed), ("missed due times", &missed)] {
@@ -79,11 +80,13 @@ fn judge(client: &Client) -> Result<(u8, String), Failure> {
                 .collect::<Vec<_>>()
                 .join(", ");
             let more = if names.len() > CHECK_NAMES { ", ..." } else { "" };
-            warnings.push(format!("{} jobs {what} ({shown}{more})", names.len()));
+            let noun = if names.len() == 1 { "job" } else { "jobs" };
+            warnings.push(format!("{} {noun} {what} ({shown}{more})", names.len()));
         }
     }
     if errors > 0 {
-        warnings.push(format!("the configuration has {errors} errors"));
+        let noun = if errors == 1 { "error" } else { "errors" };
+        warnings.push(format!("the configuration has {errors} {noun}"));
     }
     let (jobs, running) = (
         list(&overview["jobs"]).count(),

@@ -390,9 +390,11 @@ impl Loader {
         for reason in unknown(&settings.notify.to) {
             let sets = |state: &FileState| state.good.settings.iter().any(|(name, _)| name == "notify");
             let file = self.files.iter().rfind(|(_, state)| sets(state));
+            let file = file.map_or("", |(file, _)| file);
+            let lines = self.lines_of(&[(file, vec![CONFIG_SECTION, "notify"])]);
             problems.push(Problem {
                 field: format!("{CONFIG_SECTION}.notify"),
-                ..Problem::of_file(file.map_or("", |(file, _)| file), None, reason)
+                ..Problem::of_file(file, lines[0], reason)
             });
         }
     }

@@ -488,7 +488,8 @@ fn the_heartbeat_is_requested_while_the_daemon_works() {
 
 #[test]
 fn a_monitor_gets_one_line_and_a_code() {
-    let daemon = Plan::new(json!({"good": job("true"), "bad": job("exit 1")})).start();
+    let jobs = json!({"slow": job("exec sleep 60"), "bad": job("exit 1")});
+    let daemon = Plan::new(jobs).start();
     let check = |daemon: &Daemon| {
         let output = saltpeter(daemon, &["status", "--check"]);
         (output.status.code().unwrap(), said(&output))
@@ -501,11 +502,18 @@ fn a_monitor_gets_one_line_and_a_code() {
             "OK: 2 jobs, 0 running|jobs=2 running=0 failed=0 missed=0 errors=0\n"
         )
     );
+    // no alarm for what a user has killed
+    let instance = daemon.run("slow");
+    daemon.kill("slow");
+    daemon.wait_ended(&instance);
+    assert_eq!(daemon.retcode(&instance, "m1"), 143);
+    let (code, line) = check(&daemon);
+    assert_eq!(code, 0, "{line}");
     let instance = daemon.run("bad");
     daemon.wait_ended(&instance);
     let (code, line) = check(&daemon);
     assert_eq!(code, 1, "{line}");
-    assert!(line.starts_with("WARNING: 1 jobs failed (bad)|jobs=2"), "{line}");
+    assert!(line.starts_with("WARNING: 1 job failed (bad)|jobs=2"), "{line}");
     daemon.stop();
     let (code, line) = check(&daemon);
     assert_eq!(code, 2, "{line}");
