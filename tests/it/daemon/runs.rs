@@ -73,16 +73,18 @@ fn while_it_runs_a_run_is_shown_with_its_machines_and_the_output_so_far() {
         json!({"long": job_with("echo begun; exec sleep 60", json!({"targets": "m1,m3", "target_type": "list"}))}),
     );
     let instance = daemon.run("long");
-    daemon.wait_output(&instance, "m1", "begun");
     daemon.wait_output(&instance, "m3", "begun");
-    let status = daemon.status();
+    // the board that /status shows follows the commit of the output
+    let status = daemon.wait_status("the output so far", |status| {
+        let ret = &status["state"]["long"]["results"]["m1"]["ret"];
+        (*ret == "begun\n").then(|| status.clone())
+    });
     let run = &status["running"][&instance];
     assert_eq!(run["name"], "long");
     assert_eq!(run["machines"], json!(["m1", "m3"]));
     assert!(run["started"].as_str().unwrap().contains('T'));
     let result = &status["state"]["long"]["results"]["m1"];
     assert_eq!((&result["retcode"], &result["endtime"]), (&json!(""), &json!("")));
-    assert_eq!(result["ret"], "begun\n");
     assert_eq!(
         daemon
             .post("/kill", &json!({"job": "long", "machine": "m1"}))
