@@ -159,6 +159,7 @@ impl Engine {
                 Refusal::Conflict("too many jobs are paused".into()),
             );
         }
+        state.end_pause(turn.now.wall);
         state.paused = Some(Arc::new(pause.clone()));
         self.expiry.set(Ends::Pause(name.as_str().into()), pause.until);
         self.shown.jobs.insert(name.as_str().into());
@@ -176,7 +177,7 @@ impl Engine {
         let Some(state) = self.jobs.get_mut(name) else {
             return self.refuse(turn, request, audit, Refusal::UnknownJob { job: name.into() });
         };
-        if state.paused.take().is_none() {
+        if !state.end_pause(turn.now.wall) {
             return self.refuse(
                 turn,
                 request,
@@ -237,7 +238,9 @@ impl Engine {
         {
             told.push_str("; warning: no job has this machine among its targets, check its name");
         }
-        self.switches.insert(switch.machine.clone(), switch.clone());
+        if let Some(old) = self.switches.insert(switch.machine.clone(), switch.clone()) {
+            self.maintenance_is_over(&old, turn.now.wall);
+        }
         let ends = Ends::Switch(switch.machine.clone());
         self.expiry.set(ends, Some(switch.until));
         self.apply_switches();
@@ -259,10 +262,11 @@ impl Engine {
     ) {
         let object = machine.clone().unwrap_or_else(|| "global".into());
         let audit = audit(turn.now.wall, &who, "maintenance", &object, "back to the files");
-        if self.switches.remove(&machine).is_none() {
+        let Some(switch) = self.switches.remove(&machine) else {
             let refusal = Refusal::Conflict(format!("maintenance ({object}) is not switched"));
             return self.refuse(turn, request, audit, refusal);
-        }
+        };
+        self.maintenance_is_over(&switch, turn.now.wall);
         self.expiry.set(Ends::Switch(machine.clone()), None);
         self.apply_switches();
         let told = format!("maintenance ({object}) is as the files say");

@@ -2,6 +2,7 @@
 //! R9).
 //! Must not know: machines, frames.
 
+use std::mem::discriminant;
 use std::sync::Arc;
 
 use log::Level;
@@ -9,6 +10,8 @@ use log::Level;
 use crate::clock::Wall;
 use crate::engine::commits::Waiting;
 use crate::engine::effect::{Fact, JobLogEntry, JobLogLine, Write};
+use crate::engine::hold::{self, Part};
+use crate::engine::look::Spoken;
 use crate::engine::record::{Verdict, VerdictRecord};
 use crate::engine::{Engine, Turn};
 use crate::limits;
@@ -122,7 +125,7 @@ impl Engine {
             return;
         };
         let mut facts = Vec::new();
-        for spoken in withdrawn.iter().filter(|spoken| spoken.missed > 0) {
+        for spoken in withdrawn.iter().filter(|spoken| spoken.may_be_withdrawn()) {
             state.record.missed = state.record.missed.saturating_sub(spoken.missed);
             facts.push(Fact::Withdraw {
                 job: name.to_string(),
@@ -176,11 +179,15 @@ impl Engine {
         let latest = last_in(&job.schedule, first, now_s).unwrap_or(first);
         let gaps = self.look.unspoken(name, first, now_s);
         let is_new = gaps.iter().any(|(from, to)| (*from..=*to).contains(&latest));
-        let starts = is_new && latest >= oldest_to_start;
+        let holds = self.holds(name);
+        let is_held = holds.iter().any(|hold| hold.contains(latest));
+        let starts = is_new && latest >= oldest_to_start && !(is_held && self.obstacle(name).is_none());
         let mut looked_at = 1;
         for (from, to) in gaps {
             let to = if starts { to.min(latest - 1) } else { to };
-            looked_at += self.record_misses(turn, name, &job.schedule, from, to);
+            for part in hold::parts(&holds, from, to) {
+                looked_at += self.pass_over(turn, name, &job.schedule, part);
+            }
         }
         if starts {
             self.fire(turn, name, latest);
@@ -188,32 +195,61 @@ impl Engine {
         looked_at
     }
 
-    /// Records the due times from `from` to `to` as missed: each by itself, or a long stretch at once. Returns how many were
-    /// looked at.
-    fn record_misses(
-        &mut self,
-        turn: &mut Turn,
-        name: &str,
-        schedule: &Schedule,
-        from: i64,
-        to: i64,
-    ) -> usize {
-        let reason = "the daemon was not running or was stalled";
+    /// Records due times that were passed over: each by itself, or a long stretch at once. Returns how many were looked at.
+    fn pass_over(&mut self, turn: &mut Turn, name: &str, schedule: &Schedule, part: Part) -> usize {
+        let Part { from, to, verdict } = part;
         let count = schedule.count(Wall::from_secs(from - 1).utc(), Wall::from_secs(to).utc());
         if count > limits::MISSED_RECORDS as u64 {
             let first = next_after(schedule, from - 1).unwrap_or(from);
             let last = last_in(schedule, from, to).unwrap_or(to);
-            self.missed(turn, name, first, last, count, reason);
+            self.passed_over(turn, name, (first, last, count), verdict);
             return 1;
         }
         let mut looked_at = 0;
         let mut due = next_after(schedule, from - 1);
         while let Some(at) = due.filter(|due| *due <= to) {
-            self.missed(turn, name, at, at, 1, reason);
+            self.passed_over(turn, name, (at, at, 1), verdict.clone());
             looked_at += 1;
             due = next_after(schedule, at);
         }
         looked_at
+    }
+
+    /// Records a stretch of due times (from, to, how many) that were passed over.
+    fn passed_over(
+        &mut self,
+        turn: &mut Turn,
+        job: &str,
+        stretch: (i64, i64, u64),
+        verdict: Option<Verdict>,
+    ) {
+        let (from, to, count) = stretch;
+        let Some(verdict) = verdict else {
+            let reason = "the daemon was not running or was stalled";
+            return self.missed(turn, job, from, to, count, reason);
+        };
+        if let Some(state) = self.jobs.get_mut(job) {
+            match &verdict {
+                Verdict::Maintenance => state.counts.maintenance += count,
+                _ => state.counts.paused += count,
+            }
+            self.shown.jobs.insert(job.into());
+        }
+        let record = VerdictRecord {
+            job: job.into(),
+            due: Wall::from_secs(from),
+            until: Wall::from_secs(to),
+            count,
+            verdict,
+        };
+        self.look.note(job, Spoken::of(&record));
+        let facts = vec![Fact::Verdict(record.clone())];
+        let ticket = self.ticket(Waiting::Misses(vec![record]));
+        turn.commit(Write {
+            facts,
+            ticket: Some(ticket),
+            ..Write::default()
+        });
     }
 
     /// Records due times that start nothing.
@@ -264,7 +300,7 @@ impl Engine {
             self.shown.jobs.insert(name);
         }
         facts.extend(self.judge_missed(turn, job, from, count, reason));
-        self.look.note(job, from, to, count);
+        self.look.note(job, Spoken::of(&record));
         let ticket = self.ticket(Waiting::Misses(vec![record]));
         turn.commit(Write {
             facts,
@@ -293,10 +329,10 @@ impl Engine {
         let is_after = self.look.is_after_step(miss.due.secs());
         let is_full = stretches.len() >= limits::UNSTORED_STRETCHES;
         // what was passed before a step and what was passed since are not mixed: that may be withdrawn
-        let alike = stretches
-            .iter_mut()
-            .rev()
-            .find(|stretch| is_full || self.look.is_after_step(stretch.due.secs()) == is_after);
+        let alike = stretches.iter_mut().rev().find(|stretch| {
+            let is_same = discriminant(&stretch.verdict) == discriminant(&miss.verdict);
+            is_full || is_same && self.look.is_after_step(stretch.due.secs()) == is_after
+        });
         match alike {
             Some(stretch) => {
                 stretch.due = stretch.due.min(miss.due);
@@ -329,8 +365,7 @@ impl Engine {
             return;
         }
         for miss in &misses {
-            self.look
-                .unite(&miss.job, miss.due.secs(), miss.until.secs(), miss.count);
+            self.look.unite(&miss.job, Spoken::of(miss));
         }
         let facts = misses.iter().cloned().map(Fact::Verdict).collect();
         let ticket = self.ticket(Waiting::Misses(misses));
@@ -344,11 +379,19 @@ impl Engine {
     /// A due time has come.
     fn fire(&mut self, turn: &mut Turn, name: &Arc<str>, due: i64) {
         let due_at = Wall::from_secs(due);
-        self.look.note(name, due, due, 0);
         self.expect_end(name, due);
-        let verdict = match self.obstacle(name) {
-            None => return self.start_run(turn, name, Some(due_at), None),
-            Some(verdict) => verdict,
+        let obstacle = self.obstacle(name);
+        self.look.note(
+            name,
+            Spoken {
+                from: due,
+                to: due,
+                missed: 0,
+                is_skip: matches!(obstacle, Some(Verdict::Paused { .. } | Verdict::Maintenance)),
+            },
+        );
+        let Some(verdict) = obstacle else {
+            return self.start_run(turn, name, Some(due_at), None);
         };
         let instance = self.free_instance(name, turn.now.wall, &mut 0);
         let (line, reason) = match &verdict {
@@ -381,15 +424,15 @@ impl Engine {
         turn.store(vec![Fact::Verdict(record), state.fact()]);
     }
 
-    /// What keeps a due time from starting.
+    /// What keeps a due time from starting: paused comes before maintenance (rules.md 13c).
     fn obstacle(&self, name: &str) -> Option<Verdict> {
-        if self.maintenance.global {
-            return Some(Verdict::Maintenance);
-        }
         let paused = self.jobs.get(name).and_then(|state| state.paused.as_ref());
         if let Some(paused) = paused {
             let reason = paused.reason.clone();
             return Some(Verdict::Paused { reason });
+        }
+        if self.maintenance.global {
+            return Some(Verdict::Maintenance);
         }
         self.overlaps(name).then_some(Verdict::Overlap)
     }

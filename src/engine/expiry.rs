@@ -9,7 +9,7 @@ use log::Level;
 
 use crate::clock::Wall;
 use crate::engine::effect::Fact;
-use crate::engine::record::Control;
+use crate::engine::record::{Control, SwitchRecord};
 use crate::engine::{Engine, Turn};
 use crate::limits;
 
@@ -72,7 +72,7 @@ impl Engine {
         {
             left -= 1;
             match what {
-                Ends::Pause(job) => self.end_pause(turn, job, &mut facts),
+                Ends::Pause(job) => self.end_pause(turn, now, job, &mut facts),
                 Ends::Switch(machine) => {
                     is_switched = true;
                     self.end_switch(turn, machine, &mut facts);
@@ -89,11 +89,11 @@ impl Engine {
         turn.store(facts);
     }
 
-    fn end_pause(&mut self, turn: &mut Turn, job: Arc<str>, facts: &mut Vec<Fact>) {
+    fn end_pause(&mut self, turn: &mut Turn, now: Wall, job: Arc<str>, facts: &mut Vec<Fact>) {
         let Some(state) = self.jobs.get_mut(&job) else {
             return;
         };
-        state.paused = None;
+        state.end_pause(now);
         turn.say(Level::Info, format!("the pause of {job} has expired"));
         let control = Control::Resume { job: job.to_string() };
         facts.push(Fact::Control(Box::new(control)));
@@ -101,7 +101,9 @@ impl Engine {
     }
 
     fn end_switch(&mut self, turn: &mut Turn, machine: Option<String>, facts: &mut Vec<Fact>) {
-        self.switches.remove(&machine);
+        if let Some(switch) = self.switches.remove(&machine) {
+            self.maintenance_is_over(&switch, switch.until);
+        }
         let object = machine.as_deref().unwrap_or("global");
         turn.say(
             Level::Info,
@@ -109,6 +111,13 @@ impl Engine {
         );
         let control = Control::SwitchBack { machine };
         facts.push(Fact::Control(Box::new(control)));
+    }
+
+    /// A switch is no longer in force: due times of its time may still be without a verdict.
+    pub(super) fn maintenance_is_over(&mut self, switch: &SwitchRecord, at: Wall) {
+        if switch.machine.is_none() && switch.is_on {
+            self.maintenance_over = Some((switch.since, at.min(switch.until)));
+        }
     }
 
     /// Returns how many due times the note was about.

@@ -31,12 +31,32 @@ pub struct JobState {
     pub last: Option<Arc<RunBoard>>,
     /// Its due times start nothing.
     pub paused: Option<Arc<PauseRecord>>,
+    /// The last pause, with its end: due times of it may still be without a verdict.
+    pub pause_over: Option<Arc<PauseRecord>>,
     pub counts: Counts,
     /// What of it was told.
     pub notices: NoticeState,
 }
 
 impl JobState {
+    /// Ends the pause; what was due during it stays paused. False: there was none.
+    pub fn end_pause(&mut self, at: Wall) -> bool {
+        let Some(pause) = self.paused.take() else {
+            return false;
+        };
+        let before = self
+            .pause_over
+            .as_ref()
+            .filter(|over| over.until >= Some(pause.since));
+        self.pause_over = Some(Arc::new(PauseRecord {
+            // one pause after another is one
+            since: before.map_or(pause.since, |before| before.since),
+            until: Some(pause.until.map_or(at, |until| until.min(at))),
+            ..PauseRecord::clone(&pause)
+        }));
+        true
+    }
+
     /// The record, to be stored.
     pub fn fact(&mut self) -> Fact {
         self.facts += 1;

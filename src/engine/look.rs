@@ -41,12 +41,33 @@ struct Doubt {
     entries: usize,
 }
 
-/// Due times with a verdict, from and to; how many of them were missed (0: it is another verdict).
+/// Due times with a verdict, from and to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Spoken {
     pub from: i64,
     pub to: i64,
+    /// How many of them were missed; 0: it is another verdict.
     pub missed: u64,
+    /// They were skipped: paused, or in maintenance.
+    pub is_skip: bool,
+}
+
+impl Spoken {
+    /// What that verdict says.
+    pub fn of(verdict: &VerdictRecord) -> Spoken {
+        let is_miss = matches!(verdict.verdict, Verdict::Missed { .. });
+        Spoken {
+            from: verdict.due.secs(),
+            to: verdict.until.secs(),
+            missed: if is_miss { verdict.count } else { 0 },
+            is_skip: matches!(verdict.verdict, Verdict::Paused { .. } | Verdict::Maintenance),
+        }
+    }
+
+    /// It is withdrawn if the clock turns out to have been ahead: nothing has come of it.
+    pub fn may_be_withdrawn(&self) -> bool {
+        self.missed > 0 || self.is_skip
+    }
 }
 
 impl Look {
@@ -71,9 +92,7 @@ impl Look {
             entries: 0,
         };
         for verdict in verdicts {
-            let is_miss = matches!(verdict.verdict, Verdict::Missed { .. });
-            let missed = if is_miss { verdict.count } else { 0 };
-            doubt.note(&verdict.job, verdict.due.secs(), verdict.until.secs(), missed);
+            doubt.note(&verdict.job, Spoken::of(verdict));
         }
         let last_s = last.map_or(before, Wall::secs);
         let at_s = if now_s >= before { before } else { last_s };
@@ -174,9 +193,9 @@ impl Look {
     }
 
     /// Keeps what was said of a job's due times while the clock is in doubt.
-    pub fn note(&mut self, job: &str, from: i64, to: i64, missed: u64) {
+    pub fn note(&mut self, job: &str, spoken: Spoken) {
         if let Some(doubt) = &mut self.doubt {
-            doubt.note(job, from, to, missed);
+            doubt.note(job, spoken);
         }
     }
 
@@ -200,14 +219,14 @@ impl Look {
     }
 
     /// Misses that were said one by one are stored as one stretch, and would be withdrawn as one.
-    pub fn unite(&mut self, job: &str, from: i64, to: i64, missed: u64) {
-        let Some(doubt) = self.doubt.as_mut().filter(|doubt| from > doubt.look_s) else {
+    pub fn unite(&mut self, job: &str, whole: Spoken) {
+        let Some(doubt) = self.doubt.as_mut().filter(|doubt| whole.from > doubt.look_s) else {
             return;
         };
         if let Some(spoken) = doubt.spoken.get_mut(job) {
-            spoken.retain(|spoken| spoken.missed == 0 || spoken.from < from || spoken.to > to);
+            spoken.retain(|s| !s.may_be_withdrawn() || s.from < whole.from || s.to > whole.to);
         }
-        doubt.note(job, from, to, missed);
+        doubt.note(job, whole);
     }
 
     /// The parts of a stretch of seconds on which nothing was said.
@@ -255,8 +274,7 @@ impl Look {
 }
 
 impl Doubt {
-    fn note(&mut self, job: &str, from: i64, to: i64, missed: u64) {
-        let spoken = Spoken { from, to, missed };
+    fn note(&mut self, job: &str, spoken: Spoken) {
         self.entries += 1;
         match self.spoken.get_mut(job) {
             Some(known) => known.push(spoken),

@@ -1,7 +1,7 @@
 //! The one owner of state: decides what happens. Pure: no file, socket, process, thread, channel, lock, random
 //! source or clock inside. `event.rs` and `effect.rs` are its whole surface.
 //!
-//! In reading order: `job.rs` holds jobs, `due.rs` decides on their due times, `runs.rs` holds runs, `start.rs` starts
+//! In reading order: `job.rs` holds jobs, `due.rs` decides on their due times (`hold.rs` knows what held them back), `runs.rs` holds runs, `start.rs` starts
 //! them, `run.rs` hands out dispatches, `batch.rs` draws and orders machines, `session.rs` finds the session of a frame,
 //! `connect.rs` gives permissions to start, `report.rs` takes what wrappers report, `outcome.rs` ends machine runs and
 //! runs, `machine_run.rs` knows what is overdue and `watch.rs` looks once a second, `kill.rs` ends what users want
@@ -23,6 +23,7 @@ mod connect;
 mod control;
 mod due;
 mod expiry;
+mod hold;
 mod job;
 mod judge;
 mod kill;
@@ -101,6 +102,8 @@ pub struct Engine {
     maintenance: Maintenance,
     /// By machine; None: global.
     switches: BTreeMap<Option<String>, SwitchRecord>,
+    /// From when to when the last switch to global maintenance was in force.
+    maintenance_over: Option<(Wall, Wall)>,
     runs: runs::Runs,
     connections: HashMap<ConnectionId, session::Connection>,
     loading: HashMap<String, Vec<Arrival>>,
@@ -186,6 +189,7 @@ impl Engine {
             expiry: expiry::Expiry::default(),
             maintenance: Maintenance::default(),
             switches: BTreeMap::new(),
+            maintenance_over: None,
             runs: runs::Runs::new(recovered.next_run, recovered.next_machine_run),
             connections: HashMap::new(),
             loading: HashMap::new(),

@@ -383,7 +383,7 @@ fn put_verdict(connection: &Connection, record: &VerdictRecord) -> rusqlite::Res
 fn withdraw(connection: &Connection, job: &str, due: Wall, until: Wall) -> rusqlite::Result<()> {
     connection
         .prepare_cached(
-            "DELETE FROM verdicts WHERE job = ?1 AND due = ?2 AND until = ?3 AND verdict = 'missed'",
+            "DELETE FROM verdicts WHERE job = ?1 AND due = ?2 AND until = ?3 AND verdict IN ('missed', 'paused', 'maintenance')",
         )?
         .execute(params![job, due.0, until.0])?;
     Ok(())

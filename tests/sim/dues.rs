@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use saltpeter::clock::Wall;
 use saltpeter::engine::effect::{Fact, Write};
-use saltpeter::engine::record::{Verdict, VerdictRecord};
+use saltpeter::engine::record::{Control, Verdict, VerdictRecord};
 use saltpeter::schedule::Schedule;
 
 use crate::world::World;
@@ -222,12 +222,49 @@ impl World {
                 let text = format!("{instance} starts before it is due ({})", verdict.due.iso());
                 self.fail("P3", text);
             }
-            Verdict::Maintenance if !self.checker.global_maintenance => {
+            Verdict::Started { instance } if self.is_paused_at(&verdict.job, verdict.due) => {
+                let text = format!("{instance} starts for {}, in a pause", verdict.due.iso());
+                self.fail("P3", text);
+            }
+            Verdict::Missed { .. } if self.is_paused_at(&verdict.job, verdict.due) => {
+                let text = format!("{} due {}: missed in a pause", verdict.job, verdict.due.iso());
+                self.fail("P3", text);
+            }
+            Verdict::Maintenance if !self.checker.global_maintenance && !self.is_switched_at(verdict.due) => {
                 let text = format!("{} due {}: no maintenance is on", verdict.job, verdict.due.iso());
                 self.fail("P3", text);
             }
             _ => {}
         }
+    }
+
+    /// Inside the last pause of the job that was stored: what people have set stands, looked at or not. A clock that has gone
+    /// back leaves it open which one that is.
+    fn is_paused_at(&self, job: &str, due: Wall) -> bool {
+        let pauses = self.storage.controls.iter().rev();
+        let last = pauses
+            .filter_map(|control| match control {
+                Control::Pause(pause) if pause.job == job => Some(pause),
+                _ => None,
+            })
+            .next();
+        // and a pause that storage refused is none to us
+        !self.checker.dues.stepped_back
+            && self.checker.disk_trouble_until == 0
+            && last.is_some_and(|pause| {
+                let until = pause.until.unwrap_or(Wall(i64::MAX));
+                pause.since.0 < due.0 && due.0 + EDGE_US < until.0
+            })
+    }
+
+    /// Inside a switch to global maintenance.
+    fn is_switched_at(&self, due: Wall) -> bool {
+        self.storage.controls.iter().any(|control| match control {
+            Control::Switch(switch) => {
+                switch.machine.is_none() && switch.is_on && (switch.since..switch.until).contains(&due)
+            }
+            _ => false,
+        })
     }
 
     pub fn dues_commit(&mut self, write: &Write) {

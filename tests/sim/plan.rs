@@ -39,6 +39,10 @@ pub enum Fault {
     SqueezeOver,
     Run,
     Kill,
+    Pause {
+        job: usize,
+        ms: u64,
+    },
     Edit,
     Maintenance,
     MaintenanceOver,
@@ -127,6 +131,7 @@ pub fn build(seed: u64) -> (World, Plan) {
             world.at(at, Action::Fault(what));
         }
     }
+    draw_pauses(seed, &mut world, faults_end_ms);
     world.at(faults_end_ms, Action::Fault(Fault::Heal));
     let mut bound_ms = faults_end_ms + 3_000_000 + 5 * (110_000 + 120_000 + 30_000 + 660_000) + 1_000_000;
     if !calm_end {
@@ -142,6 +147,19 @@ pub fn build(seed: u64) -> (World, Plan) {
             bound_ms,
         },
     )
+}
+
+/// Drawn by themselves: seeds without a pause stay what they were.
+fn draw_pauses(seed: u64, world: &mut World, faults_end_ms: u64) {
+    let mut rng = Rng::new(seed ^ 0x9a05_e000);
+    if !rng.chance(250) {
+        return;
+    }
+    for _ in 0..rng.range(1, 4) {
+        let (at, job) = (rng.range(1_000, faults_end_ms), rng.below(8) as usize);
+        let ms = rng.range(1_000, 400_000);
+        world.at(at, Action::Fault(Fault::Pause { job, ms }));
+    }
 }
 
 fn draw_fault(rng: &mut Rng) -> Fault {
@@ -232,6 +250,7 @@ impl World {
             }
             Fault::SqueezeOver => self.squeeze_over(),
             Fault::Run | Fault::Kill | Fault::KillAll => self.user(fault),
+            Fault::Pause { job, ms } => self.pause(job, ms),
             Fault::Edit | Fault::Maintenance | Fault::MaintenanceOver => self.operator(fault),
             Fault::Intruder => self.intrude(),
             Fault::Heal => self.heal(),
@@ -384,6 +403,14 @@ impl World {
             Fault::MachineUp(machine) => self.machines[machine].up = true,
             _ => {}
         }
+    }
+
+    fn pause(&mut self, job: usize, ms: u64) {
+        let names: Vec<String> = self.jobs.keys().cloned().collect();
+        let job = names[job % names.len()].clone();
+        let until = Some(self.wall().plus_ms(ms as i64));
+        let reason = "disk swap".to_string();
+        self.ask(Ask::Pause { job, until, reason });
     }
 
     fn user(&mut self, fault: Fault) {

@@ -619,6 +619,78 @@ fn after_an_outage_the_latest_due_time_runs_and_the_others_are_missed() {
     check(&world);
 }
 
+/// How many due times were skipped: paused, in maintenance.
+fn skipped(world: &World) -> (u64, u64) {
+    let all = world.storage.verdicts.values();
+    let paused = all
+        .clone()
+        .filter(|v| matches!(v.verdict, Verdict::Paused { .. }));
+    let maintenance = all.filter(|v| v.verdict == Verdict::Maintenance);
+    (paused.map(|v| v.count).sum(), maintenance.map(|v| v.count).sum())
+}
+
+#[test]
+fn time_paused_or_in_maintenance_is_neither_missed_nor_caught_up_though_nobody_looked() {
+    for sec in ["0", "*/2"] {
+        for is_pause in [true, false] {
+            let mut world = with(quiet(vec![every(sec)], 1), Behaviour::simple(100, 0));
+            // to second 5 of a minute
+            let to_the_minute = 65_000 - world.wall().0.rem_euclid(60_000_000) as u64 / 1_000;
+            world.run_for(to_the_minute);
+            let (before, overlap, _) = verdicts(&world);
+            let until = world.wall().plus_ms(60_000);
+            let reason = "disk swap".to_string();
+            let job = "backup".to_string();
+            let ask_for = if is_pause {
+                Ask::Pause {
+                    job,
+                    until: Some(until),
+                    reason,
+                }
+            } else {
+                Ask::Switch {
+                    machine: None,
+                    is_on: true,
+                    until,
+                    reason,
+                }
+            };
+            ask(&mut world, ask_for).unwrap();
+            world.crash();
+            // the pause ends 15 s before the daemon is back
+            let wait = 75_000;
+            world.restart_in(wait);
+            world.run_for(wait + 4_500);
+            check(&world);
+            let (started, late, missed) = verdicts(&world);
+            let (paused, maintenance) = skipped(&world);
+            let (held, other) = if is_pause {
+                (paused, maintenance)
+            } else {
+                (maintenance, paused)
+            };
+            if sec == "0" {
+                assert_eq!(
+                    (started - before, missed, held, other),
+                    (0, 0, 1, 0),
+                    "{is_pause}"
+                );
+            } else {
+                // of the times after it, the latest starts and the others are missed
+                assert_eq!((held, other), (30, 0), "{is_pause}");
+                assert!(
+                    started > before && (5..=8).contains(&missed),
+                    "{started} {missed}"
+                );
+            }
+            assert_eq!(late, overlap);
+            assert_eq!(world.checker.seen.board.jobs["backup"].record.missed, missed);
+            world.dues_settled();
+            check(&world);
+        }
+    }
+}
+
 #[test]
 fn a_due_time_older_than_the_deadline_is_missed_too() {
     let mut hourly = every("0");
