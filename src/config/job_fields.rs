@@ -24,7 +24,7 @@ pub(super) const SCHEDULE_FIELDS: [&str; 7] = ["sec", "min", "hour", "dom", "mon
 /// Those of them that have no default.
 pub(super) const REQUIRED_FIELDS: [&str; 5] = ["min", "hour", "dom", "mon", "dow"];
 
-const OTHER_FIELDS: [&str; 36] = [
+const OTHER_FIELDS: [&str; 37] = [
     SCHEDULE,
     "utc",
     "command",
@@ -36,6 +36,7 @@ const OTHER_FIELDS: [&str; 36] = [
     "timeout",
     "number_of_targets",
     "batch_size",
+    "success",
     "allow_overlap",
     "lockfile",
     "use_wrapper",

@@ -36,6 +36,7 @@ pub mod quiet;
 mod reading;
 pub mod reference;
 mod settings;
+mod success;
 mod timing;
 mod validate;
 mod value;
@@ -47,6 +48,7 @@ mod yaml11;
 
 pub use load::{Loader, last_good_dir};
 pub use settings::restart_needed;
+pub use success::Success;
 pub use validate::TARGET_TYPES;
 pub use value::likeliest;
 
@@ -117,6 +119,9 @@ pub struct JobSpec {
     pub number_of_targets: usize,
     /// 0: all at once.
     pub batch_size: usize,
+    /// When a run has succeeded.
+    #[serde(skip_serializing_if = "Success::is_all")]
+    pub success: Success,
     pub allow_overlap: bool,
     pub lockfile: Option<String>,
     pub use_wrapper: bool,

@@ -41,6 +41,8 @@ pub enum Kind {
     Tokens,
     Notify,
     Notifiers,
+    /// `all`, `any`, a number or a share in percent.
+    Success,
     /// Taken, warned about, without effect.
     Ignored,
 }
@@ -84,6 +86,7 @@ pub const JOB: &[Field] = &[
     field("target_type", Kind::Choice(&validate::TARGET_TYPES), "glob", "glob", "Salt's name for the kind of `targets`; the local executor knows glob, list and pcre"),
     field("number_of_targets", Kind::Whole, "0", "1", "so many of the matching machines that are up, drawn at random; 0: all"),
     field("batch_size", Kind::Whole, "0", "10", "so many at a time, shuffled: the next starts when one has ended; 0: all at once"),
+    field("success", Kind::Success, "all", "80%", "how many of the machines have to end with 0 for the run to have succeeded: `all`, `any`, a number, or a share in percent; machines in maintenance do not count, and of none a run fails"),
     field("cwd", Kind::Text, "the user's home", "/srv/app", "the directory that the command starts in"),
     field("user", Kind::Text, "the wrapper's (root)", "postgres", "the user that the command runs as, with that user's groups and `HOME`"),
     field("env", Kind::Mapping, "{}", "{MODE: full}", "the command's environment; quote what should arrive as you write it"),
@@ -91,7 +94,7 @@ pub const JOB: &[Field] = &[
     field("timeout", Kind::Seconds, "3600", "600", "seconds until SIGTERM to all the command started; SIGKILL 5 seconds later; ends with 124; 0: none"),
     field("allow_overlap", Kind::Text, "", "i know what i am doing!", "exactly this text lets a run start while the one before is still running"),
     field("lockfile", Kind::Text, "one per job and machine", "/run/lock/dump", "two runs with the same lock file never run on a machine at a time"),
-    field("catch_up", Kind::Choice(&["latest", "none"]), "latest", "none", "`latest`: the latest due time that was passed over (daemon down, machine stalled) is started late; `none`: never"),
+    field("catch_up", Kind::Choice(&["latest", "none", "skip"]), "latest", "none", "`latest`: the latest due time that was passed over (daemon down, machine stalled) is started late; `none` or `skip`: never"),
     field("start_deadline", Kind::Seconds, "60", "300", "the oldest that a passed-over due time may be, in seconds, to be started late"),
     field("output_limit", Kind::Whole, "the setting", "1048576", "bytes kept of one machine's output, the first and the last half; 0: no limit"),
     field("heartbeat_timeout", Kind::Seconds, "the setting", "60", "seconds without a sign of life from the wrapper until the machine's run counts as lost (253)"),
@@ -274,6 +277,11 @@ fn shape(kind: Kind) -> Value {
         ]})
     };
     match kind {
+        Kind::Success => json!({"anyOf": [
+            {"type": "integer", "minimum": 1},
+            {"type": "null"},
+            {"type": "string", "pattern": "^(all|any|[1-9][0-9]*|([1-9][0-9]?|100)%)$"},
+        ]}),
         Kind::Text => text,
         Kind::Flag => json!({"anyOf": [
             {"type": ["boolean", "null"]},
@@ -363,7 +371,7 @@ fn notifiers_shape(text: Value, texts: Value) -> Value {
 
 fn kind_text(kind: Kind) -> String {
     match kind {
-        Kind::Text => "text".to_string(),
+        Kind::Text | Kind::Success => "text".to_string(),
         Kind::Flag => "boolean".to_string(),
         Kind::Whole => "whole number".to_string(),
         Kind::Seconds => "seconds".to_string(),

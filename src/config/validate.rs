@@ -10,6 +10,7 @@ use super::job_fields::{JobFields, Source};
 use super::lines::Style;
 use super::node::{Node, python_text};
 use super::notify::{self, JobNotices, NoticeKind};
+use super::success::{self, Success};
 use super::timing::Schedules;
 use super::{Delivery, Job, JobSpec, Problem, RawJob, Severity, Targets, value, yaml11};
 use crate::limits;
@@ -123,6 +124,7 @@ impl JobFields<'_, '_> {
                 .map_or(TIMEOUT_S, |seconds| seconds.ceil() as u64),
             number_of_targets: self.count("number_of_targets"),
             batch_size: self.count("batch_size"),
+            success: self.success(),
             allow_overlap: self.allow_overlap(),
             lockfile: self.text("lockfile"),
             use_wrapper: self.flag("use_wrapper", true),
@@ -282,6 +284,20 @@ impl JobFields<'_, '_> {
             .map_or(0, |count| usize::try_from(count).unwrap_or(usize::MAX))
     }
 
+    fn success(&mut self) -> Success {
+        let success = self.get("success", success::read).unwrap_or_default();
+        let targets = self.count("number_of_targets");
+        if let Success::Machines(wanted) = success
+            && targets > 0
+            && wanted > targets
+        {
+            let reason =
+                format!("wants {wanted} machines, 'number_of_targets' draws {targets}: every run will fail");
+            self.warning("success", reason);
+        }
+        success
+    }
+
     fn allow_overlap(&mut self) -> bool {
         match self.values.get("allow_overlap").copied() {
             Some(Node::Text(text)) if text == ALLOW_OVERLAP => true,
@@ -313,7 +329,7 @@ impl JobFields<'_, '_> {
     /// rules.md 13: `catch_up: none` never starts late.
     fn start_deadline(&mut self) -> Option<i64> {
         let seconds = self.number("start_deadline", value::seconds);
-        let catch_up = self.choice("catch_up", &[("latest", true), ("none", false)]);
+        let catch_up = self.choice("catch_up", &[("latest", true), ("none", false), ("skip", false)]);
         let deadline_s = seconds.map_or(limits::START_DEADLINE_S, |seconds| seconds.ceil() as i64);
         catch_up.unwrap_or(true).then_some(deadline_s)
     }

@@ -122,7 +122,19 @@ impl Engine {
         let state = self.jobs.entry(name.clone()).or_default();
         state.record.job = name.to_string();
         let is_active = job.as_ref().is_some_and(|job| job.enabled);
+        let schedule = job.as_ref().map(|job| job.schedule.mark());
+        let is_edited = schedule != state.record.schedule && state.record.schedule.is_some();
+        let was_unwatched = state.job.is_none();
         state.job = job;
+        if schedule.is_some() && schedule != state.record.schedule {
+            state.record.schedule = schedule;
+            if is_active && is_edited && was_unwatched {
+                // edited while the daemon was not running: what it would have been due for meanwhile is no due time
+                state.record.active_since = None;
+            } else if state.record.active_since.is_some() {
+                facts.push(state.fact());
+            }
+        }
         if is_active && state.record.active_since.is_none() {
             // never seen before, or enabled again: it starts at its next due time
             state.record.active_since = Some(wall);

@@ -194,12 +194,17 @@ impl Engine {
 }
 
 fn success(run: &Run) -> Option<bool> {
-    let mut counted = run.machines.iter().filter(|m| !m.record.not_counted).peekable();
-    if counted.peek().is_none() && !run.machines.is_empty() {
+    let counted = run.machines.iter().filter(|m| !m.record.not_counted);
+    let (mut total, mut succeeded) = (0, 0);
+    for m in counted {
+        total += 1;
+        succeeded += usize::from(m.record.retcode == Some(0));
+    }
+    if total == 0 && !run.machines.is_empty() {
         // all in maintenance: skipped, not failed (rules.md 9)
         return None;
     }
-    Some(counted.peek().is_some() && counted.all(|m| m.record.retcode == Some(0)))
+    Some(run.record.spec.success.is_reached(succeeded, total))
 }
 
 /// Milliseconds from a run's start to the end of its last command.

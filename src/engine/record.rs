@@ -304,6 +304,8 @@ pub struct JobRecord {
     pub missed_at: Option<Wall>,
     /// The last due time found it still running.
     pub overlap: bool,
+    /// The schedule that its due times are looked at by ([`crate::schedule::Schedule::mark`]).
+    pub schedule: Option<String>,
 }
 
 /// What people have set, or what they did: kept beside the runs.

@@ -77,6 +77,12 @@ type ItemResult = Result<Option<String>, String>;
 pub(super) struct Set([u64; 3]);
 
 impl Set {
+    /// As a short text.
+    pub fn mark(&self) -> String {
+        let [first, second, third] = self.0;
+        format!("{first:x}.{second:x}.{third:x}")
+    }
+
     pub fn insert(&mut self, rule: &Rule, value: u32) {
         let bit = (value - rule.min) as usize;
         self.0[bit / 64] |= 1 << (bit % 64);

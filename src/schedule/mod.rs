@@ -62,6 +62,12 @@ impl Schedule {
         self.zone
     }
 
+    /// A short text that is another one for schedules that mean something else.
+    pub fn mark(&self) -> String {
+        let wild = if self.wild { "*" } else { "" };
+        format!("{}{wild} {}", self.walls.mark(), self.zone)
+    }
+
     /// All problems at once.
     pub fn parse(fields: &Fields, zone: Tz) -> Result<Schedule, Vec<FieldError>> {
         let mut errors = Vec::new();

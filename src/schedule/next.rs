@@ -88,6 +88,23 @@ impl Walls {
         None
     }
 
+    /// Its sets as a short text.
+    pub fn mark(&self) -> String {
+        let set = &self.set;
+        format!(
+            "{:x}/{:x}/{:x}/{:x}/{:x}/{:x}/{:x}/{:x}/{}",
+            set.sec,
+            set.min,
+            set.hour,
+            set.dom,
+            set.dom_from_end,
+            set.mon,
+            set.dow,
+            set.dow_last,
+            set.years.mark()
+        )
+    }
+
     pub fn set(&self) -> &WallSet {
         &self.set
     }

@@ -166,7 +166,7 @@ pub(super) fn machine_of_row(row: &Row<'_>) -> rusqlite::Result<MachineRecord> {
 pub(super) fn jobs(connection: &Connection) -> rusqlite::Result<Vec<JobRecord>> {
     let mut statement = connection.prepare(
         "SELECT job, active_since, last_run, last_instance, last_ended, last_success, result_ok, last_failed_count,
-         last_total_count, missed, overlap, missed_at FROM jobs",
+         last_total_count, missed, overlap, missed_at, schedule FROM jobs",
     )?;
     let rows = statement.query_map([], |row| {
         Ok(JobRecord {
@@ -182,6 +182,7 @@ pub(super) fn jobs(connection: &Connection) -> rusqlite::Result<Vec<JobRecord>> 
             missed: number(row, 9)?,
             missed_at: wall(row, 11)?,
             overlap: row.get(10)?,
+            schedule: row.get(12)?,
         })
     })?;
     rows.collect()
@@ -454,10 +455,10 @@ fn verdict_of_row(row: &Row<'_>) -> rusqlite::Result<VerdictRecord> {
 fn put_job(connection: &Connection, job: &JobRecord) -> rusqlite::Result<()> {
     connection
         .prepare_cached(
-            "INSERT INTO jobs VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
+            "INSERT INTO jobs VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)
              ON CONFLICT DO UPDATE SET active_since = ?2, last_run = ?3, last_instance = ?4, last_ended = ?5,
                  last_success = ?6, result_ok = ?7, last_failed_count = ?8, last_total_count = ?9, missed = ?10,
-                 overlap = ?11, missed_at = ?12",
+                 overlap = ?11, missed_at = ?12, schedule = ?13",
         )?
         .execute(params![
             job.job,
@@ -472,6 +473,7 @@ fn put_job(connection: &Connection, job: &JobRecord) -> rusqlite::Result<()> {
             job.missed as i64,
             job.overlap,
             job.missed_at.map(|at| at.0),
+            job.schedule,
         ])?;
     Ok(())
 }

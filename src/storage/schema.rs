@@ -193,6 +193,10 @@ CREATE TABLE notice_states(
     state TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 ",
+    "
+-- the schedule by which a job's due times were looked at last (Schedule::mark)
+ALTER TABLE jobs ADD COLUMN schedule TEXT;
+",
 ];
 
 /// A day file. Rows are appended in the order of their commit, whatever they belong to: keyed by machine run, a

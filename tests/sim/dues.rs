@@ -71,8 +71,19 @@ impl World {
     pub fn dues_daemon_started(&mut self) {
         self.checker.dues.has_looked = false;
         self.dues_config();
+        let wall = self.wall();
         // jobs that went away while nobody looked: what had no verdict by then gets none
         let dues = &mut self.checker.dues;
+        // a schedule of which storage has not heard is a new one
+        for (name, span) in &mut dues.spans {
+            let stored = self.storage.jobs.get(name).and_then(|job| job.schedule.as_ref());
+            if stored.is_some_and(|stored| *stored != span.schedule.mark()) {
+                span.since = Wall(wall.0 + EDGE_US);
+                span.looked = span.since;
+                span.next = next_after(&span.schedule, span.looked);
+                span.is_old = false;
+            }
+        }
         let (spans, given, covered) = (&dues.spans, &dues.given, &dues.covered);
         dues.wanted.retain(|key| {
             given.contains_key(key) || is_covered(covered, key) || spans.get(&key.0).is_some_and(|s| s.is_old)

@@ -2,6 +2,7 @@
 //! a second one in which everything heals and everything must come to its end.
 //! Must not know: what the engine should make of it.
 
+use saltpeter::config::Success;
 use saltpeter::engine::event::Ask;
 use saltpeter::engine::record::{MachineStage, RunStage};
 use saltpeter::protocol::{OutputBody, SessionKey, WrapperBody, WrapperFrame};
@@ -113,7 +114,8 @@ pub fn build(seed: u64) -> (World, Plan) {
             machine
         })
         .collect();
-    let jobs = draw_jobs(&mut rng, calm_end, &machines);
+    let mut jobs = draw_jobs(&mut rng, calm_end, &machines);
+    draw_success(seed, &mut jobs);
     let mut world = World::new(seed, jobs, machines);
     let calm = rng.chance(100);
     let faults_end_ms = rng.range(120_000, 900_000);
@@ -147,6 +149,19 @@ pub fn build(seed: u64) -> (World, Plan) {
             bound_ms,
         },
     )
+}
+
+/// What is enough for a success changes nothing but that.
+fn draw_success(seed: u64, jobs: &mut [JobSetup]) {
+    let mut rng = Rng::new(seed ^ 0x50cc_e550);
+    for job in jobs {
+        job.success = match rng.below(8) {
+            0 => Success::Any,
+            1 => Success::Machines(rng.range(1, 4) as usize),
+            2 => Success::Percent(rng.range(1, 101)),
+            _ => Success::All,
+        };
+    }
 }
 
 /// Drawn by themselves: seeds without a pause stay what they were.

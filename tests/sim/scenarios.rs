@@ -1,6 +1,7 @@
 //! Named cases of rules.md in virtual time, each asserting what a user would see.
 //! Must not know: the engine's insides.
 
+use saltpeter::config::Success;
 use saltpeter::engine::effect::{Answer, Done, JobLogLine, Refusal};
 use saltpeter::engine::event::Ask;
 use saltpeter::engine::record::{MachineRecord, RunRecord, RunStage, Verdict};
@@ -688,6 +689,56 @@ fn time_paused_or_in_maintenance_is_neither_missed_nor_caught_up_though_nobody_l
             world.dues_settled();
             check(&world);
         }
+    }
+}
+
+#[test]
+fn a_schedule_that_was_edited_while_the_daemon_was_down_only_looks_forward() {
+    for is_edited in [false, true] {
+        let mut seldom = every("0");
+        seldom.min = if is_edited { "0".into() } else { "*".into() };
+        let mut world = with(quiet(vec![seldom], 1), Behaviour::simple(100, 0));
+        run_for(&mut world, 5);
+        let (before, ..) = verdicts(&world);
+        world.crash();
+        // back 20 s after a minute
+        let wait = 200_000 - world.wall().0.rem_euclid(60_000_000) as u64 / 1_000;
+        if is_edited {
+            world.jobs.get_mut("backup").expect("the job").min = "*".into();
+            world.rebuild_config();
+        }
+        world.restart_in(wait);
+        world.run_for(wait + 5_000);
+        check(&world);
+        let (started, _, missed) = verdicts(&world);
+        let wanted = if is_edited { (0, 0) } else { (1, 2) };
+        assert_eq!((started - before, missed), wanted, "{is_edited}");
+        run_for(&mut world, 60);
+        assert_eq!(verdicts(&world).0 - before, wanted.0 + 1, "{is_edited}");
+    }
+}
+
+#[test]
+fn not_every_machine_has_to_succeed_if_the_job_says_so() {
+    let enough = [
+        (Success::All, false),
+        (Success::Any, true),
+        (Success::Machines(2), true),
+        (Success::Machines(3), false),
+        (Success::Percent(67), false),
+        (Success::Percent(66), true),
+    ];
+    for (success, wanted) in enough {
+        let mut backup = job(Kind::OursJob);
+        backup.success = success;
+        let mut world = with(quiet(vec![backup], 3), Behaviour::simple(100, 0));
+        // one of three is down
+        world.machines[0].up = false;
+        let instance = start(&mut world);
+        run_for(&mut world, 5);
+        assert_eq!(ended(&world, &instance), Some(wanted), "{success:?}");
+        let board = &world.checker.seen.board.jobs["backup"].record;
+        assert_eq!((board.result_ok, board.last_failed_count), (Some(wanted), 1));
     }
 }
 

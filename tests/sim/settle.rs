@@ -1,6 +1,7 @@
 //! The end of a simulation: everything has come to its end, and what is stored is the truth.
 //! Must not know: the engine's insides.
 
+use saltpeter::config::Success;
 use saltpeter::engine::record::{MachineRecord, MachineStage, RunRecord, RunStage};
 
 use crate::plan::Plan;
@@ -169,11 +170,23 @@ impl World {
         }
         let machines: Vec<_> = self.storage.machines_of(run.id).collect();
         let ran: Vec<_> = machines.iter().filter(|m| m.dispatched.is_some()).collect();
-        if ran.iter().any(|m| m.retcode != Some(0)) && run.success == Some(true) {
-            return Err("a success, though a machine failed".into());
+        let counted: Vec<_> = machines.iter().filter(|m| !m.not_counted).collect();
+        let well = counted.iter().filter(|m| m.retcode == Some(0)).count();
+        let wanted = match run.spec.success {
+            Success::All => counted.len(),
+            Success::Any => 1,
+            Success::Machines(count) => count,
+            Success::Percent(percent) => (counted.len() * percent as usize).div_ceil(100),
+        };
+        let is_enough = well > 0 && well >= wanted;
+        if !counted.is_empty() && run.success != Some(is_enough) {
+            let (all, success) = (counted.len(), run.success);
+            return Err(format!(
+                "{well} of {all} ended with 0, {wanted} are wanted, success is {success:?}"
+            ));
         }
         let all_well = !ran.is_empty() && machines.iter().all(|m| m.retcode == Some(0));
-        if all_well && run.success != Some(true) {
+        if all_well && run.success != Some(true) && run.spec.success.is_all() {
             return Err(format!(
                 "every machine ended with 0, success is {:?}",
                 run.success

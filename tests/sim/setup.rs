@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use saltpeter::config::notifiers::{Channel, Notifier, Webhook};
 use saltpeter::config::notify::JobNotices;
-use saltpeter::config::{Config, Delivery, Job, JobSpec, Maintenance, RawJob, Settings, Targets};
+use saltpeter::config::{Config, Delivery, Job, JobSpec, Maintenance, RawJob, Settings, Success, Targets};
 use saltpeter::schedule::{Fields, Schedule, Tz};
 use saltpeter::url::HttpUrl;
 
@@ -56,6 +56,7 @@ pub struct JobSetup {
     pub timeout_s: u64,
     pub number_of_targets: usize,
     pub batch_size: usize,
+    pub success: Success,
     pub allow_overlap: bool,
     pub output_limit_bytes: u64,
     pub start_deadline_s: Option<i64>,
@@ -110,6 +111,7 @@ impl JobSetup {
             timeout_s: 3600,
             number_of_targets: 0,
             batch_size: 0,
+            success: Success::All,
             allow_overlap: false,
             output_limit_bytes: 100 << 20,
             start_deadline_s: Some(60),
@@ -144,6 +146,7 @@ impl JobSetup {
             timeout_s: self.timeout_s,
             number_of_targets: self.number_of_targets,
             batch_size: self.batch_size,
+            success: self.success,
             allow_overlap: self.allow_overlap,
             use_wrapper: true,
             wrapper_path: Some(if python { PYTHON_PATH } else { OUR_PATH }.into()),

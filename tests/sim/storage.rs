@@ -51,7 +51,7 @@ pub struct Storage {
     pub notice_states: BTreeMap<String, NoticeState>,
     pub names: BTreeMap<String, RunId>,
     pub by_run: BTreeMap<RunId, Vec<MachineRunId>>,
-    jobs: BTreeMap<String, JobRecord>,
+    pub jobs: BTreeMap<String, JobRecord>,
     last_look: Option<Wall>,
     /// The look before a step of the clock that is still in doubt.
     doubt: Option<Wall>,

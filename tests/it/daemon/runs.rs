@@ -591,3 +591,20 @@ fn a_command_is_told_for_which_time_it_runs_and_why() {
     daemon.wait_ended(again);
     assert!(daemon.output_text(again, "m1").starts_with("retry "));
 }
+
+#[test]
+fn a_run_succeeds_with_as_many_machines_as_its_job_wants() {
+    let command = "test $SP_MACHINE_ID = m1";
+    let wants = |success: serde_json::Value| job_with(command, json!({"targets": "*", "success": success}));
+    let daemon = daemon(json!({
+        "all": wants("all".into()), "any": wants("any".into()), "third": wants("33%".into()), "two": wants(2.into()),
+    }));
+    let mut found = Vec::new();
+    for name in ["all", "any", "third", "two"] {
+        let instance = daemon.run(name);
+        daemon.wait_ended(&instance);
+        assert_ne!(daemon.retcode(&instance, "m2"), 0);
+        found.push(daemon.number("SELECT success FROM runs WHERE instance = ?1", &instance) == 1);
+    }
+    assert_eq!(found, [false, true, true, false]);
+}
