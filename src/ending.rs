@@ -202,6 +202,12 @@ impl Ending {
         Ending::new(code::NOT_STARTED, GivenBy::NotStarted).noted(note)
     }
 
+    /// Too many other machines of the run have failed.
+    pub fn too_many_failures(most: usize) -> Ending {
+        let note = format!("[SALTPETER: not started: more than {most} machines failed (max_failures)]");
+        Ending::not_started(note)
+    }
+
     /// Another run holds the lock.
     pub fn locked(message: &str) -> Ending {
         Ending::not_started(format!("LOCKFILE ERROR: {message}"))

@@ -24,7 +24,7 @@ pub(super) const SCHEDULE_FIELDS: [&str; 7] = ["sec", "min", "hour", "dom", "mon
 /// Those of them that have no default.
 pub(super) const REQUIRED_FIELDS: [&str; 5] = ["min", "hour", "dom", "mon", "dow"];
 
-const OTHER_FIELDS: [&str; 37] = [
+const OTHER_FIELDS: [&str; 38] = [
     SCHEDULE,
     "utc",
     "command",
@@ -37,6 +37,7 @@ const OTHER_FIELDS: [&str; 37] = [
     "number_of_targets",
     "batch_size",
     "success",
+    "max_failures",
     "allow_overlap",
     "lockfile",
     "use_wrapper",

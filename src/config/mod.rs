@@ -122,6 +122,9 @@ pub struct JobSpec {
     /// When a run has succeeded.
     #[serde(skip_serializing_if = "Success::is_all")]
     pub success: Success,
+    /// With more failed machines than this, those that still wait are not started; None: no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_failures: Option<usize>,
     pub allow_overlap: bool,
     pub lockfile: Option<String>,
     pub use_wrapper: bool,

@@ -87,6 +87,7 @@ pub const JOB: &[Field] = &[
     field("number_of_targets", Kind::Whole, "0", "1", "so many of the matching machines that are up, drawn at random; 0: all"),
     field("batch_size", Kind::Whole, "0", "10", "so many at a time, shuffled: the next starts when one has ended; 0: all at once"),
     field("success", Kind::Success, "all", "80%", "how many of the machines have to end with 0 for the run to have succeeded: `all`, `any`, a number, or a share in percent; machines in maintenance do not count, and of none a run fails"),
+    field("max_failures", Kind::Whole, "", "0", "with `batch_size`: once more machines than this have failed, those still waiting are not started (254)"),
     field("cwd", Kind::Text, "the user's home", "/srv/app", "the directory that the command starts in"),
     field("user", Kind::Text, "the wrapper's (root)", "postgres", "the user that the command runs as, with that user's groups and `HOME`"),
     field("env", Kind::Mapping, "{}", "{MODE: full}", "the command's environment; quote what should arrive as you write it"),

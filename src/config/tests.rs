@@ -120,7 +120,7 @@ fn a_job_has_every_field() {
     let text = job(
         "j",
         "  sec: 5\n  year: 2030\n  target_type: list\n  cwd: /tmp\n  user: nobody\n  timeout: 1.2\n  number_of_targets: 3\n  \
-         batch_size: 2\n  success: 60%\n  allow_overlap: i know what i am doing!\n  lockfile: /tmp/l\n  use_wrapper: no\n  \
+         batch_size: 2\n  success: 60%\n  max_failures: 0\n  allow_overlap: i know what i am doing!\n  lockfile: /tmp/l\n  use_wrapper: no\n  \
          wrapper_path: /opt/w\n  wrapper_loglevel: off\n  wrapper_logdir: /l\n  saltpeter_server_host: h\n  \
          timezone: Europe/Berlin\n  enabled: off\n  description: d\n  output_limit: 1000\n  heartbeat_timeout: 20\n  \
          start_timeout: 0.5\n  notify: {to: [], on: failure, after: 2, repeat: 1h, quiet: '22:00-06:00'}\n  expect_within: 60\n  \
@@ -139,6 +139,7 @@ fn a_job_has_every_field() {
         number_of_targets: 3,
         batch_size: 2,
         success: Success::Percent(60),
+        max_failures: Some(0),
         allow_overlap: true,
         lockfile: Some("/tmp/l".into()),
         use_wrapper: false,

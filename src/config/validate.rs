@@ -125,6 +125,7 @@ impl JobFields<'_, '_> {
             number_of_targets: self.count("number_of_targets"),
             batch_size: self.count("batch_size"),
             success: self.success(),
+            max_failures: self.max_failures(),
             allow_overlap: self.allow_overlap(),
             lockfile: self.text("lockfile"),
             use_wrapper: self.flag("use_wrapper", true),
@@ -296,6 +297,15 @@ impl JobFields<'_, '_> {
             self.warning("success", reason);
         }
         success
+    }
+
+    fn max_failures(&mut self) -> Option<usize> {
+        let most = self.number("max_failures", value::whole)?;
+        if self.count("batch_size") == 0 {
+            let reason = "has no effect without 'batch_size': all machines start at once";
+            self.warning("max_failures", reason);
+        }
+        Some(usize::try_from(most).unwrap_or(usize::MAX))
     }
 
     fn allow_overlap(&mut self) -> bool {

@@ -116,6 +116,13 @@ impl Run {
         self.record.stage != RunStage::Ended
     }
 
+    /// How many of the machines that count have failed so far.
+    fn failures(&self) -> usize {
+        let records = self.machines.iter().map(|m| &m.record);
+        let failed = records.filter(|m| !m.not_counted && m.retcode.is_some_and(|code| code != 0));
+        failed.count()
+    }
+
     /// Storage has confirmed all its facts.
     pub fn is_stored_whole(&self) -> bool {
         self.unconfirmed == 0 && !self.is_refused
@@ -315,6 +322,17 @@ impl Engine {
     pub(super) fn dispatch_waiting(&mut self, turn: &mut Turn, id: RunId) {
         let Some(run) = self.runs.get_mut(id) else { return };
         if run.waiting.is_empty() {
+            return;
+        }
+        if let Some(most) = run.record.spec.max_failures.filter(|most| run.failures() > *most) {
+            let given_up: Vec<MachineRunId> = run
+                .waiting
+                .drain(..)
+                .map(|place| run.machines[place].record.id)
+                .collect();
+            for id in given_up {
+                self.end_machine(turn, id, Ending::too_many_failures(most), Vec::new());
+            }
             return;
         }
         let unfinished = run.machines.iter().filter(|m| m.is_unfinished()).count();

@@ -439,6 +439,7 @@ impl World {
             253 if self.now_ms < view.sign_ms + 100 && for_s(view.sign_before, 15) => Ok(()),
             253 => Err("the last sign of life is not 15 s old".into()),
             _ if failure == Some(&code) => Ok(()),
+            254 if machine.dispatched.is_none() => self.may_be_given_up(run, machine),
             254 if view.started.is_some() && machine.started.is_some() => Err("but it was started".into()),
             254 if for_s(view.answered, 15) => Ok(()),
             254 if view.answered.is_some() => Err("its connect was answered less than 15 s ago".into()),
@@ -465,6 +466,27 @@ impl World {
                 && k.machine.as_ref().is_none_or(|m| m == machine)
                 && (k.is_confirmed || !confirmed)
         })
+    }
+
+    fn may_be_given_up(&self, run: &RunRecord, machine: &MachineRecord) -> Result<(), String> {
+        let failed = self.failures(run.id, machine.id);
+        match run.spec.max_failures {
+            Some(most) if failed > most || self.checker.disk_trouble_until != 0 => Ok(()),
+            _ => Err(format!("only {failed} others have failed")),
+        }
+    }
+
+    /// Machines of the run that failed, as the engine has said last, without those that were given up for them.
+    fn failures(&self, run: RunId, except: MachineRunId) -> usize {
+        let said = self
+            .checker
+            .machines
+            .values()
+            .filter(|m| m.run == run && m.id != except);
+        let is_given_up = |m: &MachineRecord| m.retcode == Some(254) && m.dispatched.is_none();
+        let failed =
+            said.filter(|m| m.retcode.is_some_and(|code| code != 0) && !m.not_counted && !is_given_up(m));
+        failed.count()
     }
 
     fn may_be_down(&self, machine: &MachineRecord) -> Result<(), String> {
@@ -685,6 +707,15 @@ impl World {
             if maintenance && self.checker.keep_all {
                 self.fail("maintenance", format!("{machine} is in maintenance"));
             }
+        }
+        if let Some(most) = dispatch.spec.max_failures
+            && dispatch.handover == Handover::OverSocket
+            && !dispatch.again
+            && let failed = self.failures(dispatch.run, MachineRunId(0))
+            && failed > most
+        {
+            let text = format!("{} goes on after {failed} failures", dispatch.instance);
+            self.fail("max_failures", text);
         }
         let wanted = dispatch.spec.number_of_targets;
         let ever = self

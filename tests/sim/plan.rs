@@ -151,7 +151,7 @@ pub fn build(seed: u64) -> (World, Plan) {
     )
 }
 
-/// What is enough for a success changes nothing but that.
+/// Drawn by itself: what is enough for a success, and how many failures are too many.
 fn draw_success(seed: u64, jobs: &mut [JobSetup]) {
     let mut rng = Rng::new(seed ^ 0x50cc_e550);
     for job in jobs {
@@ -161,6 +161,9 @@ fn draw_success(seed: u64, jobs: &mut [JobSetup]) {
             2 => Success::Percent(rng.range(1, 101)),
             _ => Success::All,
         };
+        if job.batch_size > 0 && rng.chance(400) {
+            job.max_failures = Some(rng.below(2) as usize);
+        }
     }
 }
 

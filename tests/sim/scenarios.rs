@@ -743,6 +743,33 @@ fn not_every_machine_has_to_succeed_if_the_job_says_so() {
 }
 
 #[test]
+fn after_too_many_failures_no_other_batch_starts_not_even_after_a_restart() {
+    for (most, ran) in [(None, 5), (Some(0), 1), (Some(2), 3), (Some(9), 5)] {
+        for restarts in [false, true] {
+            let mut batched = job(Kind::OursJob);
+            (batched.batch_size, batched.max_failures) = (1, most);
+            let mut world = with(quiet(vec![batched], 5), Behaviour::simple(10_000, 1));
+            let instance = start(&mut world);
+            run_for(&mut world, 5);
+            if restarts {
+                world.crash();
+                world.restart_in(7_000);
+            }
+            run_for(&mut world, 100);
+            let run = run_of(&world, &instance);
+            let codes: Vec<Option<i32>> = world.storage.machines_of(run.id).map(|m| m.retcode).collect();
+            let count = |code| codes.iter().filter(|found| **found == Some(code)).count();
+            assert_eq!(
+                (count(1), count(254)),
+                (ran, 5 - ran),
+                "{most:?} {restarts}: {codes:?}"
+            );
+            assert_eq!(run.success, Some(false));
+        }
+    }
+}
+
+#[test]
 fn a_due_time_older_than_the_deadline_is_missed_too() {
     let mut hourly = every("0");
     hourly.min = "0".into();

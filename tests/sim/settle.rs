@@ -197,6 +197,7 @@ impl World {
             && wanted > 0
             && up.len() >= wanted
             && ran.len() < wanted
+            && run.spec.max_failures.is_none()
             && machines
                 .iter()
                 .all(|m| m.retcode != Some(143) && m.retcode != Some(0))

@@ -608,3 +608,19 @@ fn a_run_succeeds_with_as_many_machines_as_its_job_wants() {
     }
     assert_eq!(found, [false, true, true, false]);
 }
+
+#[test]
+fn a_batch_that_fails_too_often_leaves_the_rest_alone() {
+    let fields = json!({"targets": "*", "batch_size": 1, "max_failures": 0});
+    let daemon = daemon(json!({"rolling": job_with("exit 3", fields)}));
+    let instance = daemon.run("rolling");
+    daemon.wait_ended(&instance);
+    let mut codes = ["m1", "m2", "m3"].map(|machine| (daemon.retcode(&instance, machine), machine));
+    codes.sort_unstable();
+    assert_eq!(codes.map(|(code, _)| code), [3, 254, 254]);
+    let told = daemon.output_text(&instance, codes[1].1);
+    assert!(
+        told.contains("more than 0 machines failed (max_failures)"),
+        "{told}"
+    );
+}
